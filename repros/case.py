@@ -1,0 +1,182 @@
+"""How a case is declared.
+
+A case file holds one declaration, ``CASE``, and short functions for its arms. Nothing here or at the top of a case
+file imports torch: the parent process reads declarations with the standard library alone, and so does every Python
+of the matrix.
+
+An arm is a generator. Each ``yield "name"`` ends the present phase and starts the phase of that name; what it
+returns is a mapping from names to tensors, compared with the float64 tensors that ``oracle`` returned for the same
+inputs before the arm ran::
+
+    def prepare(p, checkpoint):      # p: the condition's parameters; checkpoint: a folder, or None
+        import torch
+        ...
+        return SimpleNamespace(x=x, weight=weight)
+
+    def oracle(i):
+        return {"output": (i.x.double() @ i.weight.double().t()).detach()}
+
+    def subject(i):
+        layer = i.layer
+        yield "forward"
+        out = layer(i.x)
+        yield "backward"
+        out.sum().backward()
+        return {"output": out, "grad_input": i.x.grad}
+
+Before the first ``yield`` an arm sets up what is its own (it counts as the phase ``prepare``). Meters count what was
+born after that: ``held_bytes`` is what was born since and is still alive when ``backward`` starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+ARMS = ("subject", "reference", "planted", "proposed")
+
+#: Bytes of one element, by the name torch prints for the dtype.
+ITEMSIZE: Mapping[str, int] = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8,
+}  # fmt: skip
+
+Params = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the report says in numbers, quoted in its own units; never used as a budget."""
+
+    text: str
+    reported: Mapping[str, str] = field(default_factory=dict)
+    #: Glob over the names of the conditions that speak to this claim.
+    conditions: str = "*"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on one figure of an observation.
+
+    ``limit`` maps a condition's parameters to the largest allowed value, from shapes and dtypes alone (bytes for a
+    figure named ``*_bytes``). ``second`` names the figure of an independent instrument held to the same limit: where
+    both were read and they disagree, the trial is inconclusive.
+    """
+
+    figure: str
+    limit: Callable[[Params], float]
+    second: str | None = None
+
+    def __post_init__(self) -> None:
+        if re.search(r"_[kmg]i?b$", self.figure, re.IGNORECASE):
+            raise ValueError(f"budget on `{self.figure}`: memory is counted in bytes\nhint: name a `*_bytes` figure")
+
+    @property
+    def unit(self) -> str:
+        """Return ``bytes`` for memory, ``ratio`` for an error, ``count`` for anything else."""
+        if self.figure.endswith("_bytes"):
+            return "bytes"
+        return "ratio" if self.figure.endswith("error") else "count"
+
+
+@dataclass(frozen=True)
+class Requires:
+    """What a condition needs; where it is missing, the trial is `unsupported` with that reason."""
+
+    packages: Mapping[str, str] = field(default_factory=dict)
+    #: A C++ compiler on the host (inductor's CPU backend builds its kernels with one).
+    compiler: bool = False
+    memory_bytes: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One way to run a case; ``params`` go to ``prepare`` and to the budget."""
+
+    name: str
+    params: Params = field(default_factory=dict)
+    requires: Requires = Requires()
+    #: Fewer arms than the case defines, where one does not apply here (``proposed``, mostly).
+    without: tuple[str, ...] = ()
+    note: str = ""
+    #: Judges this condition in place of the case's budget.
+    budget: Budget | None = None
+    #: Environment variables of the arms' processes, set before anything of theirs runs.
+    env: Mapping[str, str] = field(default_factory=dict)
+    #: Start a new interpreter for each arm: needed where import time is the point, which a fork server has behind it.
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Affected:
+    """A window of versions in which the suite's own trials reproduced the report.
+
+    ``versions`` maps packages to PEP 440 specifiers which must all hold; ``conditions`` is a glob; ``source`` names
+    the report of this suite that the window was read from.
+    """
+
+    versions: Mapping[str, str]
+    conditions: str = "*"
+    device: str = "cpu"
+    source: str = ""
+
+    def covers(self, condition: str) -> bool:
+        """Return whether this window speaks of the condition."""
+        return fnmatchcase(condition, self.conditions)
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """An exception that *is* the reported symptom: it counts as breaking the budget; any other is an `error`."""
+
+    type: str
+    text: str = ""
+
+    def matches(self, types: tuple[str, ...], text: str) -> bool:
+        """Match a class name of the exception's MRO and a regular expression searched in its text."""
+        return self.type in types and re.search(self.text, text) is not None
+
+
+@dataclass(frozen=True)
+class Case:
+    """One upstream report."""
+
+    package: str
+    number: int
+    title: str
+    kind: str  # "issue" or "pull request"
+    status: str  # upstream's, e.g. "closed unmerged"
+    claims: tuple[Claim, ...]
+    conditions: tuple[Condition, ...]
+    budget: Budget
+    #: Largest relative error against the oracle that still counts as right numbers; judges `proposed` in every case.
+    numbers: Callable[[Params], float] = lambda p: 0.05
+    symptoms: tuple[Symptom, ...] = ()
+    affected: tuple[Affected, ...] = ()
+    #: What the report proposes as a fix, in a line; None if it proposes none.
+    proposes: str | None = None
+    #: Name of a checkpoint recipe that ``prepare`` gets the folder of, or a function of the parameters.
+    checkpoint: str | Callable[[Params], str] | None = None
+    #: Operators at whose first call the ledger waits until the loader's other threads are idle.
+    gate: tuple[str, ...] = ()
+    #: The subject is tried this often; a split vote is inconclusive.
+    repeats: int = 1
+    timeout_s: float = 60.0
+    url: str = ""
+
+    def condition(self, name: str) -> Condition:
+        """Return the condition of that name; KeyError if there is none."""
+        for condition in self.conditions:
+            if condition.name == name:
+                return condition
+        raise KeyError(name)
+
+    def budget_of(self, condition: Condition) -> Budget:
+        """Return the budget that judges a condition."""
+        return condition.budget or self.budget
+
+    def recipe(self, condition: Condition) -> str | None:
+        """Return the name of the checkpoint recipe of a condition."""
+        return self.checkpoint(condition.params) if callable(self.checkpoint) else self.checkpoint

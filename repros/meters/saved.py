@@ -1,0 +1,54 @@
+"""What autograd packs for backward, through saved-tensor hooks.
+
+The hooks see what goes through `save_for_backward` (compiled graphs included) and what operators save themselves.
+They do not see tensors kept as attributes of `ctx`; those show in the ledger's held bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from repros.meters.ledger import Ledger, tally
+
+
+class SavedTensors:
+    """Storages packed since the ledger's start, each counted once; storages that are prior are left out."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._packed: dict[int, dict[str, Any]] = {}
+
+    @contextmanager
+    def open(self) -> Iterator[SavedTensors]:
+        """Install the hooks in this thread."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield self
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        ledger = self._ledger
+        if len(ledger.phases) > 1:
+            ledger.see(tensor, "saved")
+            found = ledger._entries.get(_key(tensor))
+            if found is not None and found[0].phase:
+                self._packed[found[0].serial] = tally([found[0]])[0]
+        return tensor
+
+    @property
+    def saved_bytes(self) -> int:
+        """Return the bytes packed so far."""
+        return sum(row["bytes"] for row in self._packed.values())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return dtype, shape and bytes of each packed storage, largest first."""
+        return sorted(self._packed.values(), key=lambda row: -int(row["bytes"]))[:12]
+
+
+def _key(tensor: torch.Tensor) -> int:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return -1

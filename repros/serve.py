@@ -1,0 +1,164 @@
+"""The cell's supervisor: starts arms from the standard library's fork server, ends them, reports how they ended.
+
+It runs in the cell's interpreter and speaks JSON lines: requests on stdin, replies on a descriptor of its own (what
+the packages print at import goes to stderr). Every arm is a fresh fork of a process that has imported the packages
+and done nothing else. A fork server cannot be used where import itself is on trial, or after CUDA was initialized in
+the server; such conditions say ``fresh=True`` and each arm gets a new interpreter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+#: An arm that prints more than this is ended: a full disk would take the other arms with it.
+LOG_LIMIT_BYTES = 256 << 20
+#: What is kept of a longer log, at each of its ends.
+LOG_KEPT_BYTES = 64 << 10
+GRACE_S = 0.5
+
+
+class Supervisor:
+    """Runs requests side by side until stdin ends."""
+
+    def __init__(self, replies: int) -> None:
+        self._replies = replies
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["repros.preload"])
+        self._running: dict[int, tuple[BaseProcess, Mapping[str, Any], float]] = {}
+
+    def reply(self, **message: Any) -> None:
+        """Send one message as one line."""
+        os.write(self._replies, (json.dumps(message) + "\n").encode())
+
+    def serve(self) -> None:
+        """Warm the fork server, then take requests."""
+        began = time.monotonic()
+        become_subreaper()
+        reader, writer = self._context.Pipe(duplex=False)
+        first = self._context.Process(target=_report_preload, args=(writer,))
+        first.start()
+        writer.close()
+        try:
+            failures = reader.recv()
+        except EOFError:
+            failures = {"fork server": "it ended while importing the packages"}
+        first.join()
+        self.reply(event="ready", seconds=time.monotonic() - began, failures=failures)
+        stdin, pending = sys.stdin.buffer.raw, b""  # type: ignore[attr-defined]
+        while True:
+            sentinels = {process.sentinel: number for number, (process, _, _) in self._running.items()}
+            wait = 0.2 if self._running else None
+            ready, _, _ = select.select([stdin, *sentinels], [], [], wait)
+            for number in [sentinels[s] for s in ready if s in sentinels]:
+                self._finish(number, "")
+            if stdin in ready:
+                data = stdin.read(1 << 16)
+                if not data:
+                    break
+                *lines, pending = (pending + data).split(b"\n")
+                for line in lines:
+                    self._start(json.loads(line))
+            self._police()
+        for number in list(self._running):
+            self._finish(number, "the run ended")
+
+    def _start(self, request: Mapping[str, Any]) -> None:
+        from repros import worker
+
+        process = self._context.Process(target=worker.run, args=(request,))
+        process.start()
+        self._running[request["id"]] = (process, request, time.monotonic())
+
+    def _police(self) -> None:
+        now = time.monotonic()
+        for number, (_, request, began) in list(self._running.items()):
+            if now - began > request["timeout_s"]:
+                self._finish(number, f"no end after {request['timeout_s']:g} s")
+            elif _size(request["log"]) > LOG_LIMIT_BYTES:
+                self._finish(number, f"printed more than {LOG_LIMIT_BYTES >> 20} MiB")
+
+    def _finish(self, number: int, killed: str) -> None:
+        process, request, _ = self._running.pop(number)
+        assert process.pid is not None
+        kill_group(process.pid)
+        if killed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        process.join(GRACE_S * 10)
+        kill_strays(Path(request["folder"]) / "tmp")
+        trim(request["log"])
+        self.reply(event="ended", id=number, exitcode=process.exitcode, killed=killed)
+
+
+def _report_preload(pipe: Any) -> None:
+    from repros import preload
+
+    pipe.send(preload.FAILURES)
+
+
+def kill_group(pid: int) -> None:
+    """Kill the process group of an arm, which is its session; its leader may be gone already."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def kill_strays(folder: Path) -> None:
+    """Kill what an arm left behind in a session of its own, known by its working folder, and reap it (Linux)."""
+    for entry in os.scandir("/proc") if os.path.isdir("/proc") else ():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{entry.name}/cwd").startswith(str(folder)):
+                    os.kill(int(entry.name), signal.SIGKILL)
+                    os.waitpid(int(entry.name), 0)
+
+
+def become_subreaper() -> None:
+    """Have orphans of arms come to this process, so that they can be reaped (Linux's PR_SET_CHILD_SUBREAPER)."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def trim(log: str) -> None:
+    """Keep both ends of a long log."""
+    size = _size(log)
+    if size <= 4 * LOG_KEPT_BYTES:
+        return
+    with open(log, "r+b") as file:
+        head = file.read(LOG_KEPT_BYTES)
+        file.seek(-LOG_KEPT_BYTES, os.SEEK_END)
+        tail = file.read()
+        file.seek(0)
+        file.write(head + f"\n[{size - 2 * LOG_KEPT_BYTES} bytes left out]\n".encode() + tail)
+        file.truncate()
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    replies = os.dup(1)
+    os.dup2(2, 1)
+    os.set_inheritable(replies, False)
+    Supervisor(replies).serve()
+
+
+if __name__ == "__main__":
+    main()

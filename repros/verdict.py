@@ -1,0 +1,234 @@
+"""From observations to a verdict, from a verdict to an outcome: pure functions and the records they travel in.
+
+Nothing here reads a clock, a file or a package. The truth tables are in ``tests/test_verdict.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from repros.case import Budget, Symptom
+
+#: Version of every record in a results file. Raise it when a field changes its meaning.
+SCHEMA = 1
+
+
+class Verdict(str, Enum):
+    """What a trial found, from its observations alone."""
+
+    REPRODUCED = "reproduced"
+    ABSENT = "absent"
+    INCONCLUSIVE = "inconclusive"
+    UNSUPPORTED = "unsupported"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+class Outcome(str, Enum):
+    """A verdict held against the case's record."""
+
+    AS_EXPECTED = "as expected"
+    REGRESSION = "regression"
+    FIXED = "fixed"
+    UNSETTLED = "unsettled"
+
+
+class Effect(str, Enum):
+    """What the fix that a report proposes does to the subject."""
+
+    CURES = "cures"
+    NOTHING = "changes nothing"
+    WRONG = "makes numbers wrong"
+    WORSE = "makes it worse"
+    FAILS = "fails"
+    UNSETTLED = "unsettled"
+
+
+class Reading(str, Enum):
+    """One arm's observation held against the budget."""
+
+    INSIDE = "inside"
+    OVER = "over"
+    DISAGREE = "instruments disagree"
+    UNSUPPORTED = "unsupported"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the worker saw of one arm.
+
+    ``state`` is ``done`` (ran to its end), ``raised``, ``crashed`` (ended without an observation, by a signal or
+    not), ``timeout`` or ``unsupported``. Figures named ``*_bytes`` are integer bytes. ``seconds`` are wall clock;
+    ``started`` and ``ended`` are readings of the machine's monotonic clock.
+    """
+
+    arm: str
+    state: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    exception: Mapping[str, Any] | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    started: float = 0.0
+    ended: float = 0.0
+    log: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dict; infinities are written as the strings ``inf`` and ``-inf``."""
+        record = asdict(self)
+        record["figures"] = {name: to_number(value) for name, value in self.figures.items()}
+        return record
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Observation:
+        """Read what `to_json` wrote; unknown fields are left out, so newer minor additions do no harm."""
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in record.items() if name in known}
+        values["figures"] = {name: float(v) if isinstance(v, str) else v for name, v in record["figures"].items()}
+        return cls(**values)
+
+
+def to_number(value: float | None) -> float | int | str | None:
+    """Return a value that strict JSON can hold."""
+    if value is None or isinstance(value, int) or math.isfinite(value):
+        return value
+    return "nan" if math.isnan(value) else str(value)
+
+
+def exceeds(value: float, limit: float) -> bool:
+    """Return whether a figure breaks its limit; NaN always does."""
+    return not value <= limit
+
+
+def is_symptom(observation: Observation, symptoms: Sequence[Symptom]) -> bool:
+    """Return whether the arm ended in an exception (or a signal) that the report describes."""
+    seen = observation.exception
+    return seen is not None and any(s.matches(tuple(seen["types"]), seen["text"]) for s in symptoms)
+
+
+def read(observation: Observation, budget: Budget, limit: float, symptoms: Sequence[Symptom]) -> tuple[Reading, str]:
+    """Hold one observation against the budget; the second part says why."""
+    if observation.state == "timeout":
+        return Reading.TIMEOUT, observation.reason
+    if observation.state == "unsupported":
+        return Reading.UNSUPPORTED, observation.reason
+    if is_symptom(observation, symptoms):
+        assert observation.exception is not None
+        return Reading.OVER, f"raised {observation.exception['types'][0]}: {first_line(observation.exception['text'])}"
+    if observation.state != "done":
+        return Reading.ERROR, observation.reason
+    if budget.figure not in observation.figures:
+        return Reading.ERROR, f"the arm has no figure `{budget.figure}`"
+    value = observation.figures[budget.figure]
+    over = exceeds(value, limit)
+    says = f"{budget.figure} {show(value, budget.unit)} against {show(limit, budget.unit)} allowed"
+    second = observation.figures.get(budget.second) if budget.second else None
+    if second is not None and exceeds(second, limit) != over:
+        return Reading.DISAGREE, f"{says}, but {budget.second} {show(second, budget.unit)}"
+    return (Reading.OVER if over else Reading.INSIDE), says
+
+
+def first_line(text: str) -> str:
+    """Return the first line of a text that is not blank."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def decide(
+    subject: Sequence[tuple[Reading, str]], reference: tuple[Reading, str], planted: tuple[Reading, str]
+) -> tuple[Verdict, str]:
+    """Return the verdict of a trial and its reason.
+
+    The subject's own trouble comes first (`unsupported`, `timeout`, `error`). After that the detector must have
+    proved itself, silent on the reference and firing on the planted bug, before the subject is judged at all.
+    """
+    readings = [reading for reading, _ in subject]
+    for reading, verdict in (
+        (Reading.UNSUPPORTED, Verdict.UNSUPPORTED),
+        (Reading.TIMEOUT, Verdict.TIMEOUT),
+        (Reading.ERROR, Verdict.ERROR),
+    ):
+        if reading in readings:
+            return verdict, subject[readings.index(reading)][1]
+    for name, control, wanted in (("reference", reference, Reading.INSIDE), ("planted", planted, Reading.OVER)):
+        if control[0] is Reading.UNSUPPORTED:
+            return Verdict.UNSUPPORTED, f"the {name} arm cannot run here: {control[1]}"
+        if control[0] is not wanted:
+            return Verdict.INCONCLUSIVE, f"the {name} arm is not {wanted.value} the budget: {control[1]}"
+    if Reading.DISAGREE in readings:
+        return Verdict.INCONCLUSIVE, subject[readings.index(Reading.DISAGREE)][1]
+    if len(set(readings)) > 1:
+        over = readings.count(Reading.OVER)
+        return Verdict.INCONCLUSIVE, f"split vote: over the budget in {over} of {len(readings)} repeats"
+    return (Verdict.REPRODUCED if readings[0] is Reading.OVER else Verdict.ABSENT), subject[0][1]
+
+
+def outcome(verdict: Verdict, expected: bool) -> Outcome:
+    """Hold a verdict against the record: ``expected`` says whether the case is recorded as affecting this cell."""
+    if verdict is Verdict.REPRODUCED:
+        return Outcome.AS_EXPECTED if expected else Outcome.REGRESSION
+    if verdict is Verdict.ABSENT:
+        return Outcome.FIXED if expected else Outcome.AS_EXPECTED
+    return Outcome.UNSETTLED
+
+
+def is_failure(verdict: Verdict, result: Outcome) -> bool:
+    """Return whether a run with this trial fails; `unsupported` never does."""
+    if result is Outcome.UNSETTLED:
+        return verdict is not Verdict.UNSUPPORTED
+    return result in (Outcome.REGRESSION, Outcome.FIXED)
+
+
+def effect(
+    subject: tuple[Reading, Observation], proposed: tuple[Reading, Observation], numbers_limit: float
+) -> tuple[Effect, str]:
+    """Say what the proposed fix does, from the subject and the proposed arm of one trial.
+
+    Wrong numbers count only where the subject's are right (or where it raised): a fix is not blamed for what was
+    wrong before it.
+    """
+    before, after = subject[0], proposed[0]
+    settled = (Reading.INSIDE, Reading.OVER)
+    if before not in settled or after in (Reading.UNSUPPORTED, Reading.TIMEOUT, Reading.DISAGREE):
+        return Effect.UNSETTLED, f"subject {before.value}, proposed {after.value}"
+    if after is Reading.ERROR:
+        return Effect.FAILS, proposed[1].reason
+    was, now = (observation.figures.get("error", 0.0) for observation in (subject[1], proposed[1]))
+    if exceeds(now, numbers_limit) and (subject[1].state == "raised" or not exceeds(was, numbers_limit)):
+        return Effect.WRONG, f"error {show(now, 'ratio')} against {show(numbers_limit, 'ratio')} allowed"
+    if before is after:
+        return Effect.NOTHING, f"{before.value} the budget with and without it"
+    return (Effect.CURES, "inside the budget with it") if after is Reading.INSIDE else (Effect.WORSE, "over with it")
+
+
+def margins(planted: Observation, reference: Observation, figure: str, limit: float) -> dict[str, float | None]:
+    """Return planted over budget and budget over reference; None where an arm has no such figure."""
+
+    def over(top: float | None, bottom: float | None) -> float | None:
+        if top is None or bottom is None:
+            return None
+        return top / bottom if bottom else math.inf
+
+    return {
+        "planted_over_budget": over(planted.figures.get(figure), limit),
+        "budget_over_reference": over(limit, reference.figures.get(figure)),
+    }
+
+
+def show(value: float | None, unit: str) -> str:
+    """Print a figure: bytes in KiB, MiB or GiB, ratios with three digits, counts as they are."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return "non-finite"
+    if unit != "bytes":
+        return f"{value:.3g}" if unit == "ratio" else f"{value:g}"
+    for scale, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if abs(value) >= scale:
+            return f"{value / scale:.2f} {name}"
+    return f"{value:.0f} B"
