@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class UserError(Exception):
     """Something the user can mend: bad input, or a machine that lacks what was asked for.
@@ -17,6 +19,23 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\nhint: {self.hint}"
+
+
+class EnvError(UserError):
+    """An environment that cannot be had.
+
+    ``kind`` is ``unsupported`` where the packages themselves do not allow it (no such version, no
+    wheel for this platform, pins that contradict each other) and ``error`` where something failed
+    that may go well another time (network, disk, an import that raises). ``words`` are the last
+    lines of the tool that failed, without credentials.
+    """
+
+    def __init__(
+        self, kind: Literal["unsupported", "error"], what: str, hint: str, words: str = ""
+    ) -> None:
+        super().__init__(what, hint)
+        self.kind: Literal["unsupported", "error"] = kind
+        self.words = words
 
 
 def _one_line(text: str) -> str:

@@ -16,12 +16,12 @@ from types import MappingProxyType
 from typing import Any
 
 import yaml
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from repros.errors import UserError
+from repros.overrides import is_version, parse_override
 
 AXES = ("torch", "transformers", "bitsandbytes")
 COMPANIONS = ("accelerate", "peft", "huggingface_hub", "tokenizers")
@@ -147,74 +147,6 @@ def load_matrix(path: Path) -> Matrix:
     _check_cells(at["cells"], cells, excludes)
     _check_tiers(at["tiers"], tiers, cells)
     return Matrix(path.name, axes, cells, tiers, excludes)
-
-
-def parse_override(package: str, spec: str) -> str:
-    """Return the canonical form of what stands after ``--with PACKAGE=``.
-
-    A version comes back bare (``0.50.1``), a specifier with its operators, a path as written.
-    """
-    spec = spec.strip()
-    if looks_like_path(spec):
-        return spec
-    if "://" in spec or " @ " in spec:
-        raise UserError(
-            f"--with {package}: `{spec}` is a URL, whose content can change under one name",
-            "download or clone it, and give the wheel or the folder",
-        )
-    specifier = _as_specifier(package, spec)
-    single = list(specifier)
-    if len(single) == 1 and single[0].operator == "==" and "*" not in single[0].version:
-        return single[0].version
-    return str(specifier)
-
-
-def looks_like_path(spec: str) -> bool:
-    """Tell a wheel or a folder from a version: it has a separator or the ending of a wheel."""
-    if "://" in spec:
-        return False
-    return spec.startswith((".", "~")) or "/" in spec or "\\" in spec or spec.endswith(".whl")
-
-
-def is_version(text: str) -> bool:
-    """Say whether `text` is one PEP 440 version, without operators."""
-    try:
-        Version(text)
-    except InvalidVersion:
-        return False
-    return True
-
-
-def _as_specifier(package: str, spec: str) -> SpecifierSet:
-    """Read a version, a specifier or a requirement on `package`."""
-    if is_version(spec):
-        return SpecifierSet(f"=={spec}")
-    try:
-        specifier = SpecifierSet(spec)
-    except InvalidSpecifier:
-        specifier = _requirement_on(package, spec)
-    if not str(specifier):
-        raise UserError(f"--with {package}: nothing after `=`", _override_hint(package))
-    return specifier
-
-
-def _requirement_on(package: str, spec: str) -> SpecifierSet:
-    """Read ``bitsandbytes>=0.49`` where the package was named already."""
-    try:
-        requirement = Requirement(spec)
-    except InvalidRequirement:
-        what = f"--with {package}: `{spec}` is neither a version nor a path"
-        raise UserError(what, _override_hint(package)) from None
-    if canonicalize_name(requirement.name) == canonicalize_name(package) and requirement.specifier:
-        return requirement.specifier
-    what = f"--with {package}: `{spec}` is neither a version nor a path"
-    hint = f"write `./{spec}` for a folder" if spec == requirement.name else _override_hint(package)
-    raise UserError(what, hint)
-
-
-def _override_hint(package: str) -> str:
-    example = f"{package}=1.2.3, {package}=path/to.whl or {package}=path/to/checkout/"
-    return f"write {example}"
 
 
 def _known_package(package: str, pins: Mapping[str, str]) -> str:

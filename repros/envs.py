@@ -1,0 +1,361 @@
+"""Cell -> interpreter: lock, install, check, and find again in milliseconds.
+
+An environment is a folder ``<cell>-<key>`` in the cache, made by uv in a staging folder beside it
+and renamed into place once its health check has passed: a folder in place is whole. Its key is a
+digest of the lock, the Python, the platform, the build of torch, and the content of what an
+override points at.
+
+A warm environment is found without uv: the index maps what was asked for (pins, committed locks,
+Python, platform, content of overrides) to the folder that answered it before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import sysconfig
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from repros.errors import EnvError
+from repros.health import Inspection, health_check, inspect
+from repros.host import gpu_kind
+from repros.locks import (
+    FLAVOURS,
+    Build,
+    Flavour,
+    Lock,
+    choose_build,
+    committed_lock,
+    install_options,
+)
+from repros.locks import resolve_here as resolve
+from repros.matrix import HOST, Cell
+from repros.overrides import content_digest, given_path, looks_like_path
+from repros.uv import Progress, Uv, redact
+
+__all__ = ["EnvError", "Environment", "Store", "cache_dir", "ensure", "health_check"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter that holds the pins of a cell, and how it came to be."""
+
+    python: Path
+    path: Path
+    cell: Cell
+    build: str
+    """Build of torch and where it came from, such as ``cpu (find-links)`` or ``default``."""
+    lock_digest: str
+    lock_committed: bool
+    """False where the pins were resolved here: `path` / ``lock.txt`` is then the only record."""
+    seconds: float
+    """What this call took."""
+    warm: bool
+    resolved: Mapping[str, str]
+    """Every installed distribution -> version."""
+
+
+def ensure(
+    cell: Cell,
+    *,
+    root: Path,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    build: Literal["auto", "cpu", "default"] = "auto",
+) -> Environment:
+    """Return the environment of `cell`, made if need be.
+
+    `root` is the checkout, whose ``fixtures/locks`` is read. `build` is the build of torch: with
+    ``auto`` a CPU build where the host has no GPU and one is on offer, else the default build.
+    Raises EnvError where the environment cannot be had, UserError for an override that points
+    nowhere.
+    """
+    started = time.perf_counter()
+    say = progress or (lambda _: None)
+    if cell.pins.get("torch") == HOST:
+        what = f"{cell.label}: `torch: host` has no environment of its own"
+        raise EnvError("unsupported", what, "run it where the host's torch is, in a gpu session")
+    store = Store(cache or cache_dir())
+    flavour: Flavour = ("default" if gpu_kind() else "cpu") if build == "auto" else build
+    contents = _override_digests(cell)
+    asked = _request(cell, root, flavour, contents)
+    folder = store.find(asked)
+    warm = folder is not None
+    if folder is None:
+        store.prepare()
+        job = _plan(cell, root, flavour, contents, say)
+        if build == "cpu" and job.build.flavour != "cpu":
+            what = f"{cell.label}: no CPU build of torch {cell.pins.get('torch')} is on offer"
+            raise EnvError("unsupported", what, "add a find-links folder or an index that has one")
+        folder = _build(job, store)
+        store.remember(asked, folder)
+    return _environment(cell, folder, warm, time.perf_counter() - started)
+
+
+def cache_dir() -> Path:
+    """Return where environments are kept: ``$REPROS_CACHE``, or ``repros`` in the user's cache."""
+    if given := os.environ.get("REPROS_CACHE"):
+        return Path(given).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "repros"
+
+
+def _environment(cell: Cell, folder: Path, warm: bool, seconds: float) -> Environment:
+    record = _read_record(folder)
+    if record is None:
+        what = f"{cell.label}: {folder} vanished while it was used"
+        raise EnvError("error", what, "run again; is something cleaning the cache?")
+    return Environment(
+        python=_python_in(folder),
+        path=folder,
+        cell=cell,
+        build=record["build"],
+        lock_digest=record["lock_digest"],
+        lock_committed=record["lock_committed"],
+        seconds=seconds,
+        warm=warm,
+        resolved=record["resolved"],
+    )
+
+
+# --- the store: folders, index, locks, staging ---------------------------------------------------
+
+
+class Store:
+    """The folder of environments. Whatever is in place is whole; the rest is under ``.staging``."""
+
+    def __init__(self, cache: Path) -> None:
+        self.envs = cache / "envs"
+        self.staging = self.envs / ".staging"
+        self.locks = self.envs / ".locks"
+        self.index = self.envs / ".index"
+
+    def prepare(self) -> None:
+        """Make the folders; raises EnvError where that is not allowed."""
+        try:
+            for folder in (self.envs, self.staging, self.locks, self.index):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"{error.filename}: {error.strerror}"
+            raise EnvError("error", what, "set REPROS_CACHE to a folder you can write to") from None
+
+    def find(self, asked: str) -> Path | None:
+        """Return the environment that answered this request before, if it is still whole."""
+        try:
+            entry = json.loads((self.index / f"{asked}.json").read_text(encoding="utf-8"))
+            folder = self.envs / str(entry["folder"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return folder if _read_record(folder) else None
+
+    def remember(self, asked: str, folder: Path) -> None:
+        """Let `find` return `folder` for this request from now on."""
+        _write_whole(self.index / f"{asked}.json", json.dumps({"folder": folder.name}))
+
+    @contextlib.contextmanager
+    def locked(self, name: str, say: Progress) -> Iterator[None]:
+        """Hold the right to build `name`; the system takes it back from a process that dies."""
+        with (self.locks / f"{name}.lock").open("w") as file:
+            if not _try_lock(file.fileno()):
+                say(f"{name}: another process builds it, waiting")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def new_staging(self, name: str) -> Path:
+        """Return a fresh place to build `name` in."""
+        return self.staging / f"{name}~{uuid.uuid4().hex[:8]}"
+
+    def sweep(self, held: str) -> None:
+        """Remove what builders left that were killed; `held` is the lock the caller holds."""
+        for folder in self.staging.iterdir():
+            name = folder.name.rpartition("~")[0]
+            if name == held:
+                shutil.rmtree(folder, ignore_errors=True)
+                continue
+            with (self.locks / f"{name}.lock").open("w") as file:
+                if _try_lock(file.fileno()):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _python_in(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _read_record(folder: Path) -> dict[str, Any] | None:
+    """Return ``env.json`` of a whole environment whose interpreter still exists."""
+    try:
+        record = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    usable = isinstance(record, dict) and record.get("schema") == SCHEMA
+    return record if usable and _python_in(folder).exists() else None
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or nothing."""
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+# --- identity ------------------------------------------------------------------------------------
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _interpreter() -> dict[str, str]:
+    """Return what an environment depends on besides its packages."""
+    return {
+        "python": f"{sys.implementation.name} {platform.python_version()}",
+        "platform": sysconfig.get_platform(),
+    }
+
+
+def _request(cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str]) -> str:
+    """Digest all that decides the environment and is known without resolving."""
+    locks = {f: committed_lock(cell, root, f) for f in FLAVOURS}
+    asked = {
+        "schema": SCHEMA,
+        "cell": cell.name,
+        "pins": dict(cell.pins),
+        "contents": dict(contents),
+        "locks": {f: lock.digest if lock else "" for f, lock in locks.items()},
+        "flavour": flavour,
+        **_interpreter(),
+    }
+    return _sha256(json.dumps(asked, sort_keys=True))
+
+
+def _override_digests(cell: Cell) -> dict[str, str]:
+    """Return package -> digest of the wheel or checkout that stands in for its pin."""
+    return {
+        package: content_digest(given_path(package, spec))
+        for package, spec in cell.overrides.items()
+        if looks_like_path(spec)
+    }
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One environment to build, with all that decides what it holds."""
+
+    cell: Cell
+    uv: Uv
+    build: Build
+    lock: Lock
+    contents: Mapping[str, str]
+    say: Progress
+
+    @property
+    def name(self) -> str:
+        """Name of the folder: two jobs share it only where they would build the same."""
+        parts = {"lock": self.lock.digest, "build": self.build.flavour, **_interpreter()}
+        text = json.dumps({**parts, "contents": dict(self.contents)}, sort_keys=True)
+        return f"{self.cell.name}-{_sha256(text)[:12]}"
+
+
+def _plan(
+    cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str], say: Progress
+) -> _Job:
+    """Choose the build of torch and find the lock, resolving only where none is committed."""
+    uv = Uv.find()
+    build = choose_build(uv, cell, flavour)
+    lock = committed_lock(cell, root, build.flavour) or resolve(uv, cell, root, build)
+    return _Job(cell, uv, build, lock, contents, say)
+
+
+def _build(job: _Job, store: Store) -> Path:
+    """Build under the lock of the job's name, unless another process was faster."""
+    folder = store.envs / job.name
+    with store.locked(job.name, job.say):
+        store.sweep(job.name)
+        if _read_record(folder) is None:
+            staging = store.new_staging(job.name)
+            try:
+                _fill(job, staging)
+                _put_in_place(staging, folder, store)
+            except OSError as error:
+                what = f"{job.cell.label}: {error.strerror}: {error.filename or folder}"
+                raise EnvError("error", what, "check the disk, then run again") from None
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def _put_in_place(staging: Path, folder: Path, store: Store) -> None:
+    if folder.exists():  # its interpreter is gone, or its record is of another schema
+        folder.rename(store.new_staging(folder.name))
+    staging.rename(folder)
+
+
+def _fill(job: _Job, staging: Path) -> None:
+    """Install the lock into `staging`, check the result and write its record."""
+    started = time.perf_counter()
+    label = job.cell.label
+    job.say(f"{label}: installing, torch build {job.build}, {job.lock.origin}")
+    _install(job, staging)
+    installed = time.perf_counter()
+    job.say(f"{label}: installed in {installed - started:.1f} s, importing the pins once")
+    seen = inspect(_python_in(staging), job.cell.pins)
+    if seen.problem:
+        what = f"{label}: the environment is not healthy: {seen.problem}"
+        hint = "read its words; another pin or `--with` may mend it"
+        raise EnvError("error", what, hint, redact(seen.words))
+    seconds = {"install": installed - started, "health": time.perf_counter() - installed}
+    record = json.dumps(_record(job, seen, seconds), indent=1)
+    (staging / "env.json").write_text(record + "\n", encoding="utf-8")
+    job.say(f"{label}: ready in {sum(seconds.values()):.1f} s")
+
+
+def _install(job: _Job, staging: Path) -> None:
+    label = job.cell.label
+    venv = ("venv", "--quiet", "--relocatable", "--python", sys.executable, str(staging))
+    job.uv.run(*venv, label=label)
+    lock = staging / "lock.txt"
+    lock.write_text(job.lock.text, encoding="utf-8")
+    into = ("--python", str(_python_in(staging)), "--requirements", str(lock))
+    options = install_options(job.cell, job.build, staging)
+    job.uv.run("pip", "install", "--quiet", "--no-deps", *into, *options, label=label)
+
+
+def _record(job: _Job, seen: Inspection, seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "cell": job.cell.name,
+        "pins": dict(job.cell.pins),
+        "overrides": dict(job.cell.overrides),
+        "contents": dict(job.contents),
+        **_interpreter(),
+        "build": str(job.build),
+        "lock_digest": job.lock.digest,
+        "lock_committed": job.lock.committed,
+        "uv": job.uv.version,
+        "seconds": {step: round(value, 3) for step, value in seconds.items()},
+        "resolved": dict(seen.resolved),
+    }
