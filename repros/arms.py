@@ -1,0 +1,265 @@
+"""Parent side of a cell: requests to its supervisor, observations back, and where the time went."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from repros.results import ROOT
+from repros.verdict import Observation
+
+#: Imported once per cell. What is missing from an environment is noted, not fatal.
+PRELOAD = (
+    "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "bitsandbytes", "safetensors.torch",
+    "transformers", "transformers.modeling_utils", "transformers.quantizers.auto", "transformers.integrations.bitsandbytes",
+    "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
+    "accelerate", "accelerate.hooks", "peft", "repros.worker",
+    "repros.meters.ledger", "repros.meters.saved", "repros.meters.heap", "repros.meters.numerics",
+)  # fmt: skip
+#: Address space an arm may take beyond what it starts with.
+MEMORY_BYTES = 12 << 30
+#: How long the parent waits beyond an arm's timeout before it takes the supervisor for lost.
+PATIENCE_S = 20.0
+#: Importing the packages may take this long on a cold disk.
+PRELOAD_TIMEOUT_S = 300.0
+
+
+class Clock:
+    """Where a run's time went: environments, preloads, and the time in which at least one arm worked."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self._spans: dict[str, list[tuple[float, float]]] = {"environment": [], "preload": [], "arms": []}
+        self._lock = threading.Lock()
+
+    def add(self, kind: str, started: float, ended: float) -> None:
+        """Enter a span of the machine's monotonic clock."""
+        with self._lock:
+            self._spans[kind].append((started, ended))
+
+    @contextmanager
+    def span(self, kind: str) -> Iterator[None]:
+        """Enter the time that the block takes."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.add(kind, started, time.monotonic())
+
+    def summary(self) -> dict[str, float]:
+        """Return seconds by kind; a moment in which several things went on counts once, for arms first."""
+        total = time.monotonic() - self.began
+        covered: list[tuple[float, float]] = []
+        seconds: dict[str, float] = {}
+        for kind in ("arms", "environment", "preload"):
+            before = union(covered)
+            covered += self._spans[kind]
+            seconds[kind] = union(covered) - before
+        seconds["everything else"] = total - union(covered)
+        return {"total": total, **seconds}
+
+
+def union(spans: list[tuple[float, float]]) -> float:
+    """Return the length of the union of spans."""
+    length, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        length += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return length
+
+
+class CellServer:
+    """Runs arms in one cell: in forks of a preloaded server, or each in a new interpreter."""
+
+    def __init__(self, python: Path, clock: Clock, label: str, preload: tuple[str, ...] = PRELOAD) -> None:
+        self._python = python
+        self._clock = clock
+        self._preload = preload
+        self._cache = python.parent.parent / "inductor"
+        self._numbers = itertools.count()
+        self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready: Future[Mapping[str, Any]] = Future()
+        self.work = Path(tempfile.mkdtemp(prefix=f"repros-{label}-"))
+        self.failures: dict[str, str] = {}
+
+    # -- life
+
+    def start(self) -> None:
+        """Start the supervisor, if it is not up, and wait until the packages are imported."""
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._ready = Future()
+                with self._clock.span("preload"):
+                    self._process = subprocess.Popen(
+                        [str(self._python), "-c", "from repros.serve import main; main()"],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=open(self.work / "server.log", "ab"),  # noqa: SIM115 - the child's for life
+                        env=self.environment(),
+                        cwd=self.work,
+                        start_new_session=True,
+                    )
+                    threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+                    self.failures = dict(self._ready.result(PRELOAD_TIMEOUT_S).get("failures", {}))
+
+    def close(self) -> None:
+        """End the supervisor and everything below it."""
+        process = self._process
+        if process is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                pass
+            _kill(process.pid)
+            process.wait()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def environment(self) -> dict[str, str]:
+        """Return the arms' environment: the host's, less what would make arms differ from machine to machine."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_", "PYTEST_"))}
+        return {
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONHASHSEED": "0",
+            "REPROS_PRELOAD": ",".join(self._preload),
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "CUDA_VISIBLE_DEVICES": "",
+            # Object code of one kernel source may be used again; what a graph saves is worked out anew in each arm.
+            "TORCHINDUCTOR_CACHE_DIR": str(self._cache),
+            "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        }
+
+    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            message = json.loads(line)
+            if message["event"] == "ready":
+                self._ready.set_result(message)
+            else:
+                future = self._waiting.pop(message["id"], None)
+                if future:
+                    future.set_result(message)
+        lost = {"exitcode": None, "killed": "the cell's supervisor ended"}
+        if not self._ready.done():
+            self._ready.set_result({"failures": {"supervisor": self._tail(self.work / "server.log")}})
+        for number in list(self._waiting):
+            self._waiting.pop(number).set_result(lost)
+
+    # -- arms
+
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
+        """Run one arm and return what was observed of it; never raises for what the arm does."""
+        number = next(self._numbers)
+        folder = self.work / f"arm{number}"
+        folder.mkdir()
+        full = {"memory_bytes": MEMORY_BYTES, **request, "id": number, "folder": str(folder), "log": str(log)}
+        started = time.monotonic()
+        try:
+            ended = self._in_new_interpreter(full) if fresh else self._in_fork(full)
+            observation = self._read(folder, full, ended, started)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._clock.add("arms", observation.started, observation.ended)
+        return observation
+
+    def _in_fork(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.start()
+        future: Future[Mapping[str, Any]] = Future()
+        self._waiting[request["id"]] = future
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            with self._lock:
+                self._process.stdin.write((json.dumps(request) + "\n").encode())
+                self._process.stdin.flush()
+            return future.result(request["timeout_s"] + PATIENCE_S)
+        except (OSError, TimeoutError):
+            _kill(self._process.pid)
+            return {"exitcode": None, "killed": "the cell's supervisor was lost"}
+
+    def _in_new_interpreter(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        path = Path(request["folder"]) / "request.json"
+        path.write_text(json.dumps(request), encoding="utf-8")
+        command = [str(self._python), "-m", "repros.worker", str(path)]
+        # The worker takes a session of its own; its parent must not lead one already.
+        process = subprocess.Popen(command, env=self.environment(), cwd=self.work, stdin=subprocess.DEVNULL)
+        killed = ""
+        try:
+            process.wait(request["timeout_s"])
+        except subprocess.TimeoutExpired:
+            killed = f"no end after {request['timeout_s']:g} s"
+        _kill(process.pid)
+        return {"exitcode": process.wait(), "killed": killed}
+
+    def _read(
+        self, folder: Path, request: Mapping[str, Any], ended: Mapping[str, Any], started: float
+    ) -> Observation:
+        path = folder / "observation.json"
+        if path.exists() and not ended["killed"]:
+            return Observation.from_json(json.loads(path.read_text(encoding="utf-8")))
+        state, exception = "crashed", None
+        if ended["killed"]:
+            state = "timeout" if ended["killed"].startswith("no end") else "crashed"
+            reason = ended["killed"]
+        elif (ended["exitcode"] or 0) < 0:
+            name = signal.Signals(-ended["exitcode"]).name
+            reason = f"killed by {name}"
+            exception = {"types": [name], "text": reason, "phase": "", "frames": []}
+        else:
+            reason = f"ended with exit code {ended['exitcode']} and no observation"
+        now = time.monotonic()
+        return Observation(
+            arm=request["arm"],
+            state=state,
+            reason=reason,
+            exception=exception,
+            seconds={"total": now - started},
+            started=started,
+            ended=now,
+            log=request["log"],
+        )
+
+    @staticmethod
+    def _tail(path: Path) -> str:
+        try:
+            return path.read_text(errors="replace")[-500:].strip()
+        except OSError:
+            return ""
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def pool(jobs: int | None = None) -> ThreadPoolExecutor:
+    """Return a pool in which arms take turns; each arm computes on one core."""
+    return ThreadPoolExecutor(jobs or max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="arm")
+
+
+if sys.platform == "win32":  # pragma: no cover
+    raise SystemExit("repros needs POSIX process groups; it runs on Linux and macOS, or in WSL")

@@ -1,0 +1,79 @@
+"""The registry: case files found by name, read without importing torch."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TypeVar
+
+from repros.case import ARMS, Case, Condition
+from repros.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case and where it stands; ``name`` is its file's, e.g. ``gh1935_saved_weight``."""
+
+    name: str
+    module: str
+    case: Case
+    doc: str
+    arms: tuple[str, ...]
+
+    def arms_of(self, condition: Condition) -> tuple[str, ...]:
+        """Return the arms that apply under a condition."""
+        return tuple(arm for arm in self.arms if arm not in condition.without)
+
+    def condition(self, name: str) -> Condition:
+        """Return the condition of that name, or raise UserError with the nearest names."""
+        return choose(name, {c.name: c for c in self.case.conditions}, f"condition of {self.name}")
+
+
+def find(packages: tuple[str, ...] = ("repros.cases.bitsandbytes", "repros.cases.transformers")) -> tuple[Entry, ...]:
+    """Return every case below the given packages, in the order of package and file name."""
+    return tuple(entry for package in packages for entry in _find(package))
+
+
+def _find(package: str) -> Iterator[Entry]:
+    root = importlib.import_module(package)
+    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
+        if info.name.startswith(("gh", "st_")):
+            yield entry(importlib.import_module(f"{package}.{info.name}"))
+
+
+def entry(module: ModuleType) -> Entry:
+    """Read the declaration of a case module; a missing part is a UserError that names it."""
+    name = module.__name__.rpartition(".")[2]
+    case = getattr(module, "CASE", None)
+    if not isinstance(case, Case):
+        raise UserError(f"{name}: no `CASE`", "declare one at the top of the file: `CASE = Case(…)`")
+    arms = tuple(arm for arm in ARMS if inspect.isgeneratorfunction(getattr(module, arm, None)))
+    for needed in ("subject", "reference", "planted"):
+        if needed not in arms:
+            raise UserError(f"{name}: no arm `{needed}`", f"write a generator function `{needed}(i)` that yields phases")
+    names = [condition.name for condition in case.conditions]
+    if len(set(names)) < len(names) or not names:
+        raise UserError(f"{name}: conditions {names} are not distinct names", "give each condition a name of its own")
+    return Entry(name, module.__name__, case, inspect.getdoc(module) or "", arms)
+
+
+def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """Return the cases that a user's word means: a file name, or the number of a report (``gh1927``, ``1927``)."""
+    number = name.removeprefix("gh").lstrip("#")
+    found = tuple(e for e in entries if e.name == name or str(e.case.number) == number)
+    return found or (choose(name, {e.name: e for e in entries}, "case"),)
+
+
+def choose(name: str, among: Mapping[str, T], what: str) -> T:
+    """Return the one of that name, or raise UserError with the nearest names."""
+    if name in among:
+        return among[name]
+    near = difflib.get_close_matches(name, among, n=3, cutoff=0.3) or list(among)[:5]
+    raise UserError(f"no {what} `{name}`", f"one of: {', '.join(near)}")

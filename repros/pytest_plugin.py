@@ -1,0 +1,199 @@
+"""pytest as the runner: every trial is an item, ``case.py::condition[cell]``.
+
+Load it with ``-p repros.pytest_plugin`` and name ``repros/cases`` (or one case file). `-k`, `--lf`, `-x`,
+`--junitxml` and `-n` do what they do elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from repros import results
+from repros.cases import entry
+from repros.errors import UserError
+from repros.matrix import Cell, load_matrix
+from repros.report import terminal
+from repros.session import Session
+from repros.trial import Trial, two_lines
+from repros.verdict import Verdict
+
+#: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
+AHEAD = 2
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of a run."""
+    group = parser.getgroup("repros")
+    group.addoption("--tier", help="cells of this tier of matrix.yaml")
+    group.addoption("--cell", action="append", default=[], help="this cell (may be given again)")
+    group.addoption("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
+                    help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
+    group.addoption("--jobs", type=int, help="arms at a time (default: cores)")
+    group.addoption("--run", type=Path, help="folder of the run (default: a new one under reports/runs)")
+    group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
+    group.addoption("--reports", type=Path, help="folder in place of reports/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Open the run."""
+    try:
+        config.pluginmanager.register(Plugin(config), "repros-run")
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+class Plugin:
+    """One run in one pytest process."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        option = config.option
+        self.config = config
+        self.cells = chosen_cells(option.tier, option.cell, option.overrides)
+        self.worker = getattr(config, "workerinput", None)
+        folder = Path(self.worker["repros_run"]) if self.worker else option.run
+        if folder is None and option.resume:
+            folder = results.latest_run(option.reports)
+        self.run = results.Run(folder or results.new_run(option.tier or "run", option.reports))
+        self.done = {record.key for record in results.load(self.run.folder)[0]} if option.resume else set()
+        self.session: Session | None = None
+        self.items: list[TrialItem] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Hand the run's folder to a worker of pytest-xdist."""
+        node.workerinput["repros_run"] = str(self.run.folder)
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Collect case files as trials."""
+        if file_path.suffix == ".py" and file_path.name.startswith(("gh", "st_")):
+            return CaseFile.from_parent(parent, path=file_path, plugin=self)
+        return None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Try cell by cell: a cell's packages are imported once and given back before the next."""
+        order = {cell.label: number for number, cell in enumerate(self.cells)}
+        items.sort(key=lambda item: order.get(item.trial.cell, -1) if isinstance(item, TrialItem) else -1)
+        self.items = [item for item in items if isinstance(item, TrialItem)]
+
+    def pytest_runtest_logreport(self) -> None:
+        """Nothing to add to pytest's own progress; here so that the hook is known to be left alone."""
+
+    def finish(self, item: TrialItem) -> results.Record:
+        """Try one item, with the arms of the next ones sent ahead."""
+        if self.session is None:
+            self.session = Session(self.run, jobs=self.config.option.jobs, say=self.say)
+        at = self.items.index(item) if item in self.items else 0
+        # With pytest-xdist the next item of this process is not the next of the list.
+        ahead = [] if self.worker else self.items[at : at + 1 + AHEAD]
+        for other in [item, *ahead]:
+            if other.cell.label == item.cell.label:
+                self.session.start(other.trial, other.cell)
+        record = self.session.finish(item.trial, item.cell)
+        if not self.worker and not any(other.cell.label == item.cell.label for other in self.items[at + 1 :]):
+            self.session.leave(item.cell)
+        return record
+
+    def say(self, text: str) -> None:
+        """Print a line between pytest's own."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        capture = self.config.pluginmanager.get_plugin("capturemanager")
+        if reporter is not None and capture is not None:
+            with capture.global_and_fixture_disabled():
+                reporter.ensure_newline()
+                reporter.write_line(text)
+
+    def pytest_sessionfinish(self) -> None:
+        """End the cells' supervisors."""
+        if self.session is not None:
+            self.session.close()
+            self.run.note("time", seconds=self.session.clock.summary())
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdicts of this run."""
+        records, notice = results.load(self.run.folder)
+        console = Console(file=sys.stdout, width=None)
+        terminalreporter.ensure_newline()
+        if records:
+            terminal.matrix(records, console)
+            terminal.summary(records, console)
+        if self.session is not None:
+            terminal.times(self.session.clock.summary(), console)
+        console.print(f"results: {results.shown(self.run.path)}" + (f" ({notice})" if notice else ""), markup=False)
+
+
+def chosen_cells(tier: str | None, names: list[str], overrides: list[str]) -> tuple[Cell, ...]:
+    """Return the cells that the options name, with overrides applied; UserError for what is unknown."""
+    matrix = load_matrix(results.ROOT / "matrix.yaml")
+    cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")
+    for override in overrides:
+        package, separator, spec = override.partition("=")
+        if not separator:
+            raise UserError(f"--with {override}: no `=`", "write `--with bitsandbytes=PATH_OR_SPEC`")
+        cells = tuple(cell.with_override(package, spec.lstrip("=")) for cell in cells)
+    return cells
+
+
+class CaseFile(pytest.Collector):
+    """A case file; collects one item a condition and cell."""
+
+    def __init__(self, *, plugin: Plugin, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._plugin = plugin
+
+    @classmethod
+    def from_parent(cls, parent: Any, *, path: Path, plugin: Plugin) -> CaseFile:  # type: ignore[override]
+        """Make the collector."""
+        return super().from_parent(parent, path=path, name=path.name, plugin=plugin)  # type: ignore[no-any-return]
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield the trials that are to be tried."""
+        module = ".".join(self.path.relative_to(results.ROOT).with_suffix("").parts)
+        found = entry(importlib.import_module(module))
+        for cell in self._plugin.cells:
+            for condition in found.case.conditions:
+                trial = Trial(found, condition, cell.label)
+                if trial.key not in self._plugin.done:
+                    yield TrialItem.from_parent(
+                        self, name=f"{condition.name}[{cell.label}]", trial=trial, cell=cell, plugin=self._plugin
+                    )
+
+
+class TrialFailed(Exception):
+    """Carries the two lines of a failed trial."""
+
+
+class TrialItem(pytest.Item):
+    """One trial."""
+
+    def __init__(self, *, trial: Trial, cell: Cell, plugin: Plugin, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trial, self.cell, self._plugin = trial, cell, plugin
+
+    def runtest(self) -> None:
+        """Try it; a regression, a stale record and whatever could not be told fail."""
+        record = self._plugin.finish(self)
+        for name in ("verdict", "outcome", "reason"):
+            value = getattr(record, name)
+            self.user_properties.append((name, getattr(value, "value", value)))
+        if record.verdict is Verdict.UNSUPPORTED:
+            pytest.skip(record.reason)
+        if record.failed:
+            raise TrialFailed(two_lines(record))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Print a failed trial as its two lines, without a traceback."""
+        if isinstance(excinfo.value, (TrialFailed, UserError)):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, None, str]:
+        """Name the item in pytest's reports."""
+        return self.path, None, f"{self.trial.entry.name}::{self.name}"

@@ -1,0 +1,1 @@
+"""Results -> terminal and Markdown. Reads records, and nothing else."""

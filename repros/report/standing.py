@@ -1,0 +1,99 @@
+"""What the records say of a claim and of a proposed fix. Pure: from records alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from packaging.version import Version
+
+from repros.case import Claim
+from repros.results import Record
+from repros.verdict import Verdict
+
+AXES = ("bitsandbytes", "transformers", "torch")
+SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A claim's standing and the sentence that says on what it rests."""
+
+    word: str
+    because: str
+
+
+def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
+    """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
+    spoken = [r for r in records if fnmatchcase(r.condition, claim.conditions) and r.verdict in SETTLED]
+    if not spoken:
+        return Standing("untested", "no trial of it came to a verdict")
+    bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]
+    if not bad:
+        return Standing("refuted", f"absent in all {len(spoken)} trials ({_spread(spoken)})")
+    sentences, open_conditions = [], []
+    for condition in dict.fromkeys(r.condition for r in bad):
+        group = [r for r in spoken if r.condition == condition]
+        edge = edges(group)
+        sentences.append(f"{condition}: {edge.text}")
+        if not edge.fixed_in:
+            open_conditions.append(condition)
+    if not open_conditions:
+        fixes = dict.fromkeys(edges([r for r in spoken if r.condition == c]).fixed_in for c in {r.condition for r in bad})
+        return Standing(f"fixed in {', '.join(sorted(fixes))}", "; ".join(sentences))
+    if len(bad) == len(spoken):
+        return Standing("confirmed", f"reproduced in all {len(spoken)} trials ({_spread(spoken)})")
+    return Standing("confirmed under conditions", "; ".join(sentences))
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Between which tried releases a symptom came and went; ``fixed_in`` is empty while the newest has it."""
+
+    text: str
+    fixed_in: str
+
+
+def edges(group: Sequence[Record]) -> Edges:
+    """Find the package whose tried versions tell reproduced from absent apart, and its edges."""
+    bad = [r for r in group if r.verdict is Verdict.REPRODUCED]
+    good = [r for r in group if r.verdict is Verdict.ABSENT]
+    if not good:
+        return Edges(f"reproduced in all {len(bad)} cells", "")
+    for package in AXES:
+        bad_versions, good_versions = ({_version(r, package) for r in side} for side in (bad, good))
+        if bad_versions & good_versions or len(bad_versions | good_versions) < 2:
+            continue
+        first, last = min(bad_versions), max(bad_versions)
+        after = [v for v in good_versions if v > last]
+        before = [v for v in good_versions if v < first]
+        text = f"reproduced with {package} {first}" + (f" to {last}" if last != first else "")
+        text += f", absent up to {max(before)}" if before else ""
+        text += f", absent from {min(after)} on" if after else ""
+        return Edges(text, f"{package} {min(after)}" if after else "")
+    cells = ", ".join(r.cell for r in bad)
+    return Edges(f"reproduced in {cells}; absent in {len(good)} other cells", "")
+
+
+def _version(record: Record, package: str) -> Version:
+    return Version(str(record.environment["packages"][package]).partition("+")[0])
+
+
+def _spread(records: Iterable[Record]) -> str:
+    rows = list(records)
+    conditions, cells = {r.condition for r in rows}, {r.cell for r in rows}
+    return f"{len(conditions)} conditions, {len(cells)} cells"
+
+
+def of_fix(records: Sequence[Record]) -> str:
+    """Return what the proposed fix does, counted over the trials in which it was tried; empty if it never was."""
+    tried = [r for r in records if r.proposed]
+    parts = []
+    counts = Counter(r.proposed["effect"] for r in tried if r.proposed)
+    for kind, count in counts.most_common():
+        where = dict.fromkeys(r.condition for r in tried if r.proposed and r.proposed["effect"] == kind)
+        names = ", ".join(list(where)[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else "")
+        parts.append(f"{kind} in {count} of {len(tried)} trials ({names})")
+    return "; ".join(parts)

@@ -1,0 +1,201 @@
+"""Results on disk: one folder a run, one JSON line a finished trial, appended as it ends.
+
+A run that is killed keeps every line that was written; `resume` goes on from there. A last line without its end is
+the mark of such a death and is left out with a notice; a bad line anywhere else is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from repros.errors import UserError
+from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
+
+ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "reports"
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial as it is kept: verdict, outcome, and everything they were drawn from."""
+
+    case: str
+    condition: str
+    cell: str
+    device: str
+    verdict: Verdict
+    outcome: Outcome
+    failed: bool
+    expected: bool
+    reason: str
+    budget: Mapping[str, Any]
+    margins: Mapping[str, float | None] = field(default_factory=dict)
+    proposed: Mapping[str, str] | None = None
+    readings: Mapping[str, str] = field(default_factory=dict)
+    arms: tuple[Observation, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    date: str = ""
+    repeat: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return what makes a trial: case, condition and cell."""
+        return self.case, self.condition, self.cell
+
+    def arm(self, name: str) -> Observation | None:
+        """Return the (first) observation of an arm."""
+        return next((arm for arm in self.arms if arm.arm == name), None)
+
+    def figure(self, arm: str) -> float | None:
+        """Return the judged figure of an arm, if it has one."""
+        observation = self.arm(arm)
+        return observation.figures.get(self.budget.get("figure", "")) if observation else None
+
+    def to_line(self) -> str:
+        """Return the record as one line of strict JSON."""
+        record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
+        record["arms"] = [arm.to_json() for arm in self.arms]
+        record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
+        return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Record:
+        """Read what `to_line` wrote."""
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in record.items() if name in known}
+        values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
+        values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
+        values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
+        return cls(**values)
+
+
+class Run:
+    """A run's folder, open for appending."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / RESULTS
+        try:
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
+            with open(self.path, "ab"):
+                pass
+            self._end_last_line()
+        except OSError as error:
+            raise UserError(
+                f"{shown(folder)}: cannot write results there: {error.strerror}",
+                "make the folder writable, free some space, or name another with `--reports DIR`",
+            ) from error
+
+    def append(self, record: Record) -> None:
+        """Write one finished trial; if the folder has become unwritable, keep the line elsewhere and say where."""
+        self._write(record.to_line().encode())
+
+    def note(self, kind: str, **values: Any) -> None:
+        """Write a line that is no trial, e.g. where the time went."""
+        self._write((json.dumps({"schema": SCHEMA, "kind": kind, **values}, allow_nan=False) + "\n").encode())
+
+    def _write(self, line: bytes) -> None:
+        try:
+            append(self.path, line)
+        except OSError as error:
+            rescue = Path(tempfile.gettempdir()) / f"repros-{self.folder.name}.jsonl"
+            append(rescue, line)
+            raise UserError(
+                f"{shown(self.path)}: cannot append: {error.strerror}; the line was kept in {rescue}",
+                f"free some space, then `cat {rescue} >> {shown(self.path)}` and go on with `--resume`",
+            ) from error
+
+    def _end_last_line(self) -> None:
+        """Cut off what a killed run left without an end, so that the next line starts a line."""
+        data = self.path.read_bytes()
+        if data and not data.endswith(b"\n"):
+            with open(self.path, "r+b") as file:
+                file.truncate(data.rfind(b"\n") + 1)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Append a line in one write, so that runs side by side do not mix."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        if os.write(descriptor, line) < len(line):
+            os.ftruncate(descriptor, size)
+            raise OSError(28, "No space left on device")
+    finally:
+        os.close(descriptor)
+
+
+def lines(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Return the records of a results file as plain dicts, and a notice if its last line was cut off."""
+    try:
+        data = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{shown(path)}: {error.strerror}", "name the folder of a run, see `reports/`") from error
+    found: list[dict[str, Any]] = []
+    rows = data.split("\n")
+    for number, row in enumerate(rows[:-1], 1):
+        try:
+            record = json.loads(row)
+            schema = record["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{shown(path)}:{number}: not a record ({type(error).__name__})",
+                "delete that line and try its trial again with `--resume`",
+            ) from error
+        if schema != SCHEMA:
+            raise UserError(
+                f"{shown(path)}:{number}: schema version {schema!r}, this version reads {SCHEMA}",
+                "read it with the version of the suite that wrote it, or make the run again",
+            )
+        found.append(record)
+    cut = rows[-1] != ""
+    notice = f"{shown(path)}: the last line is cut off, {len(found)} whole lines were read" if cut else ""
+    return found, notice
+
+
+def load(path: Path) -> tuple[list[Record], str]:
+    """Return the trials of a run (its folder or its file); of a trial tried twice, the later."""
+    file = path / RESULTS if path.is_dir() else path
+    found, notice = lines(file)
+    records: dict[tuple[str, str, str], Record] = {}
+    for number, line in enumerate(found, 1):
+        if line.get("kind") == "trial":
+            try:
+                record = Record.from_json(line)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{shown(file)}:{number}: a trial without {error}", "delete that line and go on with `--resume`"
+                ) from error
+            records.pop(record.key, None)
+            records[record.key] = record
+    return list(records.values()), notice
+
+
+def new_run(name: str, root: Path | None = None) -> Path:
+    """Return the folder of a new run; it is not made here."""
+    return (root or REPORTS) / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
+
+
+def latest_run(root: Path | None = None) -> Path:
+    """Return the newest run, for `--resume` and for reports that name none."""
+    runs: Iterable[Path] = sorted(((root or REPORTS) / "runs").glob(f"*/{RESULTS}"), key=lambda p: p.stat().st_mtime)
+    for path in reversed(list(runs)):
+        return path.parent
+    raise UserError(f"{shown((root or REPORTS) / 'runs')}: no run there", "make one: `nox -s cpu`")
+
+
+def shown(path: Path) -> str:
+    """Print a path as the user knows it: from the project's root where it lies inside."""
+    try:
+        return str(path.resolve().relative_to(ROOT))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,149 @@
+"""A run in progress: cells made ready when they are first needed, trials started ahead, results appended.
+
+Both runners stand on it: pytest (`repros.pytest_plugin`) and the command line (`repros.cli`).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from repros.arms import CellServer, Clock, pool
+from repros.cases import Entry
+from repros.envs import Environment, EnvError, ensure
+from repros.errors import UserError
+from repros.host import probe_host
+from repros.matrix import Cell
+from repros.results import ROOT, Record, Run
+from repros.trial import Running, Trial, not_run
+from repros.verdict import Verdict
+
+#: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
+MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
+
+
+class ReadyCell:
+    """A cell whose environment stands; its supervisor starts with the first arm."""
+
+    def __init__(self, environment: Environment, clock: Clock) -> None:
+        cell = environment.cell
+        self.cell = cell.label
+        self.device = cell.device
+        self.environment = environment
+        self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
+        self.server = CellServer(environment.python, clock, cell.name)
+        self._checkpoints: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self.observe = self.server.observe
+
+    def _installed(self, package: str) -> str:
+        resolved = self.environment.resolved
+        return resolved.get(package) or resolved.get(package.replace("_", "-"), "")
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """Return what a record keeps of the environment."""
+        environment = self.environment
+        return {
+            "packages": {name: self._installed(name) for name in self.versions},
+            "build": environment.build,
+            "lock": environment.lock_digest,
+            "lock_committed": environment.lock_committed,
+            "overrides": dict(environment.cell.overrides),
+        }
+
+    def checkpoint(self, recipe: str) -> str:
+        """Return the folder of a checkpoint, made in the cell's interpreter if it is missing."""
+        with self._lock:
+            if recipe not in self._checkpoints:
+                command = [str(self.environment.python), "-m", "repros.checkpoints", recipe]
+                done = subprocess.run(
+                    command, env=self.server.environment(), capture_output=True, text=True, check=False
+                )
+                if done.returncode:
+                    lines = done.stderr.strip().splitlines()[-2:]
+                    raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
+                self._checkpoints[recipe] = done.stdout.strip().splitlines()[-1]
+            return self._checkpoints[recipe]
+
+
+class Session:
+    """Trials under way and the cells they need."""
+
+    def __init__(self, run: Run, *, jobs: int | None = None, say: Callable[[str], None] = lambda text: None) -> None:
+        self.run = run
+        self.clock = Clock()
+        self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+        self._say = say
+        self._arms = pool(jobs)
+        self._ready: dict[str, ReadyCell | EnvError] = {}
+        self._running: dict[tuple[str, str, str], Running | Record] = {}
+
+    def ready(self, cell: Cell) -> ReadyCell:
+        """Return the cell, its environment built if need be; EnvError (again) if it cannot be had."""
+        found = self._ready.get(cell.label)
+        if found is None:
+            try:
+                with self.clock.span("environment"):
+                    environment = ensure(cell, root=ROOT, progress=self._say)
+                warmth = "warm" if environment.warm else "built"
+                self._say(f"{cell.label}: {warmth} in {environment.seconds:.1f} s, torch build: {environment.build}")
+                found = ReadyCell(environment, self.clock)
+            except EnvError as error:
+                found = error
+            self._ready[cell.label] = found
+        if isinstance(found, EnvError):
+            raise found
+        return found
+
+    def start(self, trial: Trial, cell: Cell) -> None:
+        """Send a trial's arms on their way; a cell that cannot be had makes the trial's record at once."""
+        if trial.key in self._running:
+            return
+        try:
+            self._running[trial.key] = Running(
+                trial, self.ready(cell), self._arms, self.run.folder / "logs", self.machine
+            )
+        except EnvError as error:
+            verdict = Verdict.UNSUPPORTED if error.kind == "unsupported" else Verdict.ERROR
+            self._running[trial.key] = not_run(trial, verdict, error.what, cell.device, self.machine)
+
+    def finish(self, trial: Trial, cell: Cell) -> Record:
+        """Wait for a trial, write its record, return it."""
+        self.start(trial, cell)
+        found = self._running.pop(trial.key)
+        record = found.record() if isinstance(found, Running) else found
+        self.run.append(record)
+        return record
+
+    def leave(self, cell: Cell) -> None:
+        """End a cell's supervisor: no further trial of it is to come."""
+        found = self._ready.pop(cell.label, None)
+        if isinstance(found, ReadyCell):
+            found.server.close()
+
+    def close(self) -> None:
+        """Call off what did not start, end every supervisor, note where the time went."""
+        for running in self._running.values():
+            if isinstance(running, Running):
+                running.cancel()
+        self._running.clear()
+        self._arms.shutdown(wait=False, cancel_futures=True)
+        for found in self._ready.values():
+            if isinstance(found, ReadyCell):
+                found.server.close()
+        self._ready.clear()
+
+
+def trials(entries: Iterable[Entry], cells: Iterable[Cell]) -> list[tuple[Trial, Cell]]:
+    """Return every trial of the cases in the cells, cell by cell."""
+    return [
+        (Trial(entry, condition, cell.label), cell)
+        for cell in cells
+        for entry in entries
+        for condition in entry.case.conditions
+    ]

@@ -1,0 +1,219 @@
+"""The parent's side of a trial: run its arms, hold them against the budget, return the record."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from repros.case import Budget, Condition
+from repros.cases import Entry
+from repros.results import Record, shown
+from repros.verdict import Observation, Outcome, Verdict, decide, effect, is_failure, margins, outcome, read, to_number
+
+
+class Place(Protocol):
+    """Where arms run: a cell that is ready (see `repros.session`)."""
+
+    cell: str
+    device: str
+    versions: Mapping[str, str]
+    #: For the record: pins as resolved, lock, build, Python.
+    facts: Mapping[str, Any]
+
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
+        """Run one arm."""
+
+    def checkpoint(self, recipe: str) -> str:
+        """Return the folder of a checkpoint, made if it is missing."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A case under one condition in one cell."""
+
+    entry: Entry
+    condition: Condition
+    cell: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return the names that a record is found under."""
+        return self.entry.name, self.condition.name, self.cell
+
+    @property
+    def repeat(self) -> str:
+        """Return the command that tries this again."""
+        return f"python -m repros run {self.entry.name} --cell {self.cell} --condition {self.condition.name}"
+
+    def missing(self, versions: Mapping[str, str], memory_bytes: int) -> str:
+        """Return why this trial cannot run with these packages on this machine; empty if it can."""
+        requires = self.condition.requires
+        for package, specifier in requires.packages.items():
+            if not holds(specifier, versions.get(package, "")):
+                why = f" ({requires.reason})" if requires.reason else ""
+                return f"needs {package} {specifier}, the cell has {versions.get(package) or 'none'}{why}"
+        if requires.compiler and not (shutil.which("g++") or shutil.which("clang++")):
+            return "needs a C++ compiler (g++ or clang++) on the host: inductor builds CPU kernels with it"
+        if requires.memory_bytes > memory_bytes:
+            return f"needs {requires.memory_bytes >> 20} MiB of memory, {memory_bytes >> 20} MiB are free"
+        return ""
+
+    def expected(self, versions: Mapping[str, str], device: str) -> bool:
+        """Return whether the case is recorded as affecting these versions under this condition."""
+        return any(
+            window.device == device
+            and window.covers(self.condition.name)
+            and all(holds(specifier, versions.get(package, "")) for package, specifier in window.versions.items())
+            for window in self.entry.case.affected
+        )
+
+
+def holds(specifier: str, version: str) -> bool:
+    """Return whether a version satisfies a PEP 440 specifier; a development version counts by its number."""
+    try:
+        return SpecifierSet(specifier).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return False
+
+
+class Running:
+    """A trial whose arms are on their way; `record` waits for them."""
+
+    def __init__(self, trial: Trial, place: Place, arms: ThreadPoolExecutor, logs: Path, machine: Mapping[str, Any]):
+        self.trial = trial
+        self._place = place
+        self._machine = machine
+        self._missing = trial.missing(place.versions, int(machine.get("memory_available_bytes", 1 << 62)))
+        self._futures: list[tuple[str, Future[Observation]]] = []
+        if self._missing:
+            return
+        condition, entry = trial.condition, trial.entry
+        recipe = entry.case.recipe(condition)
+        checkpoint = place.checkpoint(recipe) if recipe else None
+        for arm in entry.arms_of(condition):
+            for number in range(entry.case.repeats if arm == "subject" else 1):
+                request = {
+                    "module": entry.module,
+                    "arm": arm,
+                    "params": dict(condition.params),
+                    "checkpoint": checkpoint,
+                    "env": dict(condition.env),
+                    "timeout_s": entry.case.timeout_s,
+                }
+                name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"
+                future = arms.submit(place.observe, request, logs / name, condition.fresh)
+                self._futures.append((arm, future))
+
+    def cancel(self) -> None:
+        """Call off the arms that did not start."""
+        for _, future in self._futures:
+            future.cancel()
+
+    def record(self) -> Record:
+        """Wait for the arms and return the finished trial."""
+        trial, condition = self.trial, self.trial.condition
+        case = trial.entry.case
+        budget = case.budget_of(condition)
+        limit = budget.limit(condition.params)
+        observed: dict[str, list[Observation]] = {}
+        for arm, future in self._futures:
+            observed.setdefault(arm, []).append(relative_log(future.result()))
+        judged = {
+            arm: [read(one, budget, limit, case.symptoms) for one in several] for arm, several in observed.items()
+        }
+        if self._missing:
+            verdict, reason = Verdict.UNSUPPORTED, self._missing
+        else:
+            verdict, reason = decide(judged["subject"], judged["reference"][0], judged["planted"][0])
+        expected = trial.expected(self._place.versions, self._place.device)
+        result = outcome(verdict, expected)
+        proposed = None
+        if "proposed" in judged and verdict in (Verdict.REPRODUCED, Verdict.ABSENT):
+            kind, why = effect(
+                (judged["subject"][0][0], observed["subject"][0]),
+                (judged["proposed"][0][0], observed["proposed"][0]),
+                case.numbers(condition.params),
+            )
+            proposed = {"effect": kind.value, "reason": why}
+        return Record(
+            case=trial.entry.name,
+            condition=condition.name,
+            cell=trial.cell,
+            device=self._place.device,
+            verdict=verdict,
+            outcome=result,
+            failed=is_failure(verdict, result),
+            expected=expected,
+            reason=reason,
+            budget=as_record(budget, limit),
+            margins=margins(observed["planted"][0], observed["reference"][0], budget.figure, limit) if observed else {},
+            proposed=proposed,
+            readings={arm: several[0][0].value for arm, several in judged.items()},
+            arms=tuple(one for several in observed.values() for one in several),
+            environment=self._place.facts,
+            machine=self._machine,
+            date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            repeat=trial.repeat,
+        )
+
+
+def as_record(budget: Budget, limit: float) -> dict[str, Any]:
+    """Return a budget as it is kept in a record."""
+    return {"figure": budget.figure, "second": budget.second, "limit": to_number(limit), "unit": budget.unit}
+
+
+def relative_log(observation: Observation) -> Observation:
+    """Name the log from the project's root: a record says nothing of where the project lies."""
+    from dataclasses import replace
+
+    return replace(observation, log=shown(Path(observation.log)))
+
+
+def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: Mapping[str, Any]) -> Record:
+    """Return the record of a trial whose cell could not be made ready: `unsupported` or `error`."""
+    budget = trial.entry.case.budget_of(trial.condition)
+    return Record(
+        case=trial.entry.name,
+        condition=trial.condition.name,
+        cell=trial.cell,
+        device=device,
+        verdict=verdict,
+        outcome=Outcome.UNSETTLED,
+        failed=is_failure(verdict, Outcome.UNSETTLED),
+        expected=False,
+        reason=reason,
+        budget=as_record(budget, budget.limit(trial.condition.params)),
+        machine=machine,
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        repeat=trial.repeat,
+    )
+
+
+def two_lines(record: Record) -> str:
+    """Return the message of a failed trial: what was observed against what was allowed; then what to do."""
+    name = f"{record.case}[{record.condition}] in {record.cell}"
+    observed = f"{name}: {record.verdict.value}: {record.reason}"
+    hints = {
+        Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
+        Outcome.FIXED: "the record says that this version is affected; if the fix is real, narrow `affected` in the case",
+        Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)}), then `{record.repeat}`",
+    }
+    return f"{observed}\nhint: {hints.get(record.outcome, 'nothing to do')}"
+
+
+def log_of(record: Record) -> str:
+    """Return the log that is worth reading first: of the arm that did not do what it must."""
+    wanted: dict[str, str] = {"reference": "inside", "planted": "over"}
+    for arm in record.arms:
+        reading = record.readings.get(arm.arm)
+        if reading != wanted.get(arm.arm, "inside"):
+            return arm.log
+    return record.arms[0].log if record.arms else "none was written"
