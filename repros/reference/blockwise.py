@@ -1,0 +1,163 @@
+"""Quantize weights blockwise to 4 bits and back: the arithmetic of ``bitsandbytes.functional``.
+
+The flattened weight is cut into blocks of ``blocksize`` elements; a block stores its largest
+magnitude (absmax, float32) and each element the code of the table value nearest to
+``element / absmax``.  Two codes share a byte, the earlier one in the high nibble.  Temporaries are
+bounded by ``_CHUNK`` elements whatever the size of the weight, so that a peak measured over a
+quantization is the weight and its result, not the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from repros.errors import UserError
+from repros.reference.codebook import table_4bit, table_dynamic
+
+BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+NESTED_BLOCKSIZE = 256
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_CHUNK = 1 << 20  # elements; a multiple of every block size, and even
+_TINY = 1e-38  # divides in place of an absmax of zero; upstream uses the same
+
+
+@dataclass(frozen=True)
+class Nested:
+    """The second level of double quantization: how to turn absmax codes into float32 values.
+
+    ``absmax[i] = table_dynamic[codes[i]] * self.absmax[i // 256] + offset``.
+    ``absmax``: float32 ``[ceil(blocks / 256)]``.  ``offset``: float32 ``[]``, the mean taken off.
+    """
+
+    absmax: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class Quantized4bit:
+    """A 4-bit weight of ``n = prod(shape)`` elements in ``blocks = ceil(n / blocksize)`` blocks.
+
+    ``packed``: uint8 ``[ceil(n / 2)]``.  ``absmax``: float32 ``[blocks]``, or uint8 ``[blocks]``
+    codes where ``nested`` says how to read them.  ``dtype``: of the weight, and of what
+    ``dequantize_4bit`` returns.
+    """
+
+    packed: Tensor
+    absmax: Tensor
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    quant_type: str
+    blocksize: int
+    nested: Nested | None = None
+
+    @property
+    def code(self) -> Tensor:
+        """Return the table that the codes index: float32 ``[16]``."""
+        return table_4bit(self.quant_type, self.packed.device)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return every tensor that the weight is made of: all that a backward may hold."""
+        nested = () if self.nested is None else (self.nested.absmax, self.nested.offset)
+        return (self.packed, self.absmax, *nested)
+
+
+def check_scheme(quant_type: str, blocksize: int) -> None:
+    """Raise UserError for a 4-bit type or a block size that bitsandbytes does not have."""
+    table_4bit(quant_type, "meta")
+    if blocksize not in BLOCKSIZES:
+        sizes = ", ".join(map(str, BLOCKSIZES))
+        raise UserError(f"blocksize: {blocksize} is not supported", f"use one of {sizes}")
+
+
+def quantize_4bit(
+    w: Tensor, quant_type: str = "nf4", blocksize: int = 64, double: bool = False
+) -> Quantized4bit:
+    """Quantize ``w`` (float16, bfloat16 or float32, any shape, also empty) to 4 bits.
+
+    With ``double`` the absmax values are quantized in turn to 8 bits (QLoRA, arXiv:2305.14314,
+    section 3).  A non-finite element spoils its own block.  Raises UserError for a type or block
+    size that bitsandbytes does not have and for another dtype.
+    Source: ``bitsandbytes.functional.quantize_4bit``.
+    """
+    check_scheme(quant_type, blocksize)
+    if w.dtype not in FLOAT_DTYPES:
+        raise UserError(
+            f"quantize_4bit: a weight of {w.dtype} cannot be quantized",
+            "pass float16, bfloat16 or float32",
+        )
+    flat = w.detach().reshape(-1)
+    table = table_4bit(quant_type, w.device)
+    packed = torch.empty(-(flat.numel() // -2), dtype=torch.uint8, device=w.device)
+    absmax = torch.empty(-(flat.numel() // -blocksize), dtype=torch.float32, device=w.device)
+    for start, stop in _chunks(flat.numel()):
+        codes, scales = _encode(flat[start:stop], table, blocksize)
+        pairs = codes[: 2 * -((stop - start) // -2)].view(-1, 2)
+        packed[start // 2 : -(stop // -2)] = (pairs[:, 0] << 4) | pairs[:, 1]
+        absmax[start // blocksize : -(stop // -blocksize)] = scales
+    nested = None
+    if double:
+        absmax, nested = _nest(absmax)
+    return Quantized4bit(packed, absmax, tuple(w.shape), w.dtype, quant_type, blocksize, nested)
+
+
+def dequantize_4bit(q: Quantized4bit, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the weight that ``q`` stands for: ``q.shape``, in ``dtype`` or else ``q.dtype``.
+
+    The product of table value and absmax is taken in float32 and rounded once.
+    Source: ``bitsandbytes.functional.dequantize_4bit``.
+    """
+    n = prod(q.shape)
+    table = q.code
+    absmax = dequantize_absmax(q.absmax, q.nested)
+    flat = torch.empty(n, dtype=dtype or q.dtype, device=q.packed.device)
+    for start, stop in _chunks(n):
+        pairs = q.packed[start // 2 : -(stop // -2)]
+        codes = torch.stack((pairs >> 4, pairs & 0xF), dim=1).view(-1)[: stop - start]
+        scales = absmax[start // q.blocksize : -(stop // -q.blocksize)]
+        spread = scales.repeat_interleave(q.blocksize)[: stop - start]
+        flat[start:stop] = table[codes.int()] * spread
+    return flat.view(q.shape)
+
+
+def dequantize_absmax(absmax: Tensor, nested: Nested | None) -> Tensor:
+    """Return absmax in float32 ``[blocks]``, whether or not it was quantized in turn."""
+    if nested is None:
+        return absmax
+    spread = nested.absmax.repeat_interleave(NESTED_BLOCKSIZE)[: absmax.numel()]
+    return table_dynamic(absmax.device)[absmax.int()] * spread + nested.offset
+
+
+def _nest(absmax: Tensor) -> tuple[Tensor, Nested]:
+    """Quantize absmax less its mean to 8 bits; an empty one has no mean, and gets zero."""
+    offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
+    codes, scales = _encode(absmax - offset, table_dynamic(absmax.device), NESTED_BLOCKSIZE)
+    return codes[: absmax.numel()].clone(), Nested(scales, offset)
+
+
+def _chunks(n: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK))
+
+
+def _encode(flat: Tensor, table: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
+    """Return codes (uint8, whole blocks: the padding encodes zero) and absmax (float32).
+
+    A value halfway between two of the table takes the smaller one.
+    """
+    ranked, order = torch.sort(table, stable=True)
+    halfway = (ranked[:-1] + ranked[1:]) / 2
+    blocks = torch.nn.functional.pad(flat.float(), (0, -flat.numel() % blocksize))
+    blocks = blocks.view(-1, blocksize)
+    absmax = blocks.abs().amax(dim=1)
+    divisor = absmax.clamp(min=_TINY).unsqueeze(1)
+    normalized = blocks * (1.0 / divisor)
+    if flat.numel() % blocksize:
+        # bitsandbytes' CPU kernel multiplies full blocks by the reciprocal, but divides a cut one.
+        normalized[-1] = blocks[-1] / divisor[-1]
+    ranks = torch.bucketize(normalized.clamp_(-1.0, 1.0).view(-1), halfway, out_int32=True)
+    return order.to(torch.uint8)[ranks], absmax
