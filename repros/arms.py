@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -93,6 +94,7 @@ class CellServer:
         self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._listener: threading.Thread | None = None
         self._ready: Future[Mapping[str, Any]] = Future()
         self.work = Path(tempfile.mkdtemp(prefix=f"repros-{label}-"))
         self.failures: dict[str, str] = {}
@@ -103,33 +105,40 @@ class CellServer:
         """Start the supervisor, if it is not up, and wait until the packages are imported."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
+                self._retire()
                 self._ready = Future()
                 with self._clock.span("preload"):
-                    self._process = subprocess.Popen(
-                        [str(self._python), "-c", "from repros.serve import main; main()"],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=open(self.work / "server.log", "ab"),  # noqa: SIM115 - the child's for life
-                        env=self.environment(),
-                        cwd=self.work,
-                        start_new_session=True,
-                    )
-                    threading.Thread(target=self._listen, args=(self._process,), daemon=True).start()
+                    with open(self.work / "server.log", "ab") as log:
+                        self._process = subprocess.Popen(
+                            [str(self._python), "-c", "from repros.serve import main; main()"],
+                            stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE,
+                            stderr=log,
+                            env=self.environment(),
+                            cwd=self.work,
+                            start_new_session=True,
+                        )
+                    self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+                    self._listener.start()
                     self.failures = dict(self._ready.result(PRELOAD_TIMEOUT_S).get("failures", {}))
 
     def close(self) -> None:
         """End the supervisor and everything below it."""
+        self._retire()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _retire(self) -> None:
         process = self._process
         if process is not None:
             assert process.stdin is not None
-            process.stdin.close()
-            try:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(5)
-            except subprocess.TimeoutExpired:
-                pass
             _kill(process.pid)
             process.wait()
-        shutil.rmtree(self.work, ignore_errors=True)
+            if self._listener is not None:
+                self._listener.join(5)
 
     def environment(self) -> dict[str, str]:
         """Return the arms' environment: the host's, less what would make arms differ from machine to machine."""
@@ -154,14 +163,15 @@ class CellServer:
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            message = json.loads(line)
-            if message["event"] == "ready":
-                self._ready.set_result(message)
-            else:
-                future = self._waiting.pop(message["id"], None)
-                if future:
-                    future.set_result(message)
+        with process.stdout:
+            for line in process.stdout:
+                message = json.loads(line)
+                if message["event"] == "ready":
+                    self._ready.set_result(message)
+                else:
+                    future = self._waiting.pop(message["id"], None)
+                    if future:
+                        future.set_result(message)
         lost = {"exitcode": None, "killed": "the cell's supervisor ended"}
         if not self._ready.done():
             self._ready.set_result({"failures": {"supervisor": self._tail(self.work / "server.log")}})
@@ -250,10 +260,8 @@ class CellServer:
 
 
 def _kill(pid: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def pool(jobs: int | None = None) -> ThreadPoolExecutor:

@@ -21,19 +21,20 @@ from repros import __version__, cases, results
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.host import probe_host
-from repros.matrix import Cell, load_matrix
+from repros.matrix import Cell, chosen_cells, load_matrix
 from repros.report import markdown, standing, terminal
 from repros.results import ROOT, Record, Run
 from repros.trial import Trial
 from repros.verdict import show
 
+MATRIX = ROOT / "matrix.yaml"
 EXIT_AS_EXPECTED, EXIT_FAILED, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
-    console = Console(highlight=False, soft_wrap=True)
+    console = terminal.console()
     command: Callable[[argparse.Namespace, Console], int] = arguments.command
     try:
         return command(arguments, console)
@@ -86,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--commit-to", type=Path, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME")
     env = add("env", cmd_env, "build the environments of cells and print their interpreters")
     _cell_options(env)
+    env.add_argument("--quiet", action="store_true", help="print the interpreters and nothing else")
     locks = add("lock", cmd_lock, "make the committed locks of a tier anew")
     locks.add_argument("--tier", default="cpu")
     new = add("new", cmd_new, "start a case file: new PACKAGE NUMBER SLUG")
@@ -102,16 +104,8 @@ def _cell_options(sub: argparse.ArgumentParser) -> None:
                      help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
 
 
-def chosen_cells(tier: str | None, names: Sequence[str], overrides: Sequence[str]) -> tuple[Cell, ...]:
-    """Return the cells that the options name, with overrides applied; UserError for what is unknown."""
-    matrix = load_matrix(ROOT / "matrix.yaml")
-    cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")
-    for override in overrides:
-        package, separator, spec = override.partition("=")
-        if not separator:
-            raise UserError(f"--with {override}: no `=`", "write `--with bitsandbytes=PATH_OR_SPEC`")
-        cells = tuple(cell.with_override(package, spec.lstrip("=")) for cell in cells)
-    return cells
+def _cells(arguments: argparse.Namespace) -> tuple[Cell, ...]:
+    return chosen_cells(load_matrix(MATRIX), arguments.tier, arguments.cell, arguments.overrides)
 
 
 def chosen_trials(names: Sequence[str], condition: str, cells: Sequence[Cell]) -> list[tuple[Trial, Cell]]:
@@ -129,7 +123,7 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     """Try cases and print what came of it."""
     from repros.session import Session
 
-    cells = chosen_cells(arguments.tier, arguments.cell, arguments.overrides)
+    cells = _cells(arguments)
     wanted = chosen_trials(arguments.case, arguments.condition, cells)
     folder = results.latest_run(arguments.reports) if arguments.resume else results.new_run("run", arguments.reports)
     run = Run(folder)
@@ -207,7 +201,7 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
 
 def cmd_cells(arguments: argparse.Namespace, console: Console) -> int:
     """List cells and excludes."""
-    matrix = load_matrix(ROOT / "matrix.yaml")
+    matrix = load_matrix(MATRIX)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("cell", "tiers", "device", "torch", "transformers", "bitsandbytes", "note"):
         table.add_column(name)
@@ -226,7 +220,7 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
     for name, value in facts.as_json().items():
         text = f"{value / (1 << 30):.1f} GiB" if name.endswith("_bytes") else (", ".join(value) if isinstance(value, list) else value)
         console.print(f"{name.removesuffix('_bytes').replace('_', ' '):>15}: {text if text != '' else 'none'}", markup=False)
-    matrix = load_matrix(ROOT / "matrix.yaml")
+    matrix = load_matrix(MATRIX)
     trials = [(e, c) for e in cases.find() for c in e.case.conditions]
     for cell in matrix.cells:
         if arguments.tier not in cell.tiers:
@@ -294,10 +288,11 @@ def cmd_env(arguments: argparse.Namespace, console: Console) -> int:
     """Build environments."""
     from repros.envs import ensure
 
-    for cell in chosen_cells(arguments.tier, arguments.cell, arguments.overrides):
-        found = ensure(cell, root=ROOT, progress=lambda text: console.print(text, markup=False))
-        console.print(f"{cell.label}: {found.python} ({'warm' if found.warm else 'built'}, {found.seconds:.1f} s, "
-                      f"torch build: {found.build})", markup=False)  # fmt: skip
+    say = terminal.console(stderr=True).print
+    for cell in _cells(arguments):
+        found = ensure(cell, root=ROOT, progress=lambda text: say(text, markup=False))
+        how = f"{'warm' if found.warm else 'built'}, {found.seconds:.1f} s, torch build: {found.build}"
+        console.print(str(found.python) if arguments.quiet else f"{cell.label}: {found.python} ({how})", markup=False)
     return EXIT_AS_EXPECTED
 
 
@@ -305,8 +300,9 @@ def cmd_lock(arguments: argparse.Namespace, console: Console) -> int:
     """Make locks anew."""
     from repros.locks import write_locks
 
-    for path in locks_of_tier(arguments.tier):
-        console.print(results.shown(path), markup=False)
+    matrix = load_matrix(MATRIX)
+    for path, changed in write_locks(matrix, root=ROOT, cells=matrix.tier(arguments.tier)).items():
+        console.print(f"{results.shown(path)}{' (changed)' if changed else ''}", markup=False)
     return EXIT_AS_EXPECTED
 
 

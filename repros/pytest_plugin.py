@@ -7,18 +7,16 @@ Load it with ``-p repros.pytest_plugin`` and name ``repros/cases`` (or one case 
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from repros import results
 from repros.cases import entry
 from repros.errors import UserError
-from repros.matrix import Cell, load_matrix
+from repros.matrix import Cell, chosen_cells, load_matrix
 from repros.report import terminal
 from repros.session import Session
 from repros.trial import Trial, two_lines
@@ -55,7 +53,9 @@ class Plugin:
     def __init__(self, config: pytest.Config) -> None:
         option = config.option
         self.config = config
-        self.cells = chosen_cells(option.tier, option.cell, option.overrides)
+        self.cells = chosen_cells(
+            load_matrix(results.ROOT / "matrix.yaml"), option.tier, option.cell, option.overrides
+        )
         self.worker = getattr(config, "workerinput", None)
         folder = Path(self.worker["repros_run"]) if self.worker else option.run
         if folder is None and option.resume:
@@ -73,7 +73,7 @@ class Plugin:
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Collect case files as trials."""
         if file_path.suffix == ".py" and file_path.name.startswith(("gh", "st_")):
-            return CaseFile.from_parent(parent, path=file_path, plugin=self)
+            return CaseFile.from_parent(parent, path=file_path)
         return None
 
     @pytest.hookimpl(trylast=True)
@@ -82,9 +82,6 @@ class Plugin:
         order = {cell.label: number for number, cell in enumerate(self.cells)}
         items.sort(key=lambda item: order.get(item.trial.cell, -1) if isinstance(item, TrialItem) else -1)
         self.items = [item for item in items if isinstance(item, TrialItem)]
-
-    def pytest_runtest_logreport(self) -> None:
-        """Nothing to add to pytest's own progress; here so that the hook is known to be left alone."""
 
     def finish(self, item: TrialItem) -> results.Record:
         """Try one item, with the arms of the next ones sent ahead."""
@@ -119,50 +116,30 @@ class Plugin:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts of this run."""
         records, notice = results.load(self.run.folder)
-        console = Console(file=sys.stdout, width=None)
+        console = terminal.console()
         terminalreporter.ensure_newline()
         if records:
             terminal.matrix(records, console)
-            terminal.summary(records, console)
+            terminal.summary(records, console, failures=False)
         if self.session is not None:
             terminal.times(self.session.clock.summary(), console)
         console.print(f"results: {results.shown(self.run.path)}" + (f" ({notice})" if notice else ""), markup=False)
 
 
-def chosen_cells(tier: str | None, names: list[str], overrides: list[str]) -> tuple[Cell, ...]:
-    """Return the cells that the options name, with overrides applied; UserError for what is unknown."""
-    matrix = load_matrix(results.ROOT / "matrix.yaml")
-    cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")
-    for override in overrides:
-        package, separator, spec = override.partition("=")
-        if not separator:
-            raise UserError(f"--with {override}: no `=`", "write `--with bitsandbytes=PATH_OR_SPEC`")
-        cells = tuple(cell.with_override(package, spec.lstrip("=")) for cell in cells)
-    return cells
-
-
-class CaseFile(pytest.Collector):
+class CaseFile(pytest.File):
     """A case file; collects one item a condition and cell."""
-
-    def __init__(self, *, plugin: Plugin, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._plugin = plugin
-
-    @classmethod
-    def from_parent(cls, parent: Any, *, path: Path, plugin: Plugin) -> CaseFile:  # type: ignore[override]
-        """Make the collector."""
-        return super().from_parent(parent, path=path, name=path.name, plugin=plugin)  # type: ignore[no-any-return]
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield the trials that are to be tried."""
+        plugin: Plugin = self.config.pluginmanager.get_plugin("repros-run")
         module = ".".join(self.path.relative_to(results.ROOT).with_suffix("").parts)
         found = entry(importlib.import_module(module))
-        for cell in self._plugin.cells:
+        for cell in plugin.cells:
             for condition in found.case.conditions:
                 trial = Trial(found, condition, cell.label)
-                if trial.key not in self._plugin.done:
+                if trial.key not in plugin.done:
                     yield TrialItem.from_parent(
-                        self, name=f"{condition.name}[{cell.label}]", trial=trial, cell=cell, plugin=self._plugin
+                        self, name=f"{condition.name}[{cell.label}]", trial=trial, cell=cell, plugin=plugin
                     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -14,6 +15,9 @@ from repros.results import Record
 from repros.trial import two_lines
 from repros.verdict import Verdict, show, to_number
 
+AXES = ("torch", "transformers", "bitsandbytes")
+#: Width of tables where no terminal says its own.
+PIPE_WIDTH = 140
 STYLES: Mapping[Verdict, str] = {
     Verdict.REPRODUCED: "bold red",
     Verdict.ABSENT: "green",
@@ -24,32 +28,36 @@ STYLES: Mapping[Verdict, str] = {
 }
 
 
+def console(**options: Any) -> Console:
+    """Return a console that breaks no line of a log or a pipe at 80 columns."""
+    found = Console(highlight=False, **options)
+    if not found.is_terminal:
+        found.width = PIPE_WIDTH
+    return found
+
+
 def matrix(records: Sequence[Record], console: Console) -> None:
-    """Print cases and conditions against cells; a mark in a cell says that the verdict is not the recorded one."""
+    """Print, for each condition, in which cells it was found how; cells go by number, an exclamation mark fails."""
     cells = list(dict.fromkeys(record.cell for record in records))
-    by_key = {record.key: record for record in records}
-    table = Table(box=box.SIMPLE_HEAD, title="verdicts", title_justify="left", pad_edge=False)
-    table.add_column("case")
-    table.add_column("condition")
-    for number in range(len(cells)):
-        table.add_column(f"[{number + 1}]")
-    last = ""
-    for case, condition in dict.fromkeys((record.case, record.condition) for record in records):
-        row = [by_key.get((case, condition, cell)) for cell in cells]
-        table.add_row(case if case != last else "", condition, *(_cell(record) for record in row))
-        last = case
-    console.print(table)
+    for case in dict.fromkeys(record.case for record in records):
+        mine = [record for record in records if record.case == case]
+        table = Table(box=box.SIMPLE_HEAD, title=Text(case, "bold"), title_justify="left", pad_edge=False)
+        table.add_column("condition")
+        shown = [v for v in Verdict if any(r.verdict is v for r in mine)]
+        for verdict in shown:
+            table.add_column(verdict.value, style=STYLES[verdict])
+        for condition in dict.fromkeys(record.condition for record in mine):
+            row = [r for r in mine if r.condition == condition]
+            table.add_row(condition, *(_numbers([r for r in row if r.verdict is v], cells) for v in shown))
+        console.print(table)
     for number, cell in enumerate(cells, 1):
-        packages = next(r.environment.get("packages", {}) for r in records if r.cell == cell)
-        pins = ", ".join(f"{name} {packages[name]}" for name in ("torch", "transformers", "bitsandbytes") if name in packages)
-        console.print(f"[{number}] {cell}" + (f"  ({pins})" if pins else ""), highlight=False, markup=False)
+        packages = next((r.environment["packages"] for r in records if r.cell == cell and r.environment), {})
+        pins = ", ".join(f"{name} {packages[name]}" for name in AXES if name in packages)
+        console.print(f"[{number}] {cell}" + (f"  ({pins})" if pins else ""), markup=False)
 
 
-def _cell(record: Record | None) -> Text:
-    if record is None:
-        return Text("")
-    mark = f" ({record.outcome.value}!)" if record.failed and record.verdict in (Verdict.REPRODUCED, Verdict.ABSENT) else ""
-    return Text(record.verdict.value + mark, STYLES[record.verdict])
+def _numbers(records: Sequence[Record], cells: Sequence[str]) -> str:
+    return " ".join(f"{cells.index(record.cell) + 1}{'!' * record.failed}" for record in records)
 
 
 def detail(record: Record, console: Console) -> None:
@@ -75,8 +83,8 @@ def detail(record: Record, console: Console) -> None:
         table.add_row(*row)
     table.add_row("budget", "", show(limit, unit))
     console.print(table)
-    console.print(f"margins: {margins(record)}", highlight=False)
-    console.print(f"reason: {record.reason}", highlight=False, markup=False)
+    console.print(f"margins: {margins(record)}")
+    console.print(f"reason: {record.reason}", markup=False)
     if record.proposed:
         console.print(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}", markup=False)
 
@@ -92,17 +100,17 @@ def margins(record: Record) -> str:
     return f"planted/budget {times(got.get('planted_over_budget'))}, budget/reference {times(got.get('budget_over_reference'))}"
 
 
-def summary(records: Sequence[Record], console: Console) -> None:
-    """Print the counts, and the two lines of each failure."""
+def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:
+    """Print the counts, what was unsupported and why, and the two lines of each failure."""
     counts = Counter(record.verdict.value for record in records)
     console.print(
-        f"{len(records)} trials: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()), highlight=False
+        f"{len(records)} trials: " + ", ".join(f"{count} {name}" for name, count in counts.most_common())
     )
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
-        console.print(f"unsupported in {count}: {reason}", highlight=False, markup=False)
+        console.print(f"unsupported in {count}: {reason}", markup=False)
     failed = [record for record in records if record.failed]
-    for record in failed:
+    for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"))
     if not failed:
         console.print("every verdict is as recorded")
@@ -112,4 +120,4 @@ def times(seconds: Mapping[str, float], console: Console) -> None:
     """Print where the time went."""
     total = seconds["total"] or 1.0
     parts = [f"{name} {value:.1f} s ({value / total:.0%})" for name, value in seconds.items() if name != "total"]
-    console.print(f"time: {total:.1f} s = {' + '.join(parts)}", highlight=False)
+    console.print(f"time: {total:.1f} s = {' + '.join(parts)}")

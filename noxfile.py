@@ -1,0 +1,89 @@
+# /// script
+# dependencies = ["nox", "pyyaml"]
+# ///
+"""Sessions only. Cells and tiers come from matrix.yaml; the work is done by pytest and `python -m repros`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import nox
+import yaml
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests"]
+
+HERE = Path(__file__).parent
+CELLS = yaml.safe_load((HERE / "matrix.yaml").read_text(encoding="utf-8"))["cells"]
+STAMP = time.strftime("%Y%m%d-%H%M%S")
+
+
+def cells(tier: str) -> list[str]:
+    """Return the names of a tier's cells."""
+    return [cell["name"] for cell in CELLS if tier in cell["tiers"]]
+
+
+def group(session: nox.Session, *names: str) -> None:
+    """Install dependency groups of pyproject.toml."""
+    session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *names))
+
+
+def trials(session: nox.Session, tier: str, cell: str) -> None:
+    """Try every case in one cell; all cells of one invocation share a run, which `summary` prints at the end."""
+    group(session, "run")
+    run = HERE / "reports" / "runs" / f"{STAMP}-{tier}"
+    own = any(argument.startswith(("--run", "--resume", "--reports")) for argument in session.posargs)
+    where = [] if own else ["--run", str(run)]
+    os.environ["REPROS_RUN"] = str(run)
+    command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *where]
+    session.run(*command, *session.posargs, "repros/cases", env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5])
+    if not own:
+        session.notify("summary")
+
+
+@nox.session
+@nox.parametrize("cell", cells("cpu"))
+def cpu(session: nox.Session, cell: str) -> None:
+    """Try every case in the cells that need no GPU: the main job."""
+    trials(session, "cpu", cell)
+
+
+@nox.session
+@nox.parametrize("cell", cells("smoke"))
+def smoke(session: nox.Session, cell: str) -> None:
+    """Try every case in two cells: what CI does."""
+    trials(session, "smoke", cell)
+
+
+@nox.session
+@nox.parametrize("cell", cells("full"))
+def full(session: nox.Session, cell: str) -> None:
+    """Try every case in the CPU cells and under further torch releases (5 GB each)."""
+    trials(session, "full", cell)
+
+
+@nox.session
+def summary(session: nox.Session) -> None:
+    """Print the verdicts and standings of the run that was just made (or the newest)."""
+    group(session, "run")
+    run = [os.environ["REPROS_RUN"]] if "REPROS_RUN" in os.environ else []
+    session.run("python", "-m", "repros", "report", *run, success_codes=[0, 1])
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Try the project itself: lint, types, tests. The tests run in the newest smoke cell's interpreter."""
+    group(session, "test", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    command = ["python", "-m", "repros", "env", "--quiet", "--cell", cells("smoke")[-1]]
+    python = str(session.run(*command, silent=True, stderr=None)).strip().splitlines()[-1]
+    session.run("mypy", "--python-executable", python)
+    # The cell holds the packages under test and nothing of ours; the tools are laid beside them.
+    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
+    path = os.pathsep.join([str(HERE), str(site).strip()])
+    session.run(python, "-m", "pytest", *session.posargs, env={"PYTHONPATH": path}, external=True)

@@ -1,0 +1,68 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repros.arms import CellServer, Clock, pool
+from repros.cases import Entry, entry
+from repros.results import Record
+from repros.trial import Running, Trial
+from repros.verdict import Observation
+
+METERS = tuple(f"repros.meters.{name}" for name in ("ledger", "saved", "heap", "numerics"))
+
+
+class Bench:
+    """A cell made of this interpreter: arms run in forks of a server that has imported torch alone."""
+
+    cell, device = "here", "cpu"
+    versions: Mapping[str, str] = {"torch": "2.13.0"}
+    facts: Mapping[str, Any] = {"packages": {"torch": "2.13.0"}}
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        self.folder = folder
+        self.server = CellServer(Path(sys.executable), self.clock, "here", ("torch", "torch._dynamo", "repros.worker", *METERS))
+
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
+        """Run one arm."""
+        return self.server.observe(request, log, fresh)
+
+    def checkpoint(self, recipe: str) -> str:
+        """No case here needs one."""
+        raise AssertionError(recipe)
+
+    def run(self, found: Entry, condition: str) -> Record:
+        """Try one condition of a case."""
+        trial = Trial(found, found.condition(condition), self.cell)
+        with pool(2) as arms:
+            return Running(trial, self, arms, self.folder, {}).record()
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Return a cell made of this interpreter."""
+    made = Bench(tmp_path_factory.mktemp("logs"))
+    yield made
+    made.server.close()
+
+
+@pytest.fixture(scope="session")
+def harness() -> Entry:
+    """Return the case that tries the harness."""
+    return entry(importlib.import_module("tests.selftest.st_harness"))
+
+
+@pytest.fixture(autouse=True)
+def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's own settings of the suite out of the tests."""
+    for name in [name for name in os.environ if name.startswith("REPROS_") and name != "REPROS_CACHE"]:
+        monkeypatch.delenv(name)

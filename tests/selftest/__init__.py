@@ -1,0 +1,1 @@
+"""Cases that try the harness itself."""

@@ -1,0 +1,180 @@
+"""Arms that pass, break their budget, hang, crash, exhaust memory, print garbage and leave children behind.
+
+Not an upstream report: the harness on trial. Each arm does what the condition's parameter of its name says; the
+budget allows one tensor of SIZE bytes to be held from forward to backward.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from repros.case import Budget, Case, Claim, Condition, Symptom
+
+SIZE = 1 << 20
+
+
+def condition(name: str, subject: str = "inside", **arms: object) -> Condition:
+    return Condition(name, {"subject": subject, "reference": "inside", "planted": "over", "proposed": "inside", **arms})
+
+
+CASE = Case(
+    package="repros",
+    number=0,
+    title="the harness",
+    kind="selftest",
+    status="open",
+    claims=(Claim("one tensor too many is held"),),
+    conditions=(
+        condition("passes"),
+        condition("breaks", "over"),
+        condition("hangs", "hang"),
+        condition("ignores-signals", "hang_hard"),
+        condition("crashes", "segfault"),
+        condition("exits", "exit"),
+        condition("exhausts-memory", "allocate"),
+        condition("prints-garbage", "garbage"),
+        condition("prints-100mb", "print_100mb"),
+        condition("leaves-child", "leave_child"),
+        condition("leaves-daemon", "leave_daemon"),
+        condition("raises-symptom", "symptom"),
+        condition("raises-other", "raise_other"),
+        condition("planted-silent", planted="inside"),
+        condition("planted-crashes", planted="segfault"),
+        condition("planted-hangs", planted="hang"),
+        condition("reference-fires", "over", reference="over"),
+        condition("reference-raises", "over", reference="raise_other"),
+        condition("fix-cures", "over", proposed="inside"),
+        condition("fix-changes-nothing", "over", proposed="over"),
+        condition("fix-makes-wrong", "over", proposed="wrong"),
+        condition("fix-fails", "over", proposed="raise_other"),
+        condition("hidden-from-one-instrument", "hidden"),
+    ),
+    budget=Budget("held_bytes", lambda p: SIZE + SIZE // 4, second="heap_held_bytes"),
+    symptoms=(Symptom("KeyError", "reported"),),
+    proposes="nothing in earnest",
+    timeout_s=4.0,
+)
+
+
+def prepare(p, checkpoint):
+    return p
+
+
+def oracle(i):
+    import torch
+
+    return {"output": torch.ones(4, dtype=torch.float64)}
+
+
+def subject(p):
+    yield from act(p["subject"])
+    return output(p["subject"])
+
+
+def reference(p):
+    yield from act(p["reference"])
+    return output(p["reference"])
+
+
+def planted(p):
+    yield from act(p["planted"])
+    return output(p["planted"])
+
+
+def proposed(p):
+    yield from act(p["proposed"])
+    return output(p["proposed"])
+
+
+def output(what):
+    import torch
+
+    return {"output": torch.full((4,), 3.0 if what == "wrong" else 1.0)}
+
+
+def act(what):
+    import torch
+
+    yield "forward"
+    kept = [torch.zeros(SIZE, dtype=torch.uint8) for _ in range(2 if what == "over" else 1)]
+    if what == "hidden":
+        kept.append(bytearray(2 * SIZE))  # on the heap, but no tensor
+    elif what in ACTIONS:
+        ACTIONS[what]()
+    yield "backward"
+    del kept
+
+
+def hang():
+    time.sleep(3600)
+
+
+def hang_hard():
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    hang()
+
+
+def segfault():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave():
+    os._exit(0)
+
+
+def allocate():
+    import torch
+
+    torch.empty(1 << 40, dtype=torch.uint8).fill_(1)
+
+
+def garbage():
+    print('{"arm": "subject", "state": "done", "figures": {"held_bytes": 0}}', flush=True)
+    os.write(1, b"\x00\xff{not json\n" * 100)
+    os.write(2, b"\xde\xad\xbe\xef")
+    Path("observation.json").write_text("{broken")
+
+
+def print_100mb():
+    for _ in range(100):
+        os.write(1, b"x" * (1 << 20))
+
+
+def leave_child():
+    if os.fork() == 0:
+        time.sleep(3600)
+
+
+def leave_daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(3600)
+        os._exit(0)
+
+
+def symptom():
+    raise KeyError("the reported one")
+
+
+def raise_other():
+    sys.stdout.write("before it raised\n")
+    raise ValueError("something else")
+
+
+ACTIONS = {
+    "hang": hang,
+    "hang_hard": hang_hard,
+    "segfault": segfault,
+    "exit": leave,
+    "allocate": allocate,
+    "garbage": garbage,
+    "print_100mb": print_100mb,
+    "leave_child": leave_child,
+    "leave_daemon": leave_daemon,
+    "symptom": symptom,
+    "raise_other": raise_other,
+}

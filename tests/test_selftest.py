@@ -1,0 +1,110 @@
+"""The harness on trial: what arms can do to it, and what verdict must come of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from repros.cases import Entry
+from repros.verdict import Verdict
+from tests.conftest import Bench
+
+VERDICTS = {
+    "passes": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "breaks": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
+    "hangs": (Verdict.TIMEOUT, "no end after 4 s"),
+    "ignores-signals": (Verdict.TIMEOUT, "no end after 4 s"),
+    "crashes": (Verdict.ERROR, "killed by SIGSEGV"),
+    "exits": (Verdict.ERROR, "ended with exit code 0 and no observation"),
+    "exhausts-memory": (Verdict.ERROR, "out of memory in phase forward"),
+    "prints-garbage": (Verdict.ABSENT, ""),
+    "prints-100mb": (Verdict.ABSENT, ""),
+    "leaves-child": (Verdict.ABSENT, ""),
+    "leaves-daemon": (Verdict.ABSENT, ""),
+    "raises-symptom": (Verdict.REPRODUCED, "raised KeyError: 'the reported one'"),
+    "raises-other": (Verdict.ERROR, "ValueError in phase forward: something else"),
+    "planted-silent": (Verdict.INCONCLUSIVE, "the planted arm is not over the budget"),
+    "planted-crashes": (Verdict.INCONCLUSIVE, "the planted arm is not over the budget: killed by SIGSEGV"),
+    "planted-hangs": (Verdict.INCONCLUSIVE, "the planted arm is not over the budget: no end after 4 s"),
+    "reference-fires": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget"),
+    "reference-raises": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget: ValueError"),
+    "hidden-from-one-instrument": (Verdict.INCONCLUSIVE, "but heap_held_bytes 3.01 MiB"),
+}
+EFFECTS = {
+    "fix-cures": "cures",
+    "fix-changes-nothing": "changes nothing",
+    "fix-makes-wrong": "makes numbers wrong",
+    "fix-fails": "fails",
+}
+
+
+@pytest.mark.parametrize("condition", VERDICTS)
+def test_verdict(bench: Bench, harness: Entry, condition: str) -> None:
+    record = bench.run(harness, condition)
+    verdict, reason = VERDICTS[condition]
+    assert (record.verdict, reason in record.reason) == (verdict, True), record.reason
+
+
+@pytest.mark.parametrize("condition", EFFECTS)
+def test_effect_of_the_proposed_fix(bench: Bench, harness: Entry, condition: str) -> None:
+    record = bench.run(harness, condition)
+    assert record.proposed is not None
+    assert record.proposed["effect"] == EFFECTS[condition]
+
+
+def test_every_condition_of_the_harness_case_has_its_expected_end(harness: Entry) -> None:
+    assert {c.name for c in harness.case.conditions} == VERDICTS.keys() | EFFECTS.keys()
+
+
+def test_a_long_log_keeps_both_ends(bench: Bench, harness: Entry) -> None:
+    record = bench.run(harness, "prints-100mb")
+    logs = [path for path in bench.folder.iterdir() if "prints-100mb.subject" in path.name]
+    assert record.verdict is Verdict.ABSENT
+    assert "bytes left out" in logs[0].read_text(errors="replace")
+    assert logs[0].stat().st_size < 1 << 20
+
+
+@pytest.mark.parametrize("condition", ["leaves-child", "leaves-daemon", "hangs"])
+def test_nothing_outlives_its_arm(bench: Bench, harness: Entry, condition: str) -> None:
+    bench.run(harness, condition)
+    deadline = time.monotonic() + 2
+    while (left := working_below(bench.server.work)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def working_below(folder: Path) -> list[str]:
+    """Return the processes whose working folder is an arm's."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if os.readlink(process / "cwd").startswith(f"{folder}/arm"):
+                    found.append(process.name)
+            except OSError:
+                continue
+    return found
+
+
+def test_a_lost_supervisor_is_an_error_and_the_next_arm_runs(bench: Bench, harness: Entry) -> None:
+    bench.run(harness, "passes")
+    assert bench.server._process is not None
+    os.killpg(bench.server._process.pid, 9)
+    bench.server._process.wait()
+    assert bench.run(harness, "passes").verdict is Verdict.ABSENT
+
+
+def test_arms_agree_in_a_fork_and_in_a_new_interpreter(bench: Bench, harness: Entry) -> None:
+    request = {
+        "module": harness.module,
+        "arm": "planted",
+        "params": dict(harness.condition("passes").params),
+        "checkpoint": None,
+        "env": {},
+        "timeout_s": 30.0,
+    }
+    forked, fresh = (bench.observe(request, bench.folder / f"fresh{flag}.log", flag) for flag in (False, True))
+    assert forked.figures["held_bytes"] == fresh.figures["held_bytes"] == 2 << 20
