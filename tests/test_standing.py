@@ -1,0 +1,74 @@
+"""A claim's standing follows from records, and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from repros.case import Claim
+from repros.report import standing
+from repros.results import Record
+from repros.verdict import Verdict
+from tests.test_results import record
+
+CLAIM = Claim("it is held")
+BAD, GOOD, NONE = Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED
+
+
+def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") -> list[Record]:
+    """Make records from condition -> version -> verdict."""
+    others = {"torch": "2.13.0", "transformers": "5.2.0", "bitsandbytes": "0.49.2"}
+    return [
+        replace(
+            record(condition=condition, cell=f"cell-{version}", verdict=verdict),
+            environment={"packages": others | {package: version}},
+        )
+        for condition, versions in table.items()
+        for version, verdict in versions.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("table", "word", "because"),
+    [
+        ({}, "untested", "no trial of it came to a verdict"),
+        ({"c": {"1": NONE}}, "untested", "no trial"),
+        ({"c": {"1": GOOD, "2": GOOD}}, "refuted", "absent in all 2 trials (1 conditions, 2 cells)"),
+        ({"c": {"1": BAD, "2": BAD}}, "confirmed", "reproduced in all 2 trials"),
+        ({"c": {"1": BAD}, "d": {"1": GOOD}}, "confirmed under conditions", "c: reproduced in all 1 cells"),
+        ({"c": {"1": BAD, "2": GOOD}}, "fixed in bitsandbytes 2", "reproduced with bitsandbytes 1, absent from 2 on"),
+        ({"c": {"1": GOOD, "2": BAD}}, "confirmed under conditions", "reproduced with bitsandbytes 2, absent up to 1"),
+        (
+            {"c": {"0.9": GOOD, "0.10": BAD, "0.11": BAD, "0.12": GOOD}},
+            "fixed in bitsandbytes 0.12",
+            "c: reproduced with bitsandbytes 0.10 to 0.11, absent up to 0.9, absent from 0.12 on",
+        ),
+        ({"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "2": BAD}}, "confirmed under conditions", "d: reproduced in all 2 cells"),
+    ],
+)
+def test_standing(table: dict[str, dict[str, Verdict]], word: str, because: str) -> None:
+    found = standing.of_claim(CLAIM, rows(table))
+    assert found.word == word
+    assert because in found.because
+
+
+def test_edges_name_the_package_that_tells_them_apart() -> None:
+    table = {"c": {"4.57.5": GOOD, "5.2.0": BAD, "5.23.0": GOOD}}
+    found = standing.of_claim(CLAIM, rows(table, "transformers"))
+    assert found.word == "fixed in transformers 5.23.0"
+    assert "reproduced with transformers 5.2.0, absent up to 4.57.5, absent from 5.23.0 on" in found.because
+
+
+def test_a_claim_speaks_of_its_own_conditions_only() -> None:
+    table = {"nf4-eager": {"1": GOOD}, "nf4-compile": {"1": BAD}}
+    assert standing.of_claim(Claim("x", conditions="*-eager"), rows(table)).word == "refuted"
+    assert standing.of_claim(Claim("x", conditions="*-compile"), rows(table)).word == "confirmed"
+
+
+def test_fix() -> None:
+    tried = [replace(r, proposed={"effect": e, "reason": ""}) for r, e in zip(
+        rows({"c": {"1": BAD, "2": BAD}, "d": {"1": GOOD}}), ["cures", "changes nothing", "changes nothing"], strict=True
+    )]  # fmt: skip
+    assert standing.of_fix(tried) == "changes nothing in 2 of 3 trials (c, d); cures in 1 of 3 trials (c)"
+    assert standing.of_fix(rows({"c": {"1": BAD}})) == ""

@@ -1,0 +1,200 @@
+"""Truth tables of the pure functions, over every combination of arms."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repros.case import Budget, Symptom
+from repros.verdict import (
+    Effect,
+    Observation,
+    Outcome,
+    Reading,
+    Verdict,
+    decide,
+    effect,
+    exceeds,
+    is_failure,
+    margins,
+    outcome,
+    read,
+    show,
+    to_number,
+)
+
+R = Reading
+BYTES = Budget("held_bytes", lambda p: 100, second="heap_held_bytes")
+
+
+def done(arm: str = "subject", **figures: float) -> Observation:
+    return Observation(arm, "done", figures)
+
+
+def raised(name: str, text: str) -> Observation:
+    return Observation("subject", "raised", {}, {"types": [name, "Exception"], "text": text}, reason=f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("subject", "reference", "planted"), list(itertools.product(R, R, R)))
+def test_decide_over_every_combination(subject: R, reference: R, planted: R) -> None:
+    verdict, reason = decide([(subject, "s")], (reference, "r"), (planted, "p"))
+    if subject in (R.UNSUPPORTED, R.TIMEOUT, R.ERROR):
+        assert verdict.value == subject.value
+        assert reason == "s"
+        return
+    detector_works = reference is R.INSIDE and planted is R.OVER
+    if not detector_works:
+        first_wrong = reference if reference is not R.INSIDE else planted
+        assert verdict is (Verdict.UNSUPPORTED if first_wrong is R.UNSUPPORTED else Verdict.INCONCLUSIVE)
+        return
+    wanted = {R.OVER: Verdict.REPRODUCED, R.INSIDE: Verdict.ABSENT, R.DISAGREE: Verdict.INCONCLUSIVE}
+    assert verdict is wanted[subject]
+
+
+@pytest.mark.parametrize("votes", [v for n in (2, 3) for v in itertools.product((R.INSIDE, R.OVER), repeat=n)])
+def test_a_split_vote_is_inconclusive_with_its_counts(votes: tuple[R, ...]) -> None:
+    verdict, reason = decide([(vote, "s") for vote in votes], (R.INSIDE, ""), (R.OVER, ""))
+    if len(set(votes)) == 1:
+        assert verdict is (Verdict.REPRODUCED if votes[0] is R.OVER else Verdict.ABSENT)
+    else:
+        assert verdict is Verdict.INCONCLUSIVE
+        assert reason == f"split vote: over the budget in {votes.count(R.OVER)} of {len(votes)} repeats"
+
+
+def test_nothing_is_judged_by_a_silent_detector() -> None:
+    passes = {
+        (s, r, p)
+        for s, r, p in itertools.product(R, R, R)
+        if decide([(s, "")], (r, ""), (p, ""))[0] in (Verdict.REPRODUCED, Verdict.ABSENT)
+    }
+    assert {(r, p) for _, r, p in passes} == {(R.INSIDE, R.OVER)}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected", "wanted", "fails"),
+    [
+        (Verdict.REPRODUCED, True, Outcome.AS_EXPECTED, False),
+        (Verdict.REPRODUCED, False, Outcome.REGRESSION, True),
+        (Verdict.ABSENT, True, Outcome.FIXED, True),
+        (Verdict.ABSENT, False, Outcome.AS_EXPECTED, False),
+        *[
+            (verdict, expected, Outcome.UNSETTLED, verdict is not Verdict.UNSUPPORTED)
+            for verdict in (Verdict.INCONCLUSIVE, Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.TIMEOUT)
+            for expected in (True, False)
+        ],
+    ],
+)
+def test_outcome(verdict: Verdict, expected: bool, wanted: Outcome, fails: bool) -> None:
+    assert outcome(verdict, expected) is wanted
+    assert is_failure(verdict, wanted) is fails
+
+
+@pytest.mark.parametrize(("value", "over"), [(99, False), (100, False), (101, True), (math.nan, True), (math.inf, True)])
+def test_the_limit_itself_is_allowed(value: float, over: bool) -> None:
+    assert exceeds(value, 100) is over
+    reading, reason = read(done(held_bytes=value), BYTES, 100, ())
+    assert reading is (R.OVER if over else R.INSIDE)
+    assert "100 B allowed" in reason
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "wanted"),
+    [(50, 50, R.INSIDE), (150, 150, R.OVER), (50, 150, R.DISAGREE), (150, 50, R.DISAGREE)],
+)
+def test_two_instruments_must_agree(first: int, second: int, wanted: R) -> None:
+    assert read(done(held_bytes=first, heap_held_bytes=second), BYTES, 100, ())[0] is wanted
+
+
+def test_one_instrument_is_enough_where_the_other_cannot_be_read() -> None:
+    assert read(done(held_bytes=150), BYTES, 100, ())[0] is R.OVER
+
+
+@pytest.mark.parametrize(
+    ("observation", "wanted"),
+    [
+        (raised("AttributeError", "no attribute 'SCB'"), R.OVER),
+        (raised("AttributeError", "no attribute 'other'"), R.ERROR),
+        (raised("TypeError", "SCB"), R.ERROR),
+        (Observation("subject", "timeout", reason="no end"), R.TIMEOUT),
+        (Observation("subject", "unsupported", reason="no kernel"), R.UNSUPPORTED),
+        (Observation("subject", "crashed", reason="killed by SIGSEGV"), R.ERROR),
+        (done(other_bytes=1), R.ERROR),
+    ],
+)
+def test_only_the_reported_symptom_counts_as_the_symptom(observation: Observation, wanted: R) -> None:
+    assert read(observation, BYTES, 100, (Symptom("AttributeError", "attribute 'SCB'"),))[0] is wanted
+
+
+def test_a_signal_can_be_the_symptom() -> None:
+    crash = Observation("subject", "crashed", exception={"types": ["SIGSEGV"], "text": "killed by SIGSEGV"})
+    assert read(crash, BYTES, 100, (Symptom("SIGSEGV"),))[0] is R.OVER
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "was", "now", "wanted"),
+    [
+        (R.OVER, R.INSIDE, 0.0, 0.0, Effect.CURES),
+        (R.OVER, R.OVER, 0.0, 0.0, Effect.NOTHING),
+        (R.INSIDE, R.INSIDE, 0.0, 0.0, Effect.NOTHING),
+        (R.INSIDE, R.OVER, 0.0, 0.0, Effect.WORSE),
+        (R.OVER, R.INSIDE, 0.0, 1.0, Effect.WRONG),
+        (R.OVER, R.OVER, 9.0, 9.0, Effect.NOTHING),
+        (R.INSIDE, R.OVER, 0.0, math.inf, Effect.WRONG),
+        (R.OVER, R.ERROR, 0.0, 0.0, Effect.FAILS),
+        (R.OVER, R.TIMEOUT, 0.0, 0.0, Effect.UNSETTLED),
+        (R.ERROR, R.INSIDE, 0.0, 0.0, Effect.UNSETTLED),
+    ],
+)
+def test_effect_of_a_fix(before: R, after: R, was: float, now: float, wanted: Effect) -> None:
+    assert effect((before, done(error=was)), (after, done("proposed", error=now)), 0.05)[0] is wanted
+
+
+def test_a_fix_that_silences_an_exception_with_wrong_numbers_is_wrong() -> None:
+    silent = (R.OVER, done("proposed", error=2000.0))
+    assert effect((R.OVER, raised("AttributeError", "SCB")), silent, 0.05)[0] is Effect.WRONG
+
+
+def test_margins() -> None:
+    got = margins(done(held_bytes=300), done(held_bytes=80), "held_bytes", 100)
+    assert got == {"planted_over_budget": 3.0, "budget_over_reference": 1.25}
+    assert margins(raised("E", ""), done(held_bytes=0), "held_bytes", 100) == {
+        "planted_over_budget": None,
+        "budget_over_reference": math.inf,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1023, "bytes", "1023 B"),
+        (1024, "bytes", "1.00 KiB"),
+        (1 << 20, "bytes", "1.00 MiB"),
+        (3 << 29, "bytes", "1.50 GiB"),
+        (-2048, "bytes", "-2.00 KiB"),
+        (0.012345, "ratio", "0.0123"),
+        (math.inf, "ratio", "non-finite"),
+        (12, "count", "12"),
+        (None, "bytes", "-"),
+    ],
+)
+def test_show(value: float | None, unit: str, text: str) -> None:
+    assert show(value, unit) == text
+
+
+@pytest.mark.parametrize("name", ["held_mb", "peak_GB", "peak_MiB", "live_kb"])
+def test_a_budget_in_megabytes_is_rejected(name: str) -> None:
+    with pytest.raises(ValueError, match="memory is counted in bytes\nhint: name a `\\*_bytes` figure"):
+        Budget(name, lambda p: 1)
+
+
+@given(st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**60), 2**60), max_size=5))
+def test_observations_survive_strict_json(figures: dict[str, float]) -> None:
+    text = json.dumps(done(**{"x": 1.0}).to_json() | {"figures": {k: to_number(v) for k, v in figures.items()}}, allow_nan=False)
+    back = Observation.from_json(json.loads(text)).figures
+    assert back.keys() == figures.keys()
+    assert all(back[k] == v or (math.isnan(v) and math.isnan(back[k])) for k, v in figures.items())
