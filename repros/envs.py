@@ -64,6 +64,7 @@ class Environment:
     seconds: float
     """What this call took."""
     warm: bool
+    """True where it was found without starting uv."""
     resolved: Mapping[str, str]
     """Every installed distribution -> version."""
 
@@ -92,16 +93,15 @@ def ensure(
     flavour: Flavour = ("default" if gpu_kind() else "cpu") if build == "auto" else build
     contents = _override_digests(cell)
     asked = _request(cell, root, flavour, contents)
-    folder = store.find(asked)
+    folder = store.find(asked, must_be="cpu" if build == "cpu" else "")
     warm = folder is not None
     if folder is None:
-        store.prepare()
-        job = _plan(cell, root, flavour, contents, say)
-        if build == "cpu" and job.build.flavour != "cpu":
-            what = f"{cell.label}: no CPU build of torch {cell.pins.get('torch')} is on offer"
-            raise EnvError("unsupported", what, "add a find-links folder or an index that has one")
-        folder = _build(job, store)
-        store.remember(asked, folder)
+        try:
+            folder = _build(_plan(cell, root, flavour, contents, insist=build == "cpu", say=say), store)
+            store.remember(asked, folder)
+        except OSError as error:
+            what = f"{cell.label}: {error.filename or store.envs}: {error.strerror or error}"
+            raise EnvError("error", what, "check the disk, or set REPROS_CACHE to another folder") from None
     return _environment(cell, folder, warm, time.perf_counter() - started)
 
 
@@ -144,22 +144,22 @@ class Store:
         self.index = self.envs / ".index"
 
     def prepare(self) -> None:
-        """Make the folders; raises EnvError where that is not allowed."""
-        try:
-            for folder in (self.envs, self.staging, self.locks, self.index):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"{error.filename}: {error.strerror}"
-            raise EnvError("error", what, "set REPROS_CACHE to a folder you can write to") from None
+        """Make the folders."""
+        for folder in (self.envs, self.staging, self.locks, self.index):
+            folder.mkdir(parents=True, exist_ok=True)
 
-    def find(self, asked: str) -> Path | None:
-        """Return the environment that answered this request before, if it is still whole."""
+    def find(self, asked: str, must_be: str = "") -> Path | None:
+        """Return the environment that answered this request before, if it is still whole.
+
+        `must_be` is how its build of torch has to begin.
+        """
         try:
             entry = json.loads((self.index / f"{asked}.json").read_text(encoding="utf-8"))
             folder = self.envs / str(entry["folder"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return folder if _read_record(folder) else None
+        record = _read_record(folder)
+        return folder if record and str(record["build"]).startswith(must_be) else None
 
     def remember(self, asked: str, folder: Path) -> None:
         """Let `find` return `folder` for this request from now on."""
@@ -281,17 +281,21 @@ class _Job:
 
 
 def _plan(
-    cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str], say: Progress
+    cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str], *, insist: bool, say: Progress
 ) -> _Job:
     """Choose the build of torch and find the lock, resolving only where none is committed."""
     uv = Uv.find()
     build = choose_build(uv, cell, flavour)
+    if insist and build.flavour != flavour:
+        what = f"{cell.label}: no CPU build of torch {cell.pins.get('torch')} is on offer"
+        raise EnvError("unsupported", what, "add a find-links folder or an index that has one")
     lock = committed_lock(cell, root, build.flavour) or resolve(uv, cell, root, build)
     return _Job(cell, uv, build, lock, contents, say)
 
 
 def _build(job: _Job, store: Store) -> Path:
     """Build under the lock of the job's name, unless another process was faster."""
+    store.prepare()
     folder = store.envs / job.name
     with store.locked(job.name, job.say):
         store.sweep(job.name)
@@ -300,9 +304,6 @@ def _build(job: _Job, store: Store) -> Path:
             try:
                 _fill(job, staging)
                 _put_in_place(staging, folder, store)
-            except OSError as error:
-                what = f"{job.cell.label}: {error.strerror}: {error.filename or folder}"
-                raise EnvError("error", what, "check the disk, then run again") from None
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     return folder
@@ -310,7 +311,9 @@ def _build(job: _Job, store: Store) -> Path:
 
 def _put_in_place(staging: Path, folder: Path, store: Store) -> None:
     if folder.exists():  # its interpreter is gone, or its record is of another schema
-        folder.rename(store.new_staging(folder.name))
+        aside = store.new_staging(folder.name)
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     staging.rename(folder)
 
 

@@ -30,9 +30,7 @@ class EnvError(UserError):
     lines of the tool that failed, without credentials.
     """
 
-    def __init__(
-        self, kind: Literal["unsupported", "error"], what: str, hint: str, words: str = ""
-    ) -> None:
+    def __init__(self, kind: Literal["unsupported", "error"], what: str, hint: str, words: str = "") -> None:
         super().__init__(what, hint)
         self.kind: Literal["unsupported", "error"] = kind
         self.words = words

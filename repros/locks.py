@@ -163,7 +163,7 @@ def committed_lock(cell: Cell, root: Path, flavour: Flavour) -> Lock | None:
         if found != {pin}:
             has = ", ".join(sorted(found)) or "none"
             what = f"{LOCKS / path.name}: {package} is {has} where the cell pins {pin}"
-            hint = f"make it again with `python -m repros lock {cell.name}`"
+            hint = "make it again with `python -m repros lock`"
             raise EnvError("error", what, hint)
     return Lock(text, committed=True)
 

@@ -90,8 +90,7 @@ class Exclude:
     def matches(self, pins: Mapping[str, str], device: str) -> bool:
         """Say whether every condition holds; a pin that is not a version matches none."""
         return all(
-            value == device if key == "device" else _holds(value, pins.get(key, ""))
-            for key, value in self.when.items()
+            value == device if key == "device" else _holds(value, pins.get(key, "")) for key, value in self.when.items()
         )
 
 
@@ -147,6 +146,21 @@ def load_matrix(path: Path) -> Matrix:
     _check_cells(at["cells"], cells, excludes)
     _check_tiers(at["tiers"], tiers, cells)
     return Matrix(path.name, axes, cells, tiers, excludes)
+
+
+def chosen_cells(matrix: Matrix, tier: str | None, names: Iterable[str], overrides: Iterable[str]) -> tuple[Cell, ...]:
+    """Return the named cells (else the tier's, else tier ``smoke``), with ``PACKAGE=SPEC`` overrides.
+
+    Raises UserError for what is unknown or not of that form.
+    """
+    cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")
+    for override in overrides:
+        package, separator, spec = override.partition("=")
+        if not separator:
+            what = f"--with {override}: no `=` in it"
+            raise UserError(what, "write `--with bitsandbytes=PATH_OR_SPEC`")
+        cells = tuple(cell.with_override(package, spec.removeprefix("=")) for cell in cells)
+    return cells
 
 
 def _known_package(package: str, pins: Mapping[str, str]) -> str:
@@ -237,9 +251,7 @@ def _read(path: Path) -> object:
         hint = "run from the checkout's root, or name the file with `--matrix`"
         raise UserError(f"{path}: {error.strerror or error}", hint) from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path.name}: byte {error.start} is not UTF-8", "save it as UTF-8"
-        ) from None
+        raise UserError(f"{path.name}: byte {error.start} is not UTF-8", "save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -294,9 +306,7 @@ def _no_repeats(at: _At, values: Iterable[str]) -> None:
         seen.add(value)
 
 
-def _companions(
-    at: _At, value: object, axes: Mapping[str, tuple[str, ...]]
-) -> Mapping[str, Mapping[str, str]]:
+def _companions(at: _At, value: object, axes: Mapping[str, tuple[str, ...]]) -> Mapping[str, Mapping[str, str]]:
     """Read the companions of each transformers release; a missing one shows at the cell."""
     given = at.mapping(value)
     at.known_keys(given, axes["transformers"])
@@ -467,9 +477,7 @@ def _cell(
     return Cell(name, device, ordered, _cell_tiers(at["tiers"], given["tiers"], tiers), note)
 
 
-def _axis_pin(
-    at: _At, axis: str, value: object, device: str, axes: Mapping[str, tuple[str, ...]]
-) -> str:
+def _axis_pin(at: _At, axis: str, value: object, device: str, axes: Mapping[str, tuple[str, ...]]) -> str:
     if axis == "torch" and value == HOST:
         if device == "cpu":
             raise at.error("`host` on a CPU cell", "pin a release; `host` is for `device: cuda`")

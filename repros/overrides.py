@@ -105,9 +105,7 @@ def given_path(package: str, spec: str) -> Path:
     return path
 
 
-_NOT_SOURCE = re.compile(
-    r"(\.git|\.hg|\.venv|venv|\.nox|\.tox|build|dist|__pycache__|\..*cache|.*\.egg-info)"
-)
+_NOT_SOURCE = re.compile(r"(\.git|\.hg|\.venv|venv|\.nox|\.tox|build|dist|__pycache__|\..*cache|.*\.egg-info)")
 
 
 def content_digest(path: Path) -> str:

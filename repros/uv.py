@@ -56,9 +56,7 @@ class Uv:
         no_index = settings.get("no-index", "").lower() in ("1", "true", "yes", "on")
         for command in _uv_commands():
             with contextlib.suppress(OSError, subprocess.SubprocessError):
-                done = subprocess.run(
-                    [*command, "--version"], capture_output=True, text=True, timeout=60, check=True
-                )
+                done = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=True)
                 version = done.stdout.removeprefix("uv ").split(" ")[0].strip()
                 options = ("--no-index",) if no_index else ()
                 return cls(command, uv_environ(settings, os.environ), options, version)
@@ -84,11 +82,7 @@ class Uv:
         """Say whether a distribution came from a find-links place or from an index."""
         places = self.environ.get("UV_FIND_LINKS", "").split(",")
         bare = url.removeprefix("file://").rstrip("/")
-        return (
-            "find-links"
-            if bare in {p.removeprefix("file://").rstrip("/") for p in places}
-            else "index"
-        )
+        return "find-links" if bare in {p.removeprefix("file://").rstrip("/") for p in places} else "index"
 
     def _start(
         self,
@@ -142,26 +136,27 @@ def _in_uv_form(option: str, value: str) -> str:
     """Turn pip's blank-separated list into uv's; folders become absolute, as uv runs elsewhere."""
     if option != "find-links":
         return " ".join(value.split())
-    return ",".join(
-        v if "://" in v else str(Path(v).expanduser().absolute()) for v in value.split()
-    )
+    return ",".join(v if "://" in v else str(Path(v).expanduser().absolute()) for v in value.split())
 
 
 def pip_settings() -> dict[str, str]:
     """Return what pip is configured with, option -> value; ``PIP_*`` alone where pip is missing."""
-    pip = shutil.which("pip")
-    pythons = [sys.executable, str(getattr(sys, "_base_executable", "") or sys.executable)]
-    commands = [[python, "-m", "pip"] for python in dict.fromkeys(pythons)] + (
-        [[pip]] if pip else []
-    )
-    for command in commands:
+    for command in _pip_commands():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            done = subprocess.run(
-                [*command, "config", "list"], capture_output=True, text=True, timeout=60, check=True
-            )
+            done = subprocess.run([*command, "config", "list"], capture_output=True, text=True, timeout=60, check=True)
             return parse_pip_config(done.stdout)
     given = ((k, v) for k, v in os.environ.items() if k.startswith("PIP_"))
     return {k.removeprefix("PIP_").lower().replace("_", "-"): v for k, v in given}
+
+
+def _pip_commands() -> Iterator[tuple[str, ...]]:
+    """Yield where pip may be: an environment made by uv has none, its base interpreter may."""
+    yield (sys.executable, "-m", "pip")
+    base = str(getattr(sys, "_base_executable", None) or sys.executable)
+    if base != sys.executable:
+        yield (base, "-m", "pip")
+    if found := shutil.which("pip"):
+        yield (found,)
 
 
 def parse_pip_config(listing: str) -> dict[str, str]:
@@ -187,9 +182,7 @@ _FAILED = re.compile(
     r"|failed to (?:install|unzip|prepare)",
     re.IGNORECASE,
 )
-_NO_SOLUTION = re.compile(
-    r"no solution found|has no wheels|not compatible|no matching", re.IGNORECASE
-)
+_NO_SOLUTION = re.compile(r"no solution found|has no wheels|not compatible|no matching", re.IGNORECASE)
 
 
 def install_error(label: str, stderr: str) -> EnvError:
@@ -197,9 +190,8 @@ def install_error(label: str, stderr: str) -> EnvError:
     words = tail(redact(stderr))
     if _NO_SOLUTION.search(words) and not _FAILED.search(words):
         what = f"{label}: these pins cannot be installed together here: {_reason(words)}"
-        return EnvError(
-            "unsupported", what, "change a pin; `python -m repros cells` says why", words
-        )
+        hint = "change a pin, or replace it with `--with`, once for each package that must follow"
+        return EnvError("unsupported", what, hint, words)
     hint = "check network, index and disk, then run again"
     return EnvError("error", f"{label}: uv failed: {_reason(words)}", hint, words)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
 from repros.errors import UserError
-from repros.matrix import AXES, COMPANIONS, PACKAGES, Cell, load_matrix, parse_override
+from repros.matrix import AXES, COMPANIONS, PACKAGES, Cell, load_matrix
+from repros.overrides import parse_override
 
 SHIPPED = Path(__file__).parent.parent / "matrix.yaml"
 
@@ -259,9 +260,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("old", "new", "what", "hint"), ERRORS, ids=[case[2] for case in ERRORS])
-def test_error_names_file_key_and_mend(
-    tmp_path: Path, old: str, new: str, what: str, hint: str
-) -> None:
+def test_error_names_file_key_and_mend(tmp_path: Path, old: str, new: str, what: str, hint: str) -> None:
     assert GOOD.count(old) == 1
     text = error_of(tmp_path, GOOD.replace(old, new))
     place = f"matrix.yaml: {what}"
@@ -426,7 +425,7 @@ def test_a_pin_comes_back_as_written_and_excludes_agree_with_pep440(
     tmp_path_factory: pytest.TempPathFactory, chosen: str, bound: str
 ) -> None:
     """Whatever the version, no YAML number parsing touches it, and `when` means the specifier."""
-    document = yaml.load(GOOD, Loader=yaml.BaseLoader)  # noqa: S506 - keeps texts
+    document = yaml.load(GOOD, Loader=yaml.BaseLoader)
     document["axes"]["torch"] = [chosen]
     for cell in document["cells"]:
         cell["torch"] = chosen
@@ -443,9 +442,7 @@ def test_a_pin_comes_back_as_written_and_excludes_agree_with_pep440(
 
 @settings(max_examples=50, deadline=None)
 @given(st.text())
-def test_no_text_raises_anything_but_a_user_error(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
+def test_no_text_raises_anything_but_a_user_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     path = tmp_path_factory.mktemp("m") / "matrix.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     with pytest.raises(UserError):
@@ -454,20 +451,16 @@ def test_no_text_raises_anything_but_a_user_error(
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
 
 
-@given(
-    section=st.sampled_from(["tiers", "axes", "companions", "excludes", "cells"]), value=json_like
-)
+@given(section=st.sampled_from(["tiers", "axes", "companions", "excludes", "cells"]), value=json_like)
 def test_any_shape_in_any_section_is_a_user_error_or_good(
     tmp_path_factory: pytest.TempPathFactory, section: str, value: object
 ) -> None:
-    document = yaml.load(GOOD, Loader=yaml.BaseLoader)  # noqa: S506 - keeps texts
+    document = yaml.load(GOOD, Loader=yaml.BaseLoader)
     document[section] = value
     path = write(tmp_path_factory.mktemp("m"), yaml.safe_dump(document))
     try:
