@@ -18,7 +18,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +68,7 @@ class Ledger:
         self.gate_waited_s: float | None = None
         self._lock = threading.RLock()
         self._entries: dict[int, tuple[Entry, weakref.ref[Any]]] = {}
+        self._raw: set[int] = set()
         self._births = 0
         self._live_16bit_heap = 0
         self._at_peak = False
@@ -97,7 +98,7 @@ class Ledger:
         """Take the baseline: whatever is alive now is prior and counts no more."""
         gc.collect()
         for thing in gc.get_objects():
-            if isinstance(thing, torch.Tensor):
+            if issubclass(type(thing), torch.Tensor):  # not isinstance: proxies answer that with code of their own
                 self.see(thing, "prior")
         self._heap_base = self._heap() if self._heap else 0
         self._measuring = True
@@ -118,6 +119,8 @@ class Ledger:
         except (NotImplementedError, RuntimeError):  # wrapper subclasses and sparse layouts have no storage
             return
         key = storage._cdata
+        if key in self._raw and tensor.dtype != torch.uint8:
+            self._retype(key, tensor)
         if key in self._entries or not nbytes:
             return
         with self._lock:
@@ -128,12 +131,28 @@ class Ledger:
             file_backed = phase != PRIOR and maker in _VIEWS and is_file_backed(storage.data_ptr())
             entry = Entry(self._births, nbytes, tensor.dtype, tuple(tensor.shape), phase, file_backed, maker)
             self._entries[key] = (entry, weakref.ref(storage, lambda _, key=key: self._leave(key)))
+            if maker in _VIEWS and tensor.dtype == torch.uint8:
+                self._raw.add(key)
             if phase != PRIOR:
                 self._count(entry, +1)
+
+    def _retype(self, key: int, tensor: torch.Tensor) -> None:
+        """Enter foreign memory that came as bytes, as safetensors hands it over, under the dtype it is viewed with."""
+        with self._lock:
+            if key not in self._raw:
+                return
+            self._raw.remove(key)
+            entry, reference = self._entries[key]
+            viewed = replace(entry, dtype=tensor.dtype, shape=tuple(tensor.shape))
+            self._entries[key] = (viewed, reference)
+            if entry.phase != PRIOR:
+                self._count(entry, -1)
+                self._count(viewed, +1)
 
     def _leave(self, key: int) -> None:
         with self._lock:
             entry, _ = self._entries[key]
+            self._raw.discard(key)
             if entry.phase != PRIOR:
                 if self._at_peak:
                     self._keep_peak()
@@ -167,6 +186,9 @@ class Ledger:
             return
         with self._gate_lock:
             if self._gate_open:
+                return
+            if threading.active_count() == 1:
+                self._gate_open = True  # nobody could run ahead
                 return
             began = time.monotonic()
             births, quiet_since = self._births, began
@@ -223,9 +245,9 @@ def tally(entries: list[Entry], most: int = 12) -> list[dict[str, Any]]:
     ]
 
 
-#: Operators that give a first sight of a storage that no operator made: a view of mapped or foreign memory.
+#: Operators through which a storage can be first seen that lies in a file mapping.
 _VIEWS = frozenset(
-    "aten::" + name for name in "view view_as as_strided slice detach alias t transpose unsqueeze _unsafe_view".split()
+    "aten::" + name for name in "set_ view view_as as_strided slice detach alias t transpose unsqueeze _unsafe_view".split()
 ) | {"saved"}
 
 

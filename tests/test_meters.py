@@ -1,0 +1,268 @@
+"""What the meters see, and what they must not."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from repros.meters.heap import open_heap
+from repros.meters.ledger import Ledger, tally
+from repros.meters.numerics import compare, relative_error
+from repros.meters.saved import SavedTensors
+
+MIB = 1 << 20
+
+
+def started(**options: object) -> Ledger:
+    ledger = Ledger(**options)  # type: ignore[arg-type]
+    return ledger
+
+
+def new(nbytes: int = MIB, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
+    return torch.empty(nbytes // dtype.itemsize, dtype=dtype)
+
+
+def test_views_and_shared_storages_count_once() -> None:
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("forward")
+        base = new()
+        kept = [base[:10], base.view(2, -1), base.t(), base.detach(), torch.nn.Parameter(base, requires_grad=False)]
+        assert ledger.live_bytes == MIB
+        del base, kept
+        assert ledger.live_bytes == 0
+        assert ledger.peak_live_bytes == MIB
+
+
+def test_what_was_there_before_is_prior() -> None:
+    foreign = torch.frombuffer(bytearray(MIB), dtype=torch.uint8)  # made by no operator
+    with started().open() as ledger:
+        mine = new()
+        ledger.start()
+        ledger.enter("forward")
+        kept = [foreign[1:], mine[1:], mine.t()]
+        assert ledger.live_bytes == 0
+        kept.append(new(2 * MIB))
+        assert ledger.live_bytes == 2 * MIB
+
+
+@pytest.mark.parametrize("how", ["thread", "pool", "subclass", "nested"])
+def test_other_threads_are_seen(how: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    kept: list[torch.Tensor] = []
+
+    def work() -> None:
+        kept.append(new())
+
+    class Own(threading.Thread):
+        def run(self) -> None:
+            work()
+
+    def nested() -> None:
+        inner = threading.Thread(target=work)
+        inner.start()
+        inner.join()
+
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("forward")
+        if how == "pool":
+            with ThreadPoolExecutor(2) as executor:
+                executor.submit(work).result()
+        else:
+            thread = Own() if how == "subclass" else threading.Thread(target=nested if how == "nested" else work)
+            thread.start()
+            thread.join()
+        assert ledger.live_bytes == MIB
+        assert len(ledger.threads) == 1
+
+
+def test_threads_after_the_ledger_are_left_alone() -> None:
+    with started().open():
+        pass
+    assert threading.Thread._bootstrap_inner.__qualname__ == "Thread._bootstrap_inner"  # type: ignore[attr-defined]
+
+
+@given(st.lists(st.tuples(st.integers(1, 64), st.booleans()), min_size=1, max_size=40))
+@settings(max_examples=25, deadline=None)
+def test_live_and_peak_equal_a_count_by_hand(steps: list[tuple[int, bool]]) -> None:
+    """Addresses are reused as tensors come and go; the ledger must not mix up old and new."""
+    kept: list[torch.Tensor] = []
+    live = peak = 0
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("forward")
+        for size, drop in steps:
+            if drop and kept:
+                live -= kept.pop().untyped_storage().nbytes()
+            kept.append(new(size * 64))
+            live += size * 64
+            peak = max(peak, live)
+            assert ledger.live_bytes == live
+        assert ledger.peak_live_bytes == peak
+        kept.clear()
+        assert ledger.live_bytes == 0
+
+
+def test_sixteen_bit_bytes_are_told_apart_by_where_they_lie(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(2 * MIB))
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("load")
+        mapped = torch.from_file(str(path), shared=False, size=MIB, dtype=torch.float16).view(-1)
+        heap = new(MIB, torch.bfloat16)
+        assert (mapped.nbytes, heap.nbytes) == (2 * MIB, MIB)
+        assert ledger.peak_live_16bit_bytes == 3 * MIB
+        assert ledger.peak_live_16bit_heap_bytes == MIB
+
+
+def test_the_picture_at_the_peak_names_what_was_alive() -> None:
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("forward")
+        first = new(3 * MIB)
+        new(2 * MIB)
+        del first
+        new(MIB)
+    ledger.close()
+    assert [(row["bytes"], row["count"]) for row in ledger.peak_alive] == [(3 * MIB, 1), (2 * MIB, 1)]
+
+
+def test_meta_and_fake_tensors_have_no_bytes() -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("forward")
+        kept = [torch.empty(1000, device="meta")]
+        with FakeTensorMode():
+            kept.append(torch.empty(1000))
+        assert ledger.live_bytes == 0
+
+
+def test_the_gate_waits_for_other_threads() -> None:
+    kept: list[torch.Tensor] = []
+
+    def ahead() -> None:
+        for _ in range(4):
+            time.sleep(0.02)
+            kept.append(new())
+
+    with started(gate=("aten::relu",)).open() as ledger:
+        ledger.start()
+        ledger.enter("load")
+        thread = threading.Thread(target=ahead)
+        thread.start()
+        torch.relu(torch.ones(1))
+        assert len(kept) == 4
+        assert ledger.gate_waited_s is not None
+        thread.join()
+
+
+def test_a_compiled_function_is_compiled_under_the_ledger() -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    with started().open() as ledger:
+        ledger.start()
+        ledger.enter("forward")
+        torch.compile(lambda x: torch.relu(x) + 1, backend=backend)(torch.ones(4))
+    assert len(graphs) == 1
+
+
+def linear(rows: int = 256, width: int = 1024) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(rows, width, requires_grad=True), torch.ones(width, width)
+
+
+def test_saved_tensors_leave_out_what_is_prior() -> None:
+    x, weight = linear()
+    with started().open() as ledger:
+        saved = SavedTensors(ledger)
+        with saved.open():
+            ledger.start()
+            ledger.enter("forward")
+            out = F.linear(x, weight)
+            assert saved.saved_bytes == 0
+            out = F.linear(x, weight * 2)
+            assert saved.saved_bytes == weight.nbytes
+            assert saved.rows()[0]["shape"] == [1024, 1024]
+        del out
+
+
+def test_what_hides_on_ctx_shows_in_the_ledger_and_not_in_the_hooks() -> None:
+    class Hides(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):  # type: ignore[no-untyped-def]
+            ctx.kept = x * 2
+            return x * 3
+
+        @staticmethod
+        def backward(ctx, grad):  # type: ignore[no-untyped-def]
+            return grad * ctx.kept
+
+    x = torch.ones(MIB // 4, requires_grad=True)
+    with started().open() as ledger:
+        saved = SavedTensors(ledger)
+        with saved.open():
+            ledger.start()
+            ledger.enter("forward")
+            out = Hides.apply(x)
+            assert (saved.saved_bytes, ledger.live_bytes) == (0, 2 * MIB)
+            assert {row["bytes"] for row in tally(ledger.alive())} == {MIB, 2 * MIB} or ledger.live_bytes == 2 * MIB
+    del out
+
+
+def test_heap_and_ledger_agree_on_what_is_held() -> None:
+    heap = open_heap()
+    if heap is None:
+        pytest.skip("libc has no mallinfo2")
+    x, weight = linear()
+    F.linear(x, weight).sum().backward()
+    with started(heap=heap).open() as ledger:
+        gc.collect()
+        ledger.start()
+        ledger.enter("forward")
+        out = F.linear(x, weight * 2)
+        taken = ledger.read_heap()
+        assert taken is not None
+        assert ledger.live_bytes == weight.nbytes + out.nbytes
+        # Each large allocation is rounded up to pages.
+        assert ledger.live_bytes <= taken <= ledger.live_bytes + 2 * 2 * 4096
+
+
+@pytest.mark.parametrize(
+    ("value", "oracle", "error"),
+    [
+        (torch.ones(3), torch.ones(3), 0.0),
+        (torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]), 0.5),
+        (torch.tensor([1.0, math.nan]), torch.ones(2), math.inf),
+        (torch.tensor([1.0, math.inf]), torch.ones(2), math.inf),
+        (torch.ones(2), torch.ones(3), math.inf),
+        (torch.zeros(2), torch.zeros(2), 0.0),
+        (torch.ones(2), torch.zeros(2), math.inf),
+        (torch.empty(0), torch.empty(0), 0.0),
+    ],
+)
+def test_relative_error(value: torch.Tensor, oracle: torch.Tensor, error: float) -> None:
+    assert relative_error(value, oracle) == error
+
+
+def test_a_gradient_that_never_came_is_infinitely_wrong() -> None:
+    figures, errors = compare({"output": torch.ones(1)}, {"output": torch.ones(1), "grad_x": torch.ones(1)})
+    assert figures == {"nonfinite": 0, "error": math.inf, "grad_error": math.inf, "output_error": 0.0}
+    assert errors == {"output": 0.0, "grad_x": math.inf}
