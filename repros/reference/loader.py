@@ -1,0 +1,89 @@
+"""Load a checkpoint tensor by tensor, with a bound on the bytes of source alive at once.
+
+Readers run ahead of the conversion, but only as far as an allowance in bytes lets them: a source
+counts against it from before it is allocated until after it is dropped.  So the sources alive
+never exceed ``max(prefetch_bytes, largest tensor)``, however slow the conversion is.  (A loader
+that counts tasks, or nothing, materializes the model ahead of quantization: transformers#44387.)
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repros.reference.checkpoint import CheckpointError, Entry, list_entries
+from repros.reference.prefetch import Prefetcher
+
+
+class StreamingLoader:
+    """Read each tensor of a checkpoint into fresh memory, convert it and drop the source.
+
+    ``convert(name, tensor)`` returns what is kept; it must not hold on to ``tensor``.
+    ``prefetch_bytes`` bounds the sources alive, the one being converted included; a tensor larger
+    than that is let through alone; 0 means one tensor at a time and None no bound at all.
+    ``threads`` readers run ahead.  ``convert`` runs in the thread that calls ``load``.
+
+    Peak of ``load``: what is kept, plus ``max(prefetch_bytes, largest tensor)``, plus whatever
+    ``convert`` allocates for itself.  Override ``read``, ``convert_one`` or ``release`` to observe
+    or change one step.  Raises CheckpointError, on construction where the headers show it.
+    """
+
+    def __init__(
+        self,
+        checkpoint_dir: Path | str,
+        convert: Callable[[str, Tensor], Any],
+        *,
+        prefetch_bytes: int | None,
+        threads: int = 1,
+    ) -> None:
+        if threads < 1 or (prefetch_bytes is not None and prefetch_bytes < 0):
+            raise ValueError(f"threads={threads}, prefetch_bytes={prefetch_bytes}")
+        self.entries = list_entries(checkpoint_dir)
+        self.convert = convert
+        self.threads = threads
+        self.prefetch_bytes = prefetch_bytes
+
+    def load(self) -> dict[str, Any]:
+        """Return what ``convert`` made of every tensor, in the order of the checkpoint."""
+        kept: dict[str, Any] = dict.fromkeys(entry.name for entry in self.entries)
+        with Prefetcher(self.entries, self.read, self.prefetch_bytes, self.threads) as ahead:
+            for _ in self.entries:
+                entry, tensor = ahead.take()
+                kept[entry.name] = self.convert_one(entry.name, tensor)
+                self.release(entry.name, tensor)
+                del tensor  # before its bytes are given back
+                ahead.give_back(entry)
+        return kept
+
+    def read(self, entry: Entry) -> Tensor:
+        """Read one tensor into memory of its own; runs in a reader thread.
+
+        No view of a mapped file: its pages would count as nobody's, and would live as long as any
+        tensor of the shard.
+        """
+        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
+        buffer = memoryview((ctypes.c_char * entry.nbytes).from_address(tensor.data_ptr()))
+        done = 0
+        with entry.path.open("rb", buffering=0) as file:
+            file.seek(entry.offset)
+            while done < entry.nbytes:
+                count = file.readinto(buffer[done:])
+                if not count:
+                    raise CheckpointError(
+                        f"{entry.path}: ended {done} bytes into `{entry.name}`, which has {entry.nbytes}",
+                        "leave the shard alone while it is read, or fetch it again",
+                    )
+                done += count
+        return tensor
+
+    def convert_one(self, name: str, tensor: Tensor) -> Any:
+        """Turn one source into what is kept."""
+        return self.convert(name, tensor)
+
+    def release(self, name: str, tensor: Tensor) -> None:
+        """Be told that a source has served; its last reference goes when this returns."""
