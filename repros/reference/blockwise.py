@@ -75,9 +75,7 @@ def check_scheme(quant_type: str, blocksize: int) -> None:
         raise UserError(f"blocksize: {blocksize} is not supported", f"use one of {sizes}")
 
 
-def quantize_4bit(
-    w: Tensor, quant_type: str = "nf4", blocksize: int = 64, double: bool = False
-) -> Quantized4bit:
+def quantize_4bit(w: Tensor, quant_type: str = "nf4", blocksize: int = 64, double: bool = False) -> Quantized4bit:
     """Quantize ``w`` (float16, bfloat16 or float32, any shape, also empty) to 4 bits.
 
     With ``double`` the absmax values are quantized in turn to 8 bits (QLoRA, arXiv:2305.14314,

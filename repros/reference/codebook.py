@@ -55,9 +55,7 @@ def table_4bit(quant_type: str, device: torch.device | str | None = None) -> Ten
         negative = tuple(0.0 - value for value in _FP4_MAGNITUDES)
         table = torch.tensor(_FP4_MAGNITUDES + negative, dtype=torch.float32, device=device)
         return table / 12.0
-    raise UserError(
-        f"quant_type: `{quant_type}` is not a 4-bit type", f"write one of {', '.join(QUANT_TYPES)}"
-    )
+    raise UserError(f"quant_type: `{quant_type}` is not a 4-bit type", f"write one of {', '.join(QUANT_TYPES)}")
 
 
 @lru_cache(maxsize=1)

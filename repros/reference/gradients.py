@@ -17,9 +17,7 @@ class Dense(NamedTuple):
     grad_bias: Tensor | None
 
 
-def dense_oracle(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, grad_output: Tensor | None = None
-) -> Dense:
+def dense_oracle(x: Tensor, weight: Tensor, bias: Tensor | None = None, grad_output: Tensor | None = None) -> Dense:
     """Return output and gradients of ``x @ weight.T + bias`` in float64.
 
     ``x``: ``[..., in]``; ``weight``: ``[out, in]``; ``bias``: ``[out]``; any floating dtype, cast

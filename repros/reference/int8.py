@@ -58,9 +58,7 @@ def dequantize_rowwise(codes: Tensor, scale: Tensor, dtype: torch.dtype = torch.
     return weight
 
 
-def matmul_int8(
-    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, threshold: float = 0.0
-) -> Tensor:
+def matmul_int8(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None = None, threshold: float = 0.0) -> Tensor:
     """Multiply ``x`` ``[..., in]`` by an int8 weight: ``[..., out]`` in the dtype of ``x``.
 
     Rows of ``x`` are quantized as the weight's are, the sum of products of codes is exact, and

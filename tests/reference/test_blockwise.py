@@ -1,4 +1,4 @@
-"""4-bit quantization: bit for bit what bitsandbytes stores, and within half a step of the weight."""
+"""4-bit quantization: the bytes that bitsandbytes stores, and the nearest value to each weight."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from repros.reference.blockwise import (
 )
 from repros.reference.codebook import table_4bit, table_dynamic
 
+# Releases before 0.50 call what torch is about to remove.
+pytestmark = pytest.mark.filterwarnings("ignore:_check_is_size:FutureWarning")
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EXACT_FROM = (0, 50, 2)  # from here on bitsandbytes encodes as this module does, to the last bit
 
@@ -32,9 +35,7 @@ def upstream(w: Tensor, quant_type: str, blocksize: int, double: bool) -> tuple[
     functional = pytest.importorskip("bitsandbytes.functional")
     if quant_type == "fp4" and version() < (0, 47):
         pytest.skip("bitsandbytes encodes fp4 on a CPU from 0.47")
-    packed, state = functional.quantize_4bit(
-        w, blocksize=blocksize, compress_statistics=double, quant_type=quant_type
-    )
+    packed, state = functional.quantize_4bit(w, blocksize=blocksize, compress_statistics=double, quant_type=quant_type)
     return packed.view(-1), state
 
 
@@ -45,7 +46,7 @@ def unpack(packed: Tensor, n: int) -> Tensor:
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(64, 128), (33, 65), (7, 13), (300,)], ids=str)
-@pytest.mark.parametrize("blocksize", [64, 256])
+@pytest.mark.parametrize("blocksize", [64, 4096])
 def test_codes_and_absmax_equal_upstream(
     quant_type: str, dtype: torch.dtype, shape: tuple[int, ...], blocksize: int
 ) -> None:
@@ -188,6 +189,5 @@ def test_errors_name_the_value_and_the_mend() -> None:
     with pytest.raises(UserError) as caught:
         quantize_4bit(torch.zeros(4, dtype=torch.float64))
     assert str(caught.value) == (
-        "quantize_4bit: a weight of torch.float64 cannot be quantized\n"
-        "hint: pass float16, bfloat16 or float32"
+        "quantize_4bit: a weight of torch.float64 cannot be quantized\nhint: pass float16, bfloat16 or float32"
     )

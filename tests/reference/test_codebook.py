@@ -31,13 +31,14 @@ def test_fp4_is_sign_exponent_mantissa() -> None:
         value = exponents[code >> 1] * (1.5 if code & 1 else 1.0)
         assert table[code] == torch.tensor(value) / 12
         assert table[code + 8] == -table[code]
-    assert (table[0], table[8], table[1]) == (0.0, 0.0, torch.tensor(0.0625) / 12)
+    assert table[[0, 8]].tolist() == [0.0, 0.0]
+    assert table[1] == torch.tensor(0.0625) / 12
 
 
 def test_dynamic_table_is_sorted_and_has_256_distinct_values() -> None:
     table = table_dynamic()
-    assert table.numel() == table.unique().numel() == 256
-    assert torch.equal(table, table.sort().values)
+    assert table.numel() == 256
+    assert (table.diff() > 0).all()
     assert table[255] == 1.0
     assert table[0] == -(1.0 - 0.9 / 64 / 2)
 
@@ -53,6 +54,4 @@ def test_tables_equal_those_of_bitsandbytes() -> None:
 def test_unknown_type_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         table_4bit("int4")
-    assert str(caught.value) == (
-        "quant_type: `int4` is not a 4-bit type\nhint: write one of nf4, fp4"
-    )
+    assert str(caught.value) == ("quant_type: `int4` is not a 4-bit type\nhint: write one of nf4, fp4")

@@ -56,9 +56,7 @@ def test_rows_of_zeros_and_empty_weights() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, 2.5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_product_is_within_the_rounding_of_the_activations(
-    threshold: float, dtype: torch.dtype
-) -> None:
+def test_product_is_within_the_rounding_of_the_activations(threshold: float, dtype: torch.dtype) -> None:
     x, w, bias = randn(6, 5, 1500).to(dtype), randn(40, 1500, seed=1), randn(40, seed=2).to(dtype)
     codes, scale = quantize_rowwise(w)
     weight = dequantize_rowwise(codes, scale)
@@ -116,6 +114,4 @@ def test_product_equals_upstream() -> None:
 def test_only_a_matrix_has_rows() -> None:
     with pytest.raises(UserError) as caught:
         quantize_rowwise(torch.zeros(3))
-    assert str(caught.value) == (
-        "quantize_rowwise: a weight of shape (3,) has no rows to scale\nhint: pass [out, in]"
-    )
+    assert str(caught.value) == ("quantize_rowwise: a weight of shape (3,) has no rows to scale\nhint: pass [out, in]")
