@@ -184,7 +184,7 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
             console.print(f"proposed fix: {case.proposes}", markup=False)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("condition", "figure", "budget", "arms", "note"):
-            table.add_column(name)
+            table.add_column(name, no_wrap=name == "condition")
         for condition in case.conditions:
             budget = case.budget_of(condition)
             limit = show(budget.limit(condition.params), budget.unit)

@@ -42,7 +42,7 @@ def matrix(records: Sequence[Record], console: Console) -> None:
     for case in dict.fromkeys(record.case for record in records):
         mine = [record for record in records if record.case == case]
         table = Table(box=box.SIMPLE_HEAD, title=Text(case, "bold"), title_justify="left", pad_edge=False)
-        table.add_column("condition")
+        table.add_column("condition", no_wrap=True)
         shown = [v for v in Verdict if any(r.verdict is v for r in mine)]
         for verdict in shown:
             table.add_column(verdict.value, style=STYLES[verdict])

@@ -1,0 +1,1 @@
+"""What the suite itself costs. `nox -s bench` runs these and prints medians and ratios of one run."""

@@ -1,0 +1,206 @@
+"""The command line: what it prints, and two lines and exit code 2 for bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from repros import cases, cli, results, scaffold
+from repros.cases import Entry
+from repros.errors import UserError
+from repros.results import Run
+from repros.trial import Trial, holds, two_lines
+from repros.verdict import Outcome, Verdict
+from tests.conftest import Bench
+from tests.test_results import record
+
+
+def errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must fail as bad input; return what it said."""
+    assert cli.main(argv) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 2, said.err
+    assert "\nhint: " in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says", "hint"),
+    [
+        (["run", "gh1953"], "no case `gh1953`", "gh1935_saved_weight"),
+        (["run", "gh1935", "--condition", "nf4-eagre"], "no condition of gh1935_saved_weight `nf4-eagre`", "nf4-eager"),
+        (["run", "gh1935", "--cell", "tf5.2.0"], "matrix.yaml: no cell `tf5.2.0`", "tf5.2.0-bnb0.49.2"),
+        (["run", "gh1935", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
+        (["run", "gh1935", "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "PACKAGE"),
+        (["run", "gh1935", "--with", "bitsandbite=1.0"], "bitsandbite", "bitsandbytes"),
+        (["cells", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
+        (["show", "gh1"], "no case `gh1`", "one of: "),
+        (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
+        (["new", "bitsandbytes", "0", "x"], "new: `0` is no number", "number of the upstream report"),
+        (["new", "bitsandbytes", "7", "Bad-Slug"], "new: `Bad-Slug` is no slug", "lower-case"),
+    ],
+)
+def test_bad_input(argv: list[str], says: str, hint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    more = ["--reports", str(tmp_path)] if argv[0] == "run" else []
+    said = errors([*argv, *more], capsys)
+    assert says in said.splitlines()[0]
+    assert hint in said.splitlines()[1] or hint == "PACKAGE"
+
+
+def test_reports_that_cannot_be_written_stop_the_run_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "reports").write_text("")
+    said = errors(["run", "gh1935", "--reports", str(tmp_path / "reports")], capsys)
+    assert "cannot write results there" in said
+
+
+def test_an_environment_that_cannot_be_had_is_unsupported_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["run", "gh1935", "--condition", "nf4-eager", "--with", "bitsandbytes=0.0.1", "--reports", str(tmp_path)]
+    assert cli.main(argv) == 0
+    found, _ = results.load(results.latest_run(tmp_path))
+    assert {r.verdict for r in found} == {Verdict.UNSUPPORTED}
+    assert "0.0.1" in found[0].reason
+    assert "unsupported" in capsys.readouterr().out
+
+
+def test_list_show_cells_and_doctor_say_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["list"], ["cells"], ["doctor"], *(["show", e.name] for e in cases.find())):
+        assert cli.main(argv) == 0
+    said = capsys.readouterr().out
+    for e in cases.find():
+        assert e.name in said
+        for condition in e.case.conditions:
+            assert condition.name in said
+    assert "excluded: device cpu and bitsandbytes <0.46: bitsandbytes before 0.46 has no CPU kernel" in said
+    assert "cannot run: it needs a GPU" in said or "gpu kind: none" not in said
+
+
+def test_a_report_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "runs" / "r")
+    run.append(record(case="gh1935_saved_weight", condition="nf4-eager"))
+    assert cli.main(["report", str(run.folder)]) == 0
+    assert "refuted" in capsys.readouterr().out
+    kept = tmp_path / "kept"
+    assert cli.main(["report", str(run.folder), "--commit-to", str(kept)]) == 0
+    assert results.load(kept)[0] == results.load(run.folder)[0]
+    assert "- **refuted**" in (kept / "README.md").read_text()
+    with run.path.open("a") as file:
+        file.write('{"schema": 1, "ki')
+    assert cli.main(["report", str(run.folder)]) == 0
+    assert "the last line is cut off, 1 whole lines were read" in capsys.readouterr().err
+
+
+def test_an_empty_run_is_said_in_two_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run(tmp_path / "runs" / "r")
+    assert "no finished trial" in errors(["report", str(tmp_path / "runs" / "r")], capsys)
+
+
+def test_a_fault_of_the_harness_is_told_apart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli.cases, "find", lambda: 1 / 0)
+    assert cli.main(["list"]) == 3
+    assert "a fault of the harness: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_missing_dependency_is_said_in_two_lines() -> None:
+    code = "import sys; sys.modules['yaml'] = None; import runpy; runpy.run_module('repros', run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=results.ROOT, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, "repros: the package yaml is missing\nhint: python3 -m pip install -e .\n")
+
+
+def test_a_scaffolded_case_runs_as_it_is(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    (tmp_path / "bitsandbytes").mkdir()
+    path = scaffold.write_case("bitsandbytes", 12345, "try_me", tmp_path)
+    module = f"tests.selftest.{path.stem}"
+    target = results.ROOT / "tests" / "selftest" / path.name
+    try:
+        target.write_text(path.read_text())
+        found = cases.entry(importlib.import_module(module))
+        assert bench.run(found, "eager").verdict is Verdict.ABSENT
+    finally:
+        target.unlink(missing_ok=True)
+    with pytest.raises(UserError, match="gh12345_try_me.py is there already"):
+        scaffold.write_case("bitsandbytes", 12345, "try_me", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("specifier", "version", "wanted"),
+    [
+        (">=0.46,<0.50", "0.49.2", True), (">=0.46,<0.50", "0.50.0", False), (">=0.50", "0.51.0.dev0", True),
+        ("", "1.0", True), (">=1", "", False), ("==2.13.*", "2.13.0+cpu", True),
+    ],
+)  # fmt: skip
+def test_holds(specifier: str, version: str, wanted: bool) -> None:
+    assert holds(specifier, version) is wanted
+
+
+@pytest.mark.parametrize(
+    ("outcome", "hint"),
+    [
+        (Outcome.REGRESSION, "the record says that this version is not affected"),
+        (Outcome.FIXED, "narrow `affected` in the case"),
+        (Outcome.UNSETTLED, "read the arms' logs"),
+    ],
+)
+def test_a_failed_trial_says_what_and_then_what_to_do(outcome: Outcome, hint: str) -> None:
+    from dataclasses import replace
+
+    text = two_lines(replace(record(), outcome=outcome))
+    first, second = text.splitlines()
+    assert first == "gh1_x[c] in a: absent: r"
+    assert second.startswith("hint: ")
+    assert hint in second
+
+
+def test_every_case_keeps_the_rules_of_a_case() -> None:
+    """Budgets are positive formulas of the parameters; globs name conditions; windows name where they come from."""
+    from fnmatch import filter as matching
+
+    for e in cases.find():
+        names = [c.name for c in e.case.conditions]
+        assert e.doc, e.name
+        assert e.case.claims, e.name
+        for claim in e.case.claims:
+            assert matching(names, claim.conditions), (e.name, claim.conditions)
+        for window in e.case.affected:
+            assert matching(names, window.conditions), (e.name, window.conditions)
+            assert (results.ROOT / window.source).exists(), (e.name, window.source)
+        for condition in e.case.conditions:
+            limit = e.case.budget_of(condition).limit(condition.params)
+            assert limit >= 0, (e.name, condition.name)
+            assert ("proposed" in e.arms_of(condition)) <= (e.case.proposes is not None), e.name
+
+
+def test_cases_import_nothing_heavy() -> None:
+    """The parent reads declarations; torch and the packages under test stay out of it."""
+    code = (
+        "import sys; from repros import cases; cases.find()\n"
+        "heavy = {'torch', 'bitsandbytes', 'transformers', 'numpy', 'accelerate', 'peft'} & sys.modules.keys()\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=results.ROOT, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_expected_needs_every_package_of_a_window(harness: Entry) -> None:
+    from dataclasses import replace
+
+    from repros.case import Affected
+
+    window = Affected({"bitsandbytes": "<0.50", "transformers": ">=5"}, conditions="pass*")
+    found = replace(harness, case=replace(harness.case, affected=(window,)))
+    trial = Trial(found, found.condition("passes"), "x")
+    assert trial.expected({"bitsandbytes": "0.49.2", "transformers": "5.2.0"}, "cpu")
+    assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "4.57.5"}, "cpu")
+    assert not trial.expected({"bitsandbytes": "0.50.2", "transformers": "5.2.0"}, "cpu")
+    assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "5.2.0"}, "cuda")
+    assert not Trial(found, found.condition("breaks"), "x").expected({"bitsandbytes": "0.1", "transformers": "5"}, "cpu")
