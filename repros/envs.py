@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from repros.cache import cache_root
 from repros.errors import EnvError
 from repros.health import Inspection, health_check, inspect
 from repros.host import gpu_kind
@@ -44,7 +45,7 @@ from repros.matrix import HOST, Cell
 from repros.overrides import content_digest, given_path, looks_like_path
 from repros.uv import Progress, Uv, redact
 
-__all__ = ["EnvError", "Environment", "Store", "cache_dir", "ensure", "health_check"]
+__all__ = ["EnvError", "Environment", "Store", "ensure", "health_check"]
 
 SCHEMA = 1
 
@@ -89,7 +90,7 @@ def ensure(
     if cell.pins.get("torch") == HOST:
         what = f"{cell.label}: `torch: host` has no environment of its own"
         raise EnvError("unsupported", what, "run it where the host's torch is, in a gpu session")
-    store = Store(cache or cache_dir())
+    store = Store(cache or cache_root())
     flavour: Flavour = ("default" if gpu_kind() else "cpu") if build == "auto" else build
     contents = _override_digests(cell)
     asked = _request(cell, root, flavour, contents)
@@ -103,14 +104,6 @@ def ensure(
             what = f"{cell.label}: {error.filename or store.envs}: {error.strerror or error}"
             raise EnvError("error", what, "check the disk, or set REPROS_CACHE to another folder") from None
     return _environment(cell, folder, warm, time.perf_counter() - started)
-
-
-def cache_dir() -> Path:
-    """Return where environments are kept: ``$REPROS_CACHE``, or ``repros`` in the user's cache."""
-    if given := os.environ.get("REPROS_CACHE"):
-        return Path(given).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "repros"
 
 
 def _environment(cell: Cell, folder: Path, warm: bool, seconds: float) -> Environment:

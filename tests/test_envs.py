@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from repros import envs, uv
-from repros.envs import EnvError, Environment, cache_dir, ensure, health_check
+from repros.cache import cache_root
+from repros.envs import EnvError, Environment, ensure, health_check
 from repros.errors import UserError
 from repros.locks import committed_lock, write_locks
 from repros.matrix import PACKAGES, Cell, load_matrix
@@ -651,12 +652,12 @@ def test_failures_are_told_apart_by_their_words(stderr: str, kind: str, reason: 
     assert error.what.endswith(f": {reason}")
 
 
-def test_cache_dir_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/h")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.delenv("REPROS_CACHE", raising=False)
-    assert cache_dir() == Path("/h/.cache/repros")
+    assert cache_root() == Path("/h/.cache/repros")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
-    assert cache_dir() == Path("/x/repros")
+    assert cache_root() == Path("/x/repros")
     monkeypatch.setenv("REPROS_CACHE", "~/mine")
-    assert cache_dir() == Path("/h/mine")
+    assert cache_root() == Path("/h/mine")
