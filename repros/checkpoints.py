@@ -1,0 +1,361 @@
+"""Checkpoints with the shapes of real models and random weights, made once and kept.
+
+A recipe (``fixtures/recipes.json``) names a real configuration (``fixtures/models/``) and says
+what is cut from it: layers and vocabulary, never the shape of a layer. ``ensure`` turns it into a
+folder that ``from_pretrained`` loads: ``config.json``, safetensors shards and their index.
+
+The folder is written to a staging place and renamed, under a lock, in the cache; its name carries
+a digest of everything that decides its bytes. A shard is written as a stream: no more than one
+chunk of a tensor is in memory.
+
+Importing this needs the standard library alone; torch is imported where weights are made, so it
+runs in a cell's interpreter: ``python -m repros.checkpoints NAME`` prints the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from repros.cache import cache_root, locked
+from repros.case import ITEMSIZE
+from repros.errors import UserError
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+
+#: Raised when the same recipe would give other bytes.
+FORMAT = 1
+
+#: Elements made at a time. A tensor's values depend on it.
+CHUNK = 1 << 22
+
+SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is made; ``layers`` and ``vocab`` are None where the model is whole."""
+
+    name: str
+    model: str
+    dtype: str
+    layers: int | None = None
+    vocab: int | None = None
+    shard_bytes: int = 5_000_000_000
+    seed: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One tensor of a checkpoint: what it is called and its shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        """Return the tensor's size, which is its part of a shard."""
+        return prod(self.shape) * ITEMSIZE[self.dtype]
+
+
+@cache
+def recipes(path: Path = FIXTURES / "recipes.json") -> Mapping[str, Recipe]:
+    """Read every recipe; raise UserError naming the file and the key of one that is wrong."""
+    table = _read_json(path)
+    found = {}
+    for name, fields in table.items():
+        try:
+            found[name] = recipe = Recipe(name=name, **fields)
+        except TypeError as error:
+            keys = ", ".join(Recipe.__dataclass_fields__)
+            raise UserError(f"{path.name}: {name}: {error}", f"a recipe has {keys}") from None
+        if recipe.dtype not in SAFETENSORS_DTYPES:
+            raise UserError(
+                f"{path.name}: {name}.dtype: `{recipe.dtype}` is no dtype of a checkpoint",
+                f"use one of {', '.join(SAFETENSORS_DTYPES)}",
+            )
+        if not (FIXTURES / "models" / f"{recipe.model}.json").is_file():
+            raise UserError(
+                f"{path.name}: {name}.model: there is no models/{recipe.model}.json beside it",
+                f"use one of {', '.join(sorted(p.stem for p in (FIXTURES / 'models').glob('*.json')))}",
+            )
+        for key in ("layers", "vocab", "shard_bytes"):
+            value = getattr(recipe, key)
+            if value is not None and (type(value) is not int or value < 1):
+                raise UserError(
+                    f"{path.name}: {name}.{key}: `{value}` is not a count", "write 1 or more"
+                )
+    return found
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return the recipe of that name."""
+    if name not in recipes():
+        raise UserError(
+            f"there is no checkpoint recipe `{name}`", f"use one of {', '.join(recipes())}"
+        )
+    return recipes()[name]
+
+
+@cache
+def config_of(recipe: Recipe) -> Mapping[str, Any]:
+    """Return the real configuration with the recipe's cuts in it.
+
+    Token ids beyond a cut vocabulary become its last id: an embedding refuses others.
+    """
+    config = _read_json(FIXTURES / "models" / f"{recipe.model}.json")
+    config["torch_dtype"] = recipe.dtype
+    if recipe.layers is not None:
+        if recipe.layers > config["num_hidden_layers"]:
+            raise UserError(
+                f"recipes.json: {recipe.name}.layers: {recipe.layers}, but {recipe.model} has "
+                f"{config['num_hidden_layers']}",
+                "keep fewer layers",
+            )
+        config["num_hidden_layers"] = recipe.layers
+    if recipe.vocab is not None:
+        config["vocab_size"] = recipe.vocab
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if config.get(key) is not None:
+                config[key] = min(config[key], recipe.vocab - 1)
+    return config
+
+
+@cache
+def tensors(recipe: Recipe) -> tuple[Spec, ...]:
+    """Return every tensor of the checkpoint, in the order of the model."""
+    config = config_of(recipe)
+    listing = _LISTINGS.get(config["model_type"])
+    if listing is None:
+        raise UserError(
+            f"models/{recipe.model}.json: tensors of model type `{config['model_type']}` are not known",
+            f"use one of {', '.join(_LISTINGS)}, or add its listing to repros/checkpoints.py",
+        )
+    return tuple(Spec(name, shape, recipe.dtype) for name, shape in listing(config))
+
+
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+
+def _decoder(config: Mapping[str, Any]) -> Shapes:
+    """List the tensors of Llama and of Qwen2, which adds biases to query, key and value.
+
+    Source: transformers' ``LlamaForCausalLM`` and ``Qwen2ForCausalLM``.
+    """
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    kv = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
+    biased = config["model_type"] == "qwen2"
+    yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        for part, out in (("q", hidden), ("k", kv), ("v", kv)):
+            yield f"{layer}.self_attn.{part}_proj.weight", (out, hidden)
+            if biased:
+                yield f"{layer}.self_attn.{part}_proj.bias", (out,)
+        yield f"{layer}.self_attn.o_proj.weight", (hidden, hidden)
+        yield f"{layer}.mlp.gate_proj.weight", (inner, hidden)
+        yield f"{layer}.mlp.up_proj.weight", (inner, hidden)
+        yield f"{layer}.mlp.down_proj.weight", (hidden, inner)
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+    yield "model.norm.weight", (hidden,)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", (config["vocab_size"], hidden)
+
+
+def _opt(config: Mapping[str, Any]) -> Shapes:
+    """List the tensors of OPT with a tied head. Source: transformers' ``OPTForCausalLM``."""
+    hidden, inner = config["hidden_size"], config["ffn_dim"]
+    embedded = config["word_embed_proj_dim"]
+    decoder = "model.decoder"
+    yield f"{decoder}.embed_tokens.weight", (config["vocab_size"], embedded)
+    yield f"{decoder}.embed_positions.weight", (config["max_position_embeddings"] + 2, hidden)
+    if embedded != hidden:
+        yield f"{decoder}.project_out.weight", (embedded, hidden)
+        yield f"{decoder}.project_in.weight", (hidden, embedded)
+    if config["do_layer_norm_before"]:
+        yield f"{decoder}.final_layer_norm.weight", (hidden,)
+        yield f"{decoder}.final_layer_norm.bias", (hidden,)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"{decoder}.layers.{i}"
+        for part in ("k", "v", "q", "out"):
+            yield f"{layer}.self_attn.{part}_proj.weight", (hidden, hidden)
+            yield f"{layer}.self_attn.{part}_proj.bias", (hidden,)
+        for norm in ("self_attn_layer_norm", "final_layer_norm"):
+            yield f"{layer}.{norm}.weight", (hidden,)
+            yield f"{layer}.{norm}.bias", (hidden,)
+        yield f"{layer}.fc1.weight", (inner, hidden)
+        yield f"{layer}.fc1.bias", (inner,)
+        yield f"{layer}.fc2.weight", (hidden, inner)
+        yield f"{layer}.fc2.bias", (hidden,)
+
+
+_LISTINGS = {"llama": _decoder, "qwen2": _decoder, "opt": _opt}
+
+
+def shards(recipe: Recipe) -> list[list[Spec]]:
+    """Cut the tensors into shards of at most ``shard_bytes``, or of one tensor that is larger."""
+    cut: list[list[Spec]] = []
+    room = 0
+    for spec in tensors(recipe):
+        if not cut or spec.nbytes > room:
+            cut.append([])
+            room = recipe.shard_bytes
+        cut[-1].append(spec)
+        room -= spec.nbytes
+    return cut
+
+
+def digest(recipe: Recipe) -> str:
+    """Return 16 hexadecimal digits that differ wherever the bytes of the checkpoint may."""
+    decides = asdict(recipe) | {"name": "", "note": "", "config": config_of(recipe)}
+    decides |= {"format": FORMAT, "chunk": CHUNK, "tensors": [asdict(s) for s in tensors(recipe)]}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def ensure(name: str, root: Path | None = None) -> Path:
+    """Return the folder of the recipe's checkpoint; write it first where it is not there whole.
+
+    Raises UserError for an unknown recipe and where the disk has no room for it.
+    """
+    recipe = recipe_of(name)
+    root = root or cache_root() / "checkpoints"
+    folder = root / f"{name}-{digest(recipe)}"
+    if is_whole(folder, recipe):
+        return folder
+    with locked(root / f".{folder.name}.lock"):
+        if is_whole(folder, recipe):
+            return folder  # another process has made it meanwhile
+        staging = root / f".{folder.name}.staging"
+        for leftover in (staging, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
+        needed = sum(spec.nbytes for spec in tensors(recipe))
+        if (free := shutil.disk_usage(root).free) < needed * 1.02:
+            raise UserError(
+                f"{root}: checkpoint `{name}` needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free",
+                "make room, or set REPROS_CACHE to a folder on a larger disk",
+            )
+        staging.mkdir()
+        try:
+            write(recipe, staging)
+            staging.rename(folder)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def is_whole(folder: Path, recipe: Recipe) -> bool:
+    """Return whether the folder holds every shard at its full size."""
+    cut = shards(recipe)
+    for i, specs in enumerate(cut):
+        path = folder / _shard_name(i, len(cut))
+        header = len(_header(specs))
+        if not path.is_file() or path.stat().st_size != header + sum(s.nbytes for s in specs):
+            return False
+    return (folder / "config.json").is_file()
+
+
+def write(recipe: Recipe, folder: Path) -> None:
+    """Write configuration, shards, index and the recipe itself into an empty folder."""
+    cut = shards(recipe)
+    places: dict[str, str] = {}
+    for i, specs in enumerate(cut):
+        path = folder / _shard_name(i, len(cut))
+        with path.open("wb") as file:
+            file.write(_header(specs))
+            for spec in specs:
+                _write_tensor(file, spec, recipe.seed)
+        places |= {spec.name: path.name for spec in specs}
+    total = sum(spec.nbytes for specs in cut for spec in specs)
+    index = {"metadata": {"total_size": total}, "weight_map": places}
+    if len(cut) > 1:
+        _write_json(folder / "model.safetensors.index.json", index)
+    _write_json(folder / "recipe.json", asdict(recipe) | {"digest": digest(recipe)})
+    _write_json(folder / "config.json", dict(config_of(recipe)))
+
+
+def _shard_name(i: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{i + 1:05}-of-{count:05}.safetensors"
+
+
+def _header(specs: list[Spec]) -> bytes:
+    """Return what comes before the tensors: a length of 8 bytes and JSON, padded to 8 bytes.
+
+    Source: the format's description in huggingface/safetensors.
+    """
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    begin = 0
+    for spec in specs:
+        table[spec.name] = {
+            "dtype": SAFETENSORS_DTYPES[spec.dtype],
+            "shape": list(spec.shape),
+            "data_offsets": [begin, begin := begin + spec.nbytes],
+        }
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensor(file: BinaryIO, spec: Spec, seed: int) -> None:
+    """Write normal values of deviation 0.02, about 1 for the weight of a norm and else about 0.
+
+    Each chunk is seeded by the recipe's seed, the tensor's name and its place, so that a tensor
+    does not depend on those before it.
+    """
+    import torch
+
+    mean = float("norm" in spec.name and spec.name.endswith("weight"))
+    left = prod(spec.shape)
+    for i in range(-(left // -CHUNK)):
+        key = hashlib.sha256(f"{seed}/{spec.name}/{i}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+        values = torch.empty(min(CHUNK, left), dtype=getattr(torch, spec.dtype))
+        values.normal_(mean, 0.02, generator=generator)
+        file.write(values.view(torch.uint8).numpy().data)
+        left -= values.numel()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", "restore the file from version control") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}", "mend the JSON at that line") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no object", "write a JSON object")
+    return found
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str]) -> int:
+    """Make the checkpoints of the named recipes and print their folders, or list the recipes."""
+    try:
+        for name in arguments:
+            print(ensure(name))
+        if not arguments:
+            for recipe in recipes().values():
+                size = sum(spec.nbytes for spec in tensors(recipe)) / 2**20
+                print(f"{recipe.name:<20} {size:>9.1f} MiB  {recipe.note}")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return os.EX_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
