@@ -1,0 +1,187 @@
+"""Saved-weight bloat: the dequantized 16-bit weight is held from forward to backward.
+
+Claim (bitsandbytes#1935): `MatMul4Bit.forward` and `MatMul8bitLt.forward` call `F.linear` on the dequantized weight and
+autograd saves it, 0.48 GB a layer where 0.06 GB are packed; cure: call it under `torch.no_grad()`. The maintainer could
+not reproduce it (the forward of an `autograd.Function` runs without grad), suspected `torch.compile`, and planned a
+custom operator with `register_autograd`.
+
+Mechanism, where there is one: a compiler meets the same dequantization in forward and backward, does it once and saves
+the result; or the weight is applied outside the Function (parametrized experts, DoRA with dropout), where autograd
+saves it like any other; or a cache keeps it (non-reentrant checkpointing leaves its recomputation by an exception, and
+a plain forward hook that would have closed the cache of `torch.nn.utils.parametrize` does not run).
+
+Budget: the weight is frozen, so the gradient of x takes the gradient of the output and the packed weight. The packed
+weight, its scales and x are alive before the step and are not counted; what a step may hold until its backward is
+
+    M*N*itemsize                       its output
+  + M*(2*K + RANK)*itemsize            with LoRA or DoRA: dropout's mask and result, and its product by A
+  + 2*M*N*itemsize                     with DoRA: two factors of the gradient of the magnitude
+  + SLACK                              page rounding and small objects, as the heap counts them
+
+and the planted bug adds K*N*itemsize. A checkpointed block holds nothing of the kind until its backward, with the bug
+or without; but its recomputation then saves the weights of all its layers at once. There the peak of live 16-bit bytes
+is judged, over a block of LAYERS: one dequantized weight at a time, K*N*itemsize, and M*N*itemsize for each output,
+recomputed output and gradient, 2*LAYERS + 4 at most. (The reference stays far below: its one weight lives inside an
+operator, where the ledger does not look.)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from repros.case import ITEMSIZE, Affected, Budget, Case, Claim, Condition, Requires
+from repros.cases import _saved_weight as parts
+
+SLACK = 64 * 1024
+LAYERS = 4
+USUAL = {
+    "quant": "nf4", "double": False, "threshold": 0.0, "mode": "eager", "train": True, "place": "linear",
+    "tokens": 128, "in": 768, "out": 768, "weights": 1, "late": False, "dtype": "bfloat16",
+}  # fmt: skip
+
+
+def held(p: Any) -> Any:
+    m, n, k = p["tokens"], p["out"], p["in"]
+    elements = m * n
+    if p["place"] in ("lora", "dora"):
+        elements += m * (2 * k + parts.RANK)
+    if p["place"] == "dora":
+        elements += 2 * m * n
+    return elements * ITEMSIZE[p["dtype"]] + SLACK
+
+
+def peak(p: Any) -> Any:
+    m, n, k, size = p["tokens"], p["out"], p["in"], ITEMSIZE[p["dtype"]]
+    return n * k * size + (2 * p["weights"] + 4) * m * n * size
+
+
+HELD = Budget("held_bytes", held, second="heap_held_bytes")
+PEAK = Budget("peak_live_16bit_bytes", peak)
+FP4 = Requires({"bitsandbytes": ">=0.47.0"}, reason="fp4 has a CPU kernel from bitsandbytes 0.47.0 on")
+PARAMETRIZE = Requires({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
+DEEPCOPY = Requires({"bitsandbytes": ">=0.46.1"}, reason="0.46.0 cannot copy a layer on CPU, and DoRA copies it")
+ANYTHING = Requires()
+INDUCTOR = Requires(compiler=True, reason="inductor's CPU backend builds its kernels with a C++ compiler")
+
+
+CUSTOM_OP = "the operator that the maintainer planned, written by hand over the installed kernels"
+EXPERTS = "two experts in one parametrized parameter, applied by F.linear as MoE blocks do"
+SECOND_STEP = "the second step is judged: what the first one leaves in the cache of torch.nn.utils.parametrize counts"
+
+
+def on(
+    name: str, requires: Requires = ANYTHING, without: tuple[str, ...] = (), note: str = "", **changes: Any
+) -> Condition:
+    """Declare a condition by what differs from the usual parameters; a checkpointed one runs a block of layers."""
+    block = changes.get("mode") in ("reentrant", "nonreentrant") and not changes.get("late")
+    shape = {"tokens": 16, "in": 512, "out": 512, "weights": LAYERS} if block else {}
+    return Condition(name, {**USUAL, **shape, **changes}, requires, without, note, PEAK if block else None)
+
+
+CONDITIONS = (
+    on("nf4-eager"),
+    on("nf4-double-eager", double=True),
+    on("fp4-eager", FP4, quant="fp4"),
+    on("nf4-checkpoint-reentrant", mode="reentrant"),
+    on("nf4-checkpoint-nonreentrant", mode="nonreentrant"),
+    on("nf4-compile-default", mode="default"),
+    on("nf4-compile-mincut", mode="mincut"),
+    on("nf4-compile-inductor", INDUCTOR, mode="inductor"),
+    on("nf4-eval-compile-mincut", train=False, mode="mincut"),
+    on("fp4-double-compile-mincut", FP4, quant="fp4", double=True, mode="mincut"),
+    on("nf4-customop-eager", without=("proposed",), note=CUSTOM_OP, place="customop"),
+    on("nf4-customop-compile-mincut", without=("proposed",), note=CUSTOM_OP, place="customop", mode="mincut"),
+    on("nf4-experts-eager", PARAMETRIZE, note=EXPERTS, place="experts", weights=2),
+    on("nf4-experts-checkpoint-nonreentrant", PARAMETRIZE, note=SECOND_STEP,
+       place="experts", weights=2, mode="nonreentrant", late=True),
+    on("nf4-lora-eager", note="PEFT LoRA with dropout", place="lora"),
+    on("nf4-dora-eager", DEEPCOPY, note="PEFT DoRA with dropout", place="dora"),
+    on("int8-eager", quant="int8"),
+    on("int8-outlier-eager", quant="int8", threshold=6.0),
+    on("int8-eval-eager", quant="int8", train=False),
+    on("int8-checkpoint-reentrant", quant="int8", mode="reentrant"),
+    on("int8-checkpoint-nonreentrant", quant="int8", mode="nonreentrant"),
+    on("int8-compile-mincut", quant="int8", mode="mincut"),
+    on("int8-compile-inductor", INDUCTOR, quant="int8", mode="inductor"),
+)  # fmt: skip
+
+CASE = Case(
+    package="bitsandbytes",
+    number=1935,
+    title="the dequantized 16-bit weight is saved for backward",
+    kind="pull request",
+    status="closed unmerged, withdrawn by its author",
+    claims=(
+        Claim(
+            "autograd saves the dequantized weight of a 4-bit layer",
+            {"a layer": "0.48 GB, 0.06 GB packed", "32 layers of a 9B model": "15.4 GB, 1.9 GB packed"},
+            "?[fp]4-*",
+        ),
+        Claim("autograd saves the dequantized weight of an 8-bit layer", conditions="int8-*"),
+        Claim("the maintainer suspects a graph compiler's joint graph, not eager mode", conditions="*-compile-*"),
+        Claim(
+            "larger models train on the same card",
+            {"12 GB": "4B -> 9B", "16 GB": "7B -> 13B", "24 GB": "9B -> 20B", "80 GB": "34B -> 50B"},
+            "gpu-*",
+        ),
+    ),
+    conditions=CONDITIONS,
+    budget=HELD,
+    affected=tuple(
+        Affected(versions, conditions, source="cpu run")
+        for conditions, versions in {
+            "nf4-compile-*": {"bitsandbytes": "<0.50"},
+            "nf4-eval-compile-*": {"bitsandbytes": "<0.50"},
+            "fp4-double-compile-*": {"bitsandbytes": "<0.50"},
+            "nf4-experts-eager": {"bitsandbytes": ">=0.48"},
+            "nf4-experts-checkpoint-*": {"bitsandbytes": ">=0.48,<0.50"},
+            "nf4-dora-eager": {"bitsandbytes": ">=0.46.1"},
+            "int8-compile-inductor": {"bitsandbytes": ">=0.48"},
+        }.items()
+    ),
+    proposes="call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward",
+    url="https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1935",
+)
+
+
+def prepare(p: Any, checkpoint: str | None) -> SimpleNamespace:
+    import torch
+
+    dtype = getattr(torch, p["dtype"])
+    n, k, m = p["out"], p["in"], p["tokens"]
+    x = torch.randn(m, k).to(dtype)
+    if p["threshold"]:
+        x[:, :: k // 4] *= 4 * p["threshold"]
+    weights = [(torch.randn(n, k) * k**-0.5).to(dtype) for _ in range(p["weights"])]
+    quantized = [parts.quantize(weight, p) for weight in weights]
+    grad = torch.randn(m, n).to(dtype)
+    return SimpleNamespace(p=p, x=x.requires_grad_(), grad=grad, weights=weights, quantized=quantized, kept={})
+
+
+def oracle(i: Any) -> dict[str, Any]:
+    import torch
+
+    weights = [parts.dequantize(q, torch.float64) for q in i.quantized]
+    x = i.x.detach().double().requires_grad_()
+    output = parts.compose(i, [partial(torch.nn.functional.linear, weight=w) for w in weights])(x)
+    output.backward(i.grad.double())
+    return {"output": output.detach(), "grad_input": x.grad}
+
+
+def subject(i: Any) -> parts.Steps:
+    return (yield from parts.steps(i, parts.installed(i)))
+
+
+def reference(i: Any) -> parts.Steps:
+    return (yield from parts.steps(i, parts.assemble(i, parts.reference_products(i))))
+
+
+def planted(i: Any) -> parts.Steps:
+    return (yield from parts.steps(i, parts.assemble(i, parts.planted_products(i))))
+
+
+def proposed(i: Any) -> parts.Steps:
+    parts.without_grad()
+    return (yield from subject(i))
