@@ -45,7 +45,7 @@ class Linear4bit(QuantizedLinear):
         super().__init__(in_features, out_features, bias, device, dtype)
         weight = torch.empty(out_features, in_features, dtype=dtype, device="meta")
         self._hold(quantize_4bit(weight, quant_type, blocksize, double))
-        target = torch.get_default_device() if device is None else device
+        target = torch.empty(0, device=device).device  # None may mean one that a context has set
         self._apply(lambda tensor: torch.zeros_like(tensor, device=target))
 
     @classmethod
