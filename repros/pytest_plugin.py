@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         config.pluginmanager.register(Plugin(config), "repros-run")
     except UserError as error:
-        raise pytest.UsageError(str(error)) from error
+        pytest.exit(str(error), returncode=2)
 
 
 class Plugin:

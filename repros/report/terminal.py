@@ -111,7 +111,7 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
         console.print(f"unsupported in {count}: {reason}", markup=False)
     failed = [record for record in records if record.failed]
     for record in failed if failures else ():
-        console.print(Text(two_lines(record), "yellow"))
+        console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
     if not failed:
         console.print("every verdict is as recorded")
 

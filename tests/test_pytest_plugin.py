@@ -1,0 +1,111 @@
+"""pytest as the runner: ids, selection, resume, reports, and two lines for what is wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from repros import results
+from repros.results import Run
+from repros.verdict import Verdict
+from tests.test_results import record
+
+CELL = "tf5.23.0-bnb0.50.2"
+
+
+def run(*arguments: str, reports: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest with the plugin on the suite's cases."""
+    command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-p", "no:cacheprovider", "--no-header"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    return subprocess.run(
+        [*command, "--reports", str(reports), *arguments, "repros/cases"],
+        capture_output=True, text=True, cwd=results.ROOT, env=environment, check=False,
+    )  # fmt: skip
+
+
+def test_ids_are_readable_and_k_selects_by_number_condition_and_cell(tmp_path: Path) -> None:
+    listed = run("--collect-only", "-q", "--cell", CELL, "-k", "1935 and nf4-eager", reports=tmp_path).stdout
+    assert f"repros/cases/bitsandbytes/gh1935_saved_weight.py::nf4-eager[{CELL}]" in listed
+    assert "1 test" in listed or "1/" in listed
+    assert "44387" not in listed
+    both = run("--collect-only", "-q", "--tier", "smoke", "-k", "nf4-eager", reports=tmp_path).stdout
+    assert both.count("gh1935_saved_weight.py::nf4-eager[") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "second"),
+    [
+        (["--cell", "nope"], "matrix.yaml: no cell `nope`", "hint: cells: "),
+        (["--tier", "nope"], "matrix.yaml: no tier `nope`", "hint: tiers: "),
+        (["--cell", CELL, "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "hint: write"),
+        (["--cell", CELL, "--resume"], "runs: no run there", "hint: make one: `nox -s cpu`"),
+    ],
+)
+def test_bad_options_get_two_lines_and_exit_2(tmp_path: Path, arguments: list[str], first: str, second: str) -> None:
+    done = run(*arguments, reports=tmp_path)
+    assert done.returncode == 2
+    assert first in done.stderr
+    assert second in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_run_end_to_end_with_junit_and_resume(tmp_path: Path) -> None:
+    junit = tmp_path / "junit.xml"
+    chosen = ["--cell", CELL, "-k", "1935 and (nf4-eager or nf4-checkpoint-reentrant)"]
+    done = run(*chosen, f"--junitxml={junit}", reports=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
+    assert "every verdict is as recorded" in done.stdout
+    assert "time: " in done.stdout
+    folder = results.latest_run(tmp_path)
+    records, _ = results.load(folder)
+    assert {(r.condition, r.verdict) for r in records} == {
+        ("nf4-eager", Verdict.ABSENT),
+        ("nf4-checkpoint-reentrant", Verdict.ABSENT),
+    }
+    for one in records:
+        assert {arm.arm for arm in one.arms} >= {"subject", "reference", "planted"}
+        assert (one.margins["planted_over_budget"] or 0) > 1.5
+        assert one.environment["lock_committed"]
+    names = [case.get("name") for case in ElementTree.parse(junit).iter("testcase")]
+    assert names == [f"nf4-eager[{CELL}]", f"nf4-checkpoint-reentrant[{CELL}]"]
+    again = run(*chosen, "--resume", reports=tmp_path)
+    assert "2 passed" not in again.stdout
+    assert again.returncode == 5
+
+
+def test_a_regression_fails_with_its_two_lines(tmp_path: Path) -> None:
+    """With the record of what is affected taken away, what reproduces is a regression."""
+    script = (
+        "import sys, dataclasses, pytest\n"
+        "from repros.cases.bitsandbytes import gh1935_saved_weight as g\n"
+        "g.CASE = dataclasses.replace(g.CASE, affected=())\n"
+        "sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "-p", "repros.pytest_plugin", "-p", "no:cacheprovider", "-q"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    chosen = ["--cell", "tf5.2.0-bnb0.49.2", "-k", "nf4-compile-default", "--reports", str(tmp_path)]
+    done = subprocess.run(
+        [*command, *chosen, "repros/cases/bitsandbytes/gh1935_saved_weight.py"],
+        capture_output=True, text=True, cwd=results.ROOT, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stdout
+    assert "gh1935_saved_weight[nf4-compile-default] in tf5.2.0-bnb0.49.2: reproduced: held_bytes" in done.stdout
+    assert "hint: the record says that this version is not affected" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_results_of_an_unknown_schema_stop_a_resume(tmp_path: Path) -> None:
+    made = Run(tmp_path / "runs" / "r")
+    made.append(record())
+    made.path.write_text(made.path.read_text().replace('"schema":1', '"schema":99'))
+    done = run("--cell", CELL, "--resume", reports=tmp_path)
+    assert done.returncode == 2
+    assert "schema version 99, this version reads 1" in done.stderr
+    assert made.path.read_text().count("\n") == 1
