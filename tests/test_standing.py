@@ -36,15 +36,15 @@ def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") ->
         ({"c": {"1": NONE}}, "untested", "no trial"),
         ({"c": {"1": GOOD, "2": GOOD}}, "refuted", "absent in all 2 trials (1 conditions, 2 cells)"),
         ({"c": {"1": BAD, "2": BAD}}, "confirmed", "reproduced in all 2 trials"),
-        ({"c": {"1": BAD}, "d": {"1": GOOD}}, "confirmed under conditions", "c: reproduced in all 1 cells"),
+        ({"c": {"1": BAD}, "d": {"1": GOOD}}, "confirmed under conditions", "reproduced in every cell: c; absent in every cell: d"),
         ({"c": {"1": BAD, "2": GOOD}}, "fixed in bitsandbytes 2", "reproduced with bitsandbytes 1, absent from 2 on"),
         ({"c": {"1": GOOD, "2": BAD}}, "confirmed under conditions", "reproduced with bitsandbytes 2, absent up to 1"),
         (
             {"c": {"0.9": GOOD, "0.10": BAD, "0.11": BAD, "0.12": GOOD}},
             "fixed in bitsandbytes 0.12",
-            "c: reproduced with bitsandbytes 0.10 to 0.11, absent up to 0.9, absent from 0.12 on",
+            "reproduced with bitsandbytes 0.10 to 0.11, absent up to 0.9, absent from 0.12 on: c",
         ),
-        ({"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "2": BAD}}, "confirmed under conditions", "d: reproduced in all 2 cells"),
+        ({"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "2": BAD}}, "confirmed under conditions", "reproduced in every cell: d"),
     ],
 )
 def test_standing(table: dict[str, dict[str, Verdict]], word: str, because: str) -> None:

@@ -33,19 +33,20 @@ def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
     bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]
     if not bad:
         return Standing("refuted", f"absent in all {len(spoken)} trials ({_spread(spoken)})")
-    sentences, open_conditions = [], []
-    for condition in dict.fromkeys(r.condition for r in bad):
-        group = [r for r in spoken if r.condition == condition]
-        edge = edges(group)
-        sentences.append(f"{condition}: {edge.text}")
-        if not edge.fixed_in:
-            open_conditions.append(condition)
-    if not open_conditions:
-        fixes = dict.fromkeys(edges([r for r in spoken if r.condition == c]).fixed_in for c in {r.condition for r in bad})
-        return Standing(f"fixed in {', '.join(sorted(fixes))}", "; ".join(sentences))
     if len(bad) == len(spoken):
         return Standing("confirmed", f"reproduced in all {len(spoken)} trials ({_spread(spoken)})")
-    return Standing("confirmed under conditions", "; ".join(sentences))
+    found: dict[Edges, list[str]] = {}
+    for condition in dict.fromkeys(r.condition for r in bad):
+        found.setdefault(edges([r for r in spoken if r.condition == condition]), []).append(condition)
+    sentences = [f"{edge.text}: {', '.join(conditions)}" for edge, conditions in found.items()]
+    never = [c for c in dict.fromkeys(r.condition for r in spoken) if c not in {r.condition for r in bad}]
+    if never:
+        sentences.append(f"absent in every cell: {', '.join(never)}")
+    if all(edge.fixed_in for edge in found):
+        word = f"fixed in {', '.join(sorted({edge.fixed_in for edge in found}))}"
+    else:
+        word = "confirmed under conditions"
+    return Standing(word, "; ".join(sentences))
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def edges(group: Sequence[Record]) -> Edges:
     bad = [r for r in group if r.verdict is Verdict.REPRODUCED]
     good = [r for r in group if r.verdict is Verdict.ABSENT]
     if not good:
-        return Edges(f"reproduced in all {len(bad)} cells", "")
+        return Edges("reproduced in every cell", "")
     for package in AXES:
         bad_versions, good_versions = ({_version(r, package) for r in side} for side in (bad, good))
         if bad_versions & good_versions or len(bad_versions | good_versions) < 2:
