@@ -93,18 +93,14 @@ def recipes(path: Path = FIXTURES / "recipes.json") -> Mapping[str, Recipe]:
         for key in ("layers", "vocab", "shard_bytes"):
             value = getattr(recipe, key)
             if value is not None and (type(value) is not int or value < 1):
-                raise UserError(
-                    f"{path.name}: {name}.{key}: `{value}` is not a count", "write 1 or more"
-                )
+                raise UserError(f"{path.name}: {name}.{key}: `{value}` is not a count", "write 1 or more")
     return found
 
 
 def recipe_of(name: str) -> Recipe:
     """Return the recipe of that name."""
     if name not in recipes():
-        raise UserError(
-            f"there is no checkpoint recipe `{name}`", f"use one of {', '.join(recipes())}"
-        )
+        raise UserError(f"there is no checkpoint recipe `{name}`", f"use one of {', '.join(recipes())}")
     return recipes()[name]
 
 

@@ -247,7 +247,8 @@ def tally(entries: list[Entry], most: int = 12) -> list[dict[str, Any]]:
 
 #: Operators through which a storage can be first seen that lies in a file mapping.
 _VIEWS = frozenset(
-    "aten::" + name for name in "set_ view view_as as_strided slice detach alias t transpose unsqueeze _unsafe_view".split()
+    "aten::" + name
+    for name in "set_ view view_as as_strided slice detach alias t transpose unsqueeze _unsafe_view".split()  # noqa: SIM905
 ) | {"saved"}
 
 

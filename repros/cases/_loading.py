@@ -1,0 +1,227 @@
+"""What the loading cases share: bytes by what becomes of each tensor, and how their arms load.
+
+16-bit bytes alive while a checkpoint is quantized on the fly, if nothing is kept longer than it is used:
+
+- *resident*: tensors that stay 16-bit (embedding, norms, an untied head), in the dtype that was asked for;
+- *one source*, the largest, from its reading to the end of its quantization;
+- *one copy* of it where a conversion makes one: a cast to another dtype than the checkpoint's, or the float16 that
+  bitsandbytes' int8 quantization starts from. A cast copy replaces its source, so there are never two copies.
+
+A source counts whether it lies on the heap or is a view of the mapped file: on an accelerator both are allocations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from math import prod
+from types import SimpleNamespace
+from typing import Any
+
+from repros.case import ITEMSIZE, Condition, Params, Requires
+from repros.checkpoints import Spec, recipe_of, tensors
+
+Arm = Generator[str, None, dict[str, Any]]
+
+#: One layer for NF4, which bitsandbytes before 0.50 quantizes on a CPU at some 10 million elements a second.
+RECIPES = {"nf4": "smollm2-135m-1l", "int8": "smollm2-135m-2l"}
+BLOCKSIZE = 64
+
+#: Where a loader that runs ahead must have done so: the first quantization, by bitsandbytes or by the reference.
+GATE = ("bitsandbytes::quantize_4bit", "bitsandbytes::int8_vectorwise_quant", "repros_loading::quantize")
+
+SYNC = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
+POOL = Requires({"transformers": ">=5"}, reason="the loader has a thread pool, and the switch, from 5.0")
+
+#: What is compared with the checkpoint, two quantized weights and one that is not: small, so that comparing is no peak.
+COMPARED = (
+    "model.layers.0.self_attn.k_proj.weight",
+    "model.layers.0.self_attn.v_proj.weight",
+    "model.embed_tokens.weight",
+)
+
+#: Half of the widest gap between two NF4 values (-1 and -0.696), and of one int8 step.
+HALF_STEP = {"nf4": 0.152, "int8": 0.5 / 127}
+
+
+def params(scheme: str, dtype: str = "bfloat16", recipe: str | None = None) -> Params:
+    """Return the parameters of a condition; the recipes' checkpoints are in bfloat16."""
+    return {"scheme": scheme, "dtype": dtype, "recipe": recipe or RECIPES[scheme]}
+
+
+def sync(condition: Condition) -> Condition:
+    """Return the same condition with asynchronous materialization switched off."""
+    return Condition(f"{condition.name}-sync", condition.params, POOL, condition.without, env=SYNC)
+
+
+def recipe(p: Params) -> str:
+    return str(p["recipe"])
+
+
+def specs(p: Params) -> tuple[Spec, ...]:
+    return tensors(recipe_of(recipe(p)))
+
+
+def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
+    """Return whether a tensor is the weight of a linear layer, other than the head."""
+    return len(shape) == 2 and "embed" not in name and not name.startswith("lm_head")
+
+
+def linear_elements(p: Params) -> list[int]:
+    return [prod(s.shape) for s in specs(p) if is_quantized(s.name, s.shape)]
+
+
+def resident_bytes(p: Params) -> int:
+    """Return what finally stays 16-bit."""
+    return ITEMSIZE[str(p["dtype"])] * sum(prod(s.shape) for s in specs(p) if not is_quantized(s.name, s.shape))
+
+
+def largest_bytes(p: Params) -> int:
+    """Return the largest source that is quantized."""
+    return max(s.nbytes for s in specs(p) if is_quantized(s.name, s.shape))
+
+
+def quantized_bytes(p: Params) -> int:
+    """Return what the quantized weights come to: codes and float32 scales, a block's or a row's."""
+    if p["scheme"] == "nf4":
+        return sum(n // 2 + 4 * -(n // -BLOCKSIZE) for n in linear_elements(p))
+    rows = sum(s.shape[0] for s in specs(p) if is_quantized(s.name, s.shape))
+    return sum(linear_elements(p)) + 4 * rows
+
+
+def copies(p: Params) -> int:
+    """Return how many copies of a source its conversion makes."""
+    cast = p["dtype"] != recipe_of(recipe(p)).dtype
+    return int(cast or (p["scheme"] == "int8" and p["dtype"] != "float16"))
+
+
+def peak_limit(p: Params) -> int:
+    """Return the 16-bit bytes that may be alive at once: see the head of this module."""
+    return resident_bytes(p) + (1 + copies(p)) * largest_bytes(p)
+
+
+def model_bytes(p: Params) -> int:
+    """Return the size of the model in 16 bits."""
+    return ITEMSIZE[str(p["dtype"])] * sum(prod(s.shape) for s in specs(p))
+
+
+def numbers(p: Params) -> float:
+    """Return the largest error of a weight over its largest magnitude: half a step, and two roundings to bfloat16."""
+    return HALF_STEP[str(p["scheme"])] + 2 * 2.0**-8
+
+
+def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
+    import torch
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # it would start a thread
+    dtype = getattr(torch, str(p["dtype"]))
+    if p["scheme"] == "nf4":
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, bnb_4bit_use_double_quant=False
+        )
+    else:
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    return SimpleNamespace(p=p, checkpoint=checkpoint, dtype=dtype, config=config)
+
+
+def oracle(i: Any) -> dict[str, Any]:
+    """Return the compared weights as the checkpoint has them."""
+    from safetensors import safe_open
+
+    from repros.reference.checkpoint import list_entries
+
+    shards = {entry.name: entry.path for entry in list_entries(i.checkpoint)}
+    found = {}
+    for name in COMPARED:
+        with safe_open(shards[name], framework="pt") as shard:
+            found[name] = shard.get_tensor(name).double()
+    return found
+
+
+def load_installed(i: Any) -> Arm:
+    """Load with the installed packages; return the compared weights, dequantized."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import AutoModelForCausalLM
+
+    yield "load"
+    i.model = AutoModelForCausalLM.from_pretrained(
+        i.checkpoint, quantization_config=i.config, dtype=i.dtype, device_map={"": "cpu"}
+    )
+    yield "compare"
+    found = {}
+    for name in COMPARED:
+        weight = i.model.get_parameter(name)
+        if weight.dtype == torch.uint8:
+            found[name] = dequantize_4bit(weight.data, weight.quant_state).float()
+        elif weight.dtype == torch.int8:
+            found[name] = weight.data.float() * weight.SCB.float().unsqueeze(1) / 127
+        else:
+            found[name] = weight.detach().float()
+    return found
+
+
+def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0) -> Arm:
+    """Load with the reference; ``ahead_bytes`` of sources may be alive, None is no bound.
+
+    With ``keep_every`` n every n-th source of a linear layer is kept for good, as a leak would.
+    """
+    from repros.reference.loader import StreamingLoader
+
+    quantize = _register()
+    kept: list[Any] = []
+
+    class Loader(StreamingLoader):
+        def release(self, name: str, tensor: Any) -> None:
+            if keep_every and is_quantized(name, tuple(tensor.shape)):
+                kept.append(tensor if len(kept) % keep_every == 0 else None)
+
+    def convert(name: str, tensor: Any) -> Any:
+        if is_quantized(name, tuple(tensor.shape)):
+            return (*quantize(tensor.to(i.dtype), i.p["scheme"]), tuple(tensor.shape))
+        return tensor.to(i.dtype, copy=True)
+
+    yield "load"
+    i.model, i.kept = Loader(i.checkpoint, convert, prefetch_bytes=ahead_bytes).load(), kept
+    yield "compare"
+    return {name: _dequantize(i, i.model[name]) for name in COMPARED}
+
+
+def ahead_bytes(p: Params) -> int:
+    """Return how many bytes of sources the reference may have alive; 0 is one at a time.
+
+    It quantizes to int8 without a float16 copy, so there it may read ahead into the room for one.
+    """
+    cast = p["dtype"] != recipe_of(recipe(p)).dtype
+    return 2 * largest_bytes(p) if copies(p) > cast else 0
+
+
+def _dequantize(i: Any, weight: Any) -> Any:
+    from repros.reference.blockwise import Quantized4bit, dequantize_4bit
+    from repros.reference.int8 import dequantize_rowwise
+
+    if not isinstance(weight, tuple):
+        return weight.float()
+    codes, scale, shape = weight
+    if i.p["scheme"] == "int8":
+        return dequantize_rowwise(codes, scale)
+    return dequantize_4bit(Quantized4bit(codes, scale, shape, i.dtype, "nf4", BLOCKSIZE)).float()
+
+
+def _register() -> Any:
+    """Make one operator of the reference's quantizations, as bitsandbytes' are: a gate, and no sight of the inside."""
+    import torch
+
+    from repros.reference.blockwise import quantize_4bit
+    from repros.reference.int8 import quantize_rowwise
+
+    def quantize(w: Any, scheme: str) -> Any:
+        if scheme == "int8":
+            return quantize_rowwise(w)
+        q = quantize_4bit(w, "nf4", BLOCKSIZE)
+        return q.packed, q.absmax
+
+    return torch.library.custom_op(
+        "repros_loading::quantize", quantize, mutates_args=(), schema="(Tensor w, str scheme) -> (Tensor, Tensor)"
+    )

@@ -1,0 +1,119 @@
+"""Quantizing while loading is said to keep every 16-bit source alive.
+
+The report: in ``Bnb4bitQuantize.convert`` the local ``value``, the caller's ``input_dict`` and ``Params4bit``, which
+shares its storage, hold the source while ``.to()`` quantizes it, so that 16-bit weights pile up and a model of 67 GB
+fails on a card of 32 GB at 48 %. It proposes to drop both before ``.to()``. Two mechanisms would give the same curve:
+
+- references: a source outlives its conversion. Then sources pile up also without a thread pool (the ``-sync``
+  conditions, and transformers 4, which has none), or at least some are alive at the end (``nf4-after``);
+- reading ahead: the pool has materialized sources that wait for their conversion (transformers#44387). Then they pile
+  up only where the pool is on, and dropping references changes nothing.
+
+Budgets, from ``repros.cases._loading``: at any time what stays 16-bit, one source and one copy where a conversion makes
+one; at the end what stays 16-bit. ``nf4-report-test`` has the report's own limit, all bytes alive below the 16-bit size
+of the model, and a planted bug that keeps *every* source. The other conditions plant one that keeps every third, which
+the report's limit lets pass (``tests/test_loading.py`` does the sum) and the derived one does not.
+
+The first quantization is held back until a thread pool, if there is one, is idle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repros.case import Affected, Budget, Case, Claim, Condition, Requires
+from repros.cases import _loading
+from repros.cases._loading import POOL, Arm, numbers, oracle, params, prepare, sync
+
+__all__ = ["CASE", "oracle", "planted", "prepare", "proposed", "reference", "subject"]
+
+BEFORE = Requires({"transformers": "<5"}, reason="the loader before 5.0 has no thread pool and no `Bnb4bitQuantize`")
+UNPATCHED = ("proposed",)  # the patch is to the 4-bit operation of 5.x alone
+
+NF4 = Condition("nf4", params("nf4"), POOL)
+INT8 = Condition("int8", params("int8"), POOL, UNPATCHED)
+
+CASE = Case(
+    package="transformers",
+    number=44728,
+    title="Fix float16 memory leak during 4-bit quantized model loading",
+    kind="pull request",
+    status="closed in favour of #44576",
+    claims=(
+        Claim(
+            "references in convert() keep 16-bit sources alive, so they accumulate while loading",
+            {"35B, 67 GB in 16 bits": "out of memory on 32 GB at 48 % loaded"},
+            "*-sync",
+        ),
+        Claim("16-bit sources are still alive after loading", conditions="nf4-after"),
+        Claim("16-bit weights accumulate while loading", conditions="nf4"),
+        Claim(
+            "facebook/opt-350m peaks above its 16-bit size, and below it with the fix",
+            {"before": "about 889 MB", "after": "about 611 MB", "16-bit size": "662 MB"},
+            "nf4-report-test",
+        ),
+        Claim("not in the report: int8 goes the same way", conditions="int8*"),
+    ),
+    conditions=(
+        NF4,
+        sync(NF4),
+        Condition("nf4-loader4", NF4.params, BEFORE, UNPATCHED, "one tensor after another, as 4.x loads"),
+        Condition(
+            "nf4-after", NF4.params, without=UNPATCHED, budget=Budget("live_end_16bit_bytes", _loading.resident_bytes)
+        ),
+        Condition(
+            "nf4-report-test",
+            {**NF4.params, "keep_every": 1},
+            POOL,
+            budget=Budget("peak_live_bytes", _loading.model_bytes),
+        ),
+        INT8,
+        sync(INT8),
+        Condition("int8-loader4", INT8.params, BEFORE, UNPATCHED, "one tensor after another, as 4.x loads"),
+    ),
+    budget=Budget("peak_live_16bit_bytes", _loading.peak_limit),
+    numbers=numbers,
+    proposes="in Bnb4bitQuantize.convert: take the target device, `del value`, `input_dict.clear()`, then `.to()`",
+    checkpoint=_loading.recipe,
+    gate=_loading.GATE,
+    affected=tuple(
+        Affected({"transformers": ">=5.0,<5.4"}, name, source="cpu run") for name in ("nf4", "nf4-report-test", "int8")
+    ),
+    url="https://github.com/huggingface/transformers/pull/44728",
+)
+
+
+def subject(i: Any) -> Arm:
+    return (yield from _loading.load_installed(i))
+
+
+def reference(i: Any) -> Arm:
+    return (yield from _loading.load_reference(i, _loading.ahead_bytes(i.p)))
+
+
+def planted(i: Any) -> Arm:
+    """Keep a reference to every third source (or every one) after its conversion."""
+    return (yield from _loading.load_reference(i, 0, keep_every=i.p.get("keep_every", 3)))
+
+
+def proposed(i: Any) -> Arm:
+    """Put the report's ``convert`` in place of the installed one."""
+    from bitsandbytes.nn import Params4bit
+    from transformers.integrations import bitsandbytes as integration
+    from transformers.quantizers.quantizers_utils import get_module_from_name
+
+    def convert(self: Any, input_dict: Any, full_layer_name: Any = None, model: Any = None, **kwargs: Any) -> Any:
+        (value,) = input_dict.values()
+        value = value[0] if isinstance(value, list) else value
+        module, _ = get_module_from_name(model, full_layer_name)
+        old_value = model.get_parameter_or_buffer(full_layer_name)
+        new_value = Params4bit(value, requires_grad=False, **old_value.__dict__)
+        target_device = value.device
+        del value
+        input_dict.clear()
+        new_value = new_value.to(target_device)
+        module._is_hf_initialized = True
+        return {full_layer_name: new_value}
+
+    integration.Bnb4bitQuantize.convert = convert
+    return (yield from subject(i))

@@ -1,0 +1,63 @@
+"""The budgets of the loading cases: sums over shapes, held against bytes counted another way."""
+
+from __future__ import annotations
+
+from math import prod
+
+import pytest
+
+from repros.cases import _loading
+from repros.cases.transformers import gh44387_reserved_memory as reserved
+from repros.cases.transformers import gh44728_fp16_load_leak as leak
+
+CONDITIONS = [*reserved.CASE.conditions, *leak.CASE.conditions]
+LAYER = {
+    "q": 576 * 576,
+    "k": 192 * 576,
+    "v": 192 * 576,
+    "o": 576 * 576,
+    "gate": 1536 * 576,
+    "up": 1536 * 576,
+    "down": 576 * 1536,
+}
+
+
+def test_sums_of_one_layer_by_hand() -> None:
+    p = _loading.params("nf4")
+    assert sum(_loading.linear_elements(p)) == sum(LAYER.values())
+    assert _loading.largest_bytes(p) == 2 * 1536 * 576
+    assert _loading.resident_bytes(p) == 2 * (256 * 576 + 3 * 576)
+    assert _loading.quantized_bytes(p) == sum(LAYER.values()) // 2 + 4 * sum(LAYER.values()) // 64
+    assert _loading.model_bytes(p) == _loading.resident_bytes(p) + 2 * sum(LAYER.values())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "dtype", "copies"),
+    [("nf4", "bfloat16", 0), ("nf4", "float16", 1), ("int8", "bfloat16", 1), ("int8", "float16", 1)],
+)
+def test_copies_that_a_conversion_makes(scheme: str, dtype: str, copies: int) -> None:
+    p = _loading.params(scheme, dtype)
+    assert _loading.copies(p) == copies
+    assert _loading.peak_limit(p) == _loading.resident_bytes(p) + (1 + copies) * _loading.largest_bytes(p)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)
+def test_the_whole_model_breaks_the_peak_budget_by_half_at_least(condition: object) -> None:
+    p = condition.params  # type: ignore[attr-defined]
+    assert _loading.model_bytes(p) > 1.5 * _loading.peak_limit(p)
+
+
+def test_a_leak_of_a_third_passes_the_test_of_the_report_and_not_the_derived_budget() -> None:
+    p = leak.CASE.condition("nf4").params
+    linear = [s for s in _loading.specs(p) if _loading.is_quantized(s.name, s.shape)]
+    kept = sum(s.nbytes for s in linear[::3])
+    assert kept > 0.4 * sum(s.nbytes for s in linear)
+    everything = _loading.resident_bytes(p) + kept + _loading.quantized_bytes(p)
+    assert everything < _loading.model_bytes(p)
+    assert _loading.resident_bytes(p) + kept > 1.5 * _loading.peak_limit(p)
+
+
+def test_what_is_compared_is_in_every_checkpoint() -> None:
+    for condition in CONDITIONS:
+        names = {spec.name: prod(spec.shape) for spec in _loading.specs(condition.params)}
+        assert set(_loading.COMPARED) <= names.keys()
