@@ -247,8 +247,11 @@ def tally(entries: list[Entry], most: int = 12) -> list[dict[str, Any]]:
 
 #: Operators through which a storage can be first seen that lies in a file mapping.
 _VIEWS = frozenset(
-    "aten::" + name
-    for name in "set_ view view_as as_strided slice detach alias t transpose unsqueeze _unsafe_view".split()  # noqa: SIM905
+    f"aten::{name}"
+    for name in (
+        *("from_file", "set_", "view", "view_as", "_unsafe_view", "as_strided", "slice"),
+        *("detach", "alias", "t", "transpose", "unsqueeze"),
+    )
 ) | {"saved"}
 
 
