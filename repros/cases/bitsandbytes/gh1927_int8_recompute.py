@@ -84,11 +84,11 @@ CASE = Case(
     symptoms=_int8.LOST_SCALE,
     affected=(
         *_affected("bitsandbytes", "<0.47", "second-to", "to-after-forward", "*-then-to", "from-pretrained"),
-        *_affected(
-            "bitsandbytes", "<0.48", "codes-scale-before-move", "from-pretrained-reload", "large-bfloat16-train"
-        ),
-        *_affected("bitsandbytes", "==0.47.*", "codes-scale-after-move"),
-        *_affected("bitsandbytes", "!=0.47.*", "weight-to-after-forward"),
+        *_affected("bitsandbytes", "<0.47", "weight-to-after-forward"),
+        *_affected("bitsandbytes", "<0.48", "large-bfloat16-train"),
+        *_affected("bitsandbytes", "<0.48.1", "codes-scale-before-move", "from-pretrained-reload"),
+        *_affected("bitsandbytes", ">=0.47,<0.48.1", "codes-scale-after-move"),
+        *_affected("bitsandbytes", ">=0.48.1", "weight-to-after-forward"),
         *_affected("bitsandbytes", ">=0.46", "codes-scale-module-move", "codes-no-scale", "tied-weight"),
         *_affected("bitsandbytes", ">=0.46", "reset-grads-*", "clear-cb-*", "offload*", "large-bfloat16-eval"),
     ),
