@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 
 import pytest
+import torch
 
+from repros import checkpoints
 from repros.cases import _loading
 from repros.cases.transformers import gh44387_reserved_memory as reserved
 from repros.cases.transformers import gh44728_fp16_load_leak as leak
+from repros.checkpoints import Recipe
 
 CONDITIONS = [*reserved.CASE.conditions, *leak.CASE.conditions]
 LAYER = {
@@ -61,3 +65,23 @@ def test_what_is_compared_is_in_every_checkpoint() -> None:
     for condition in CONDITIONS:
         names = {spec.name: prod(spec.shape) for spec in _loading.specs(condition.params)}
         assert set(_loading.COMPARED) <= names.keys()
+
+
+def test_the_ledger_counts_a_mapped_safetensors_slice_in_its_own_dtype(tmp_path: Path) -> None:
+    """safetensors hands a slice over as bytes and views them: those are 16-bit bytes, and they lie in a file."""
+    from safetensors import safe_open
+
+    from repros.meters.ledger import Ledger
+
+    checkpoints.write(Recipe("tiny", "smollm2-135m", "bfloat16", layers=1, vocab=16), tmp_path)
+    name, elements = "model.layers.0.mlp.up_proj.weight", 1536 * 576
+    with Ledger().open() as ledger, safe_open(tmp_path / "model.safetensors", framework="pt") as shard:
+        ledger.start()
+        ledger.enter("load")
+        source = shard.get_slice(name)[...]
+        assert source.dtype == torch.bfloat16
+        assert (ledger.live_16bit_bytes, ledger.peak_live_16bit_heap_bytes) == (2 * elements, 0)
+        copy = source.to(torch.float16)
+        assert (ledger.live_16bit_bytes, ledger.peak_live_16bit_heap_bytes) == (4 * elements, 2 * elements)
+        del source
+        assert ledger.live_16bit_bytes == copy.nbytes
