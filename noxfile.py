@@ -74,16 +74,33 @@ def summary(session: nox.Session) -> None:
     session.run("python", "-m", "repros", "report", *run, success_codes=[0, 1])
 
 
+def in_cell(session: nox.Session, *command: str) -> None:
+    """Run a module in the newest smoke cell's interpreter, which holds the packages under test and nothing of ours."""
+    find = ["python", "-m", "repros", "env", "--quiet", "--cell", cells("smoke")[-1]]
+    python = str(session.run(*find, silent=True, stderr=None)).strip().splitlines()[-1]
+    if command[0] == "mypy":
+        session.run("mypy", "--python-executable", python)
+        return
+    # The tools are laid beside the packages, not installed among them.
+    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
+    path = os.pathsep.join([str(HERE), str(site).strip()])
+    session.run(python, "-m", *command, env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, external=True)
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Try the project itself: lint, types, tests. The tests run in the newest smoke cell's interpreter."""
+    """Try the project itself: lint, types, tests."""
     group(session, "test", "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    command = ["python", "-m", "repros", "env", "--quiet", "--cell", cells("smoke")[-1]]
-    python = str(session.run(*command, silent=True, stderr=None)).strip().splitlines()[-1]
-    session.run("mypy", "--python-executable", python)
-    # The cell holds the packages under test and nothing of ours; the tools are laid beside them.
-    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
-    path = os.pathsep.join([str(HERE), str(site).strip()])
-    session.run(python, "-m", "pytest", *session.posargs, env={"PYTHONPATH": path}, external=True)
+    in_cell(session, "mypy")
+    in_cell(session, "pytest", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what the suite itself costs."""
+    group(session, "test")
+    kept = HERE / "reports" / "runs" / "benchmarks.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    in_cell(session, "pytest", "tests/benchmarks", "--benchmark-only", f"--benchmark-json={kept}", *session.posargs)

@@ -85,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("run", nargs="?", type=Path, help="folder of a run (default: the newest)")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there (`-`: print it)")
     report.add_argument("--commit-to", type=Path, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME")
+    readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
+    readme.add_argument("--evidence", type=Path, required=True, metavar="DIR", help="e.g. reports/NAME")
+    readme.add_argument("--benchmarks", type=Path, metavar="FILE", help="keep these figures of `nox -s bench` there first")
     env = add("env", cmd_env, "build the environments of cells and print their interpreters")
     _cell_options(env)
     env.add_argument("--quiet", action="store_true", help="print the interpreters and nothing else")
@@ -252,7 +255,7 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.commit_to:
         arguments.commit_to.mkdir(parents=True, exist_ok=True)
         kept = arguments.commit_to / results.RESULTS
-        kept.write_text("".join(record.to_line() for record in records), encoding="utf-8")
+        results.keep(folder, kept)
         (arguments.commit_to / "README.md").write_text(markdown.page(records, known, kept), encoding="utf-8")
         console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
         return EXIT_AS_EXPECTED
@@ -282,6 +285,22 @@ def _standings(records: Sequence[Record], known: dict[str, Entry], console: Cons
         fix = standing.of_fix(mine)
         if case.proposes and fix:
             console.print(f"  proposed fix ({case.proposes}): {fix}", markup=False)
+
+
+def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
+    """Refresh the README."""
+    import json
+
+    from repros.report import readme
+
+    if arguments.benchmarks:
+        figures = readme.trimmed(json.loads(arguments.benchmarks.read_text(encoding="utf-8")))
+        (arguments.evidence / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    path = ROOT / "README.md"
+    made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()})
+    path.write_text(readme.refreshed(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+    console.print(f"{results.shown(path)}: figures from {results.shown(arguments.evidence)}", markup=False)
+    return EXIT_AS_EXPECTED
 
 
 def cmd_env(arguments: argparse.Namespace, console: Console) -> int:

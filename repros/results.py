@@ -180,6 +180,14 @@ def load(path: Path) -> tuple[list[Record], str]:
     return list(records.values()), notice
 
 
+def keep(run: Path, target: Path) -> None:
+    """Copy the trials of a run, each once, and its notes of where the time went."""
+    records, _ = load(run)
+    file = run / RESULTS if run.is_dir() else run
+    notes = [json.dumps(line) + "\n" for line in lines(file)[0] if line["kind"] != "trial"]
+    target.write_text("".join([*(record.to_line() for record in records), *notes]), encoding="utf-8")
+
+
 def new_run(name: str, root: Path | None = None) -> Path:
     """Return the folder of a new run; it is not made here."""
     return (root or REPORTS) / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"

@@ -88,7 +88,7 @@ def _spread(records: Iterable[Record]) -> str:
     return f"{len(conditions)} conditions, {len(cells)} cells"
 
 
-def of_fix(records: Sequence[Record]) -> str:
+def of_fix(records: Sequence[Record], conditions: bool = True) -> str:
     """Return what the proposed fix does, counted over the trials in which it was tried; empty if it never was."""
     tried = [r for r in records if r.proposed]
     parts = []
@@ -96,5 +96,5 @@ def of_fix(records: Sequence[Record]) -> str:
     for kind, count in counts.most_common():
         where = dict.fromkeys(r.condition for r in tried if r.proposed and r.proposed["effect"] == kind)
         names = ", ".join(list(where)[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else "")
-        parts.append(f"{kind} in {count} of {len(tried)} trials ({names})")
+        parts.append(f"{kind} in {count} of {len(tried)} trials" + (f" ({names})" if conditions else ""))
     return "; ".join(parts)
