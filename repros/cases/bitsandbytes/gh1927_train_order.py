@@ -34,7 +34,7 @@ def _held(p: Mapping[str, Any]) -> int:
 
 def _condition(question: str, order: str, mode: str, bits: int = 8, bare: bool = False) -> Condition:
     name = f"{question}-{order}-{mode}-{bits}bit" + ("-bare" if bare else "")
-    params = {"order": order, "mode": mode, "bits": bits, "bare": bare, "length": 64 if question == "order" else 512}
+    params = {"order": order, "mode": mode, "bits": bits, "bare": bare, "length": 64 if question == "order" else 256}
     note = "without enable_input_require_grads(), which PEFT calls, and transformers itself from 5.0" if bare else ""
     skipped = Budget("skipped_calls", lambda p: 0)
     return Condition(name, params, note=note, budget=skipped if question == "order" else None)
