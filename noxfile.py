@@ -74,17 +74,14 @@ def summary(session: nox.Session) -> None:
     session.run("python", "-m", "repros", "report", *run, success_codes=[0, 1])
 
 
-def in_cell(session: nox.Session, *command: str) -> None:
-    """Run a module in the newest smoke cell's interpreter, which holds the packages under test and nothing of ours."""
+def borrow_cell(session: nox.Session) -> None:
+    """Lay the newest smoke cell's packages beside the session's tools, for the tests to import."""
     find = ["python", "-m", "repros", "env", "--quiet", "--cell", cells("smoke")[-1]]
     python = str(session.run(*find, silent=True, stderr=None)).strip().splitlines()[-1]
-    if command[0] == "mypy":
-        session.run("mypy", "--python-executable", python)
-        return
-    # The tools are laid beside the packages, not installed among them.
-    site = session.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", silent=True)
-    path = os.pathsep.join([str(HERE), str(site).strip()])
-    session.run(python, "-m", *command, env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, external=True)
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    theirs = str(session.run(python, "-c", where, silent=True, external=True)).strip()
+    ours = str(session.run("python", "-c", where, silent=True)).strip()
+    (Path(ours) / "cell.pth").write_text(theirs + "\n", encoding="utf-8")
 
 
 @nox.session
@@ -93,8 +90,9 @@ def tests(session: nox.Session) -> None:
     group(session, "test", "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    in_cell(session, "mypy")
-    in_cell(session, "pytest", *session.posargs)
+    borrow_cell(session)
+    session.run("mypy")
+    session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
@@ -103,4 +101,6 @@ def bench(session: nox.Session) -> None:
     group(session, "test")
     kept = HERE / "reports" / "runs" / "benchmarks.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    in_cell(session, "pytest", "tests/benchmarks", "--benchmark-only", f"--benchmark-json={kept}", *session.posargs)
+    borrow_cell(session)
+    command = ["pytest", "tests/benchmarks", "--benchmark-only", f"--benchmark-json={kept}"]
+    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1"})

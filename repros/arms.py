@@ -19,17 +19,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from repros.meters.heap import THRESHOLD_BYTES
 from repros.results import ROOT
 from repros.verdict import Observation
 
 #: Imported once per cell. What is missing from an environment is noted, not fatal.
 PRELOAD = (
-    "torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "bitsandbytes", "safetensors.torch",
-    "transformers", "transformers.modeling_utils", "transformers.quantizers.auto", "transformers.integrations.bitsandbytes",
-    "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
-    "accelerate", "accelerate.hooks", "peft", "repros.worker",
-    "repros.meters.ledger", "repros.meters.saved", "repros.meters.heap", "repros.meters.numerics",
-)  # fmt: skip
+    *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "safetensors.torch"),
+    *("bitsandbytes", "transformers", "transformers.modeling_utils", "transformers.quantizers.auto"),
+    *("transformers.integrations.bitsandbytes", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.llama.modeling_llama", "accelerate", "accelerate.hooks", "peft", "repros.worker"),
+    *("repros.meters.ledger", "repros.meters.saved", "repros.meters.heap", "repros.meters.numerics"),
+)
 #: Address space an arm may take beyond what it starts with.
 MEMORY_BYTES = 12 << 30
 #: How long the parent waits beyond an arm's timeout before it takes the supervisor for lost.
@@ -148,6 +149,8 @@ class CellServer:
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",
             "REPROS_PRELOAD": ",".join(self._preload),
+            # From the start, so that no chunk freed before the heap meter opens is used again unseen.
+            "MALLOC_MMAP_THRESHOLD_": str(THRESHOLD_BYTES),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
@@ -223,9 +226,7 @@ class CellServer:
         _kill(process.pid)
         return {"exitcode": process.wait(), "killed": killed}
 
-    def _read(
-        self, folder: Path, request: Mapping[str, Any], ended: Mapping[str, Any], started: float
-    ) -> Observation:
+    def _read(self, folder: Path, request: Mapping[str, Any], ended: Mapping[str, Any], started: float) -> Observation:
         path = folder / "observation.json"
         if path.exists() and not ended["killed"]:
             return Observation.from_json(json.loads(path.read_text(encoding="utf-8")))

@@ -157,6 +157,8 @@ class Case:
     affected: tuple[Affected, ...] = ()
     #: What the report proposes as a fix, in a line; None if it proposes none.
     proposes: str | None = None
+    #: What the `proposed` arm needs beyond the condition; where it is missing, that arm alone is left out.
+    proposed_requires: Requires = Requires()
     #: Name of a checkpoint recipe that ``prepare`` gets the folder of, or a function of the parameters.
     checkpoint: str | Callable[[Params], str] | None = None
     #: Operators at whose first call the ledger waits until the loader's other threads are idle.

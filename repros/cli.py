@@ -84,10 +84,14 @@ def parser() -> argparse.ArgumentParser:
     report = add("report", cmd_report, "print a run: verdicts, standings; or write its page")
     report.add_argument("run", nargs="?", type=Path, help="folder of a run (default: the newest)")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there (`-`: print it)")
-    report.add_argument("--commit-to", type=Path, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME")
+    report.add_argument(
+        "--commit-to", type=Path, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME"
+    )
     readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
     readme.add_argument("--evidence", type=Path, required=True, metavar="DIR", help="e.g. reports/NAME")
-    readme.add_argument("--benchmarks", type=Path, metavar="FILE", help="keep these figures of `nox -s bench` there first")
+    readme.add_argument(
+        "--benchmarks", type=Path, metavar="FILE", help="keep these figures of `nox -s bench` there first"
+    )
     env = add("env", cmd_env, "build the environments of cells and print their interpreters")
     _cell_options(env)
     env.add_argument("--quiet", action="store_true", help="print the interpreters and nothing else")
@@ -221,8 +225,14 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
     """Say what this machine can run."""
     facts = probe_host()
     for name, value in facts.as_json().items():
-        text = f"{value / (1 << 30):.1f} GiB" if name.endswith("_bytes") else (", ".join(value) if isinstance(value, list) else value)
-        console.print(f"{name.removesuffix('_bytes').replace('_', ' '):>15}: {text if text != '' else 'none'}", markup=False)
+        text = (
+            f"{value / (1 << 30):.1f} GiB"
+            if name.endswith("_bytes")
+            else (", ".join(value) if isinstance(value, list) else value)
+        )
+        console.print(
+            f"{name.removesuffix('_bytes').replace('_', ' '):>15}: {text if text != '' else 'none'}", markup=False
+        )
     matrix = load_matrix(MATRIX)
     trials = [(e, c) for e in cases.find() for c in e.case.conditions]
     for cell in matrix.cells:
@@ -330,5 +340,7 @@ def cmd_new(arguments: argparse.Namespace, console: Console) -> int:
     from repros.scaffold import write_case
 
     path = write_case(arguments.package, arguments.number, arguments.slug)
-    console.print(f"wrote {results.shown(path)}; next: fill in the claim, then `python -m repros run {path.stem}`", markup=False)
+    console.print(
+        f"wrote {results.shown(path)}; next: fill in the claim, then `python -m repros run {path.stem}`", markup=False
+    )
     return EXIT_AS_EXPECTED

@@ -53,9 +53,7 @@ class Plugin:
     def __init__(self, config: pytest.Config) -> None:
         option = config.option
         self.config = config
-        self.cells = chosen_cells(
-            load_matrix(results.ROOT / "matrix.yaml"), option.tier, option.cell, option.overrides
-        )
+        self.cells = chosen_cells(load_matrix(results.ROOT / "matrix.yaml"), option.tier, option.cell, option.overrides)
         self.worker = getattr(config, "workerinput", None)
         folder = Path(self.worker["repros_run"]) if self.worker else option.run
         if folder is None and option.resume:
@@ -131,7 +129,8 @@ class CaseFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """Yield the trials that are to be tried."""
-        plugin: Plugin = self.config.pluginmanager.get_plugin("repros-run")
+        plugin = self.config.pluginmanager.get_plugin("repros-run")
+        assert isinstance(plugin, Plugin)
         module = ".".join(self.path.relative_to(results.ROOT).with_suffix("").parts)
         found = entry(importlib.import_module(module))
         for cell in plugin.cells:
@@ -143,7 +142,7 @@ class CaseFile(pytest.File):
                     )
 
 
-class TrialFailed(Exception):
+class TrialFailedError(Exception):
     """Carries the two lines of a failed trial."""
 
 
@@ -163,11 +162,11 @@ class TrialItem(pytest.Item):
         if record.verdict is Verdict.UNSUPPORTED:
             pytest.skip(record.reason)
         if record.failed:
-            raise TrialFailed(two_lines(record))
+            raise TrialFailedError(two_lines(record))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Print a failed trial as its two lines, without a traceback."""
-        if isinstance(excinfo.value, (TrialFailed, UserError)):
+        if isinstance(excinfo.value, (TrialFailedError, UserError)):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
@@ -55,7 +54,7 @@ class Supervisor:
             failures = {"fork server": "it ended while importing the packages"}
         first.join()
         self.reply(event="ready", seconds=time.monotonic() - began, failures=failures)
-        stdin, pending = sys.stdin.buffer.raw, b""  # type: ignore[attr-defined]
+        stdin, pending = sys.stdin.fileno(), b""
         while True:
             sentinels = {process.sentinel: number for number, (process, _, _) in self._running.items()}
             wait = 0.2 if self._running else None
@@ -63,7 +62,7 @@ class Supervisor:
             for number in [sentinels[s] for s in ready if s in sentinels]:
                 self._finish(number, "")
             if stdin in ready:
-                data = stdin.read(1 << 16)
+                data = os.read(stdin, 1 << 16)
                 if not data:
                     break
                 *lines, pending = (pending + data).split(b"\n")
@@ -115,12 +114,11 @@ def kill_group(pid: int) -> None:
 
 def kill_strays(folder: Path) -> None:
     """Kill what an arm left behind in a session of its own, known by its working folder, and reap it (Linux)."""
-    for entry in os.scandir("/proc") if os.path.isdir("/proc") else ():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{entry.name}/cwd").startswith(str(folder)):
-                    os.kill(int(entry.name), signal.SIGKILL)
-                    os.waitpid(int(entry.name), 0)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink().is_relative_to(folder):
+                os.kill(int(process.name), signal.SIGKILL)
+                os.waitpid(int(process.name), 0)
 
 
 def become_subreaper() -> None:
@@ -147,7 +145,7 @@ def trim(log: str) -> None:
 
 def _size(path: str) -> int:
     try:
-        return os.stat(path).st_size
+        return Path(path).stat().st_size
     except OSError:
         return 0
 

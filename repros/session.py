@@ -9,12 +9,11 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from repros.arms import CellServer, Clock, pool
 from repros.cases import Entry
-from repros.envs import Environment, EnvError, ensure
+from repros.envs import EnvError, Environment, ensure
 from repros.errors import UserError
 from repros.host import probe_host
 from repros.matrix import Cell

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from repros.case import Budget, Condition
+from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
 from repros.results import Record, shown
 from repros.verdict import Observation, Outcome, Verdict, decide, effect, is_failure, margins, outcome, read, to_number
@@ -22,11 +22,21 @@ from repros.verdict import Observation, Outcome, Verdict, decide, effect, is_fai
 class Place(Protocol):
     """Where arms run: a cell that is ready (see `repros.session`)."""
 
-    cell: str
-    device: str
-    versions: Mapping[str, str]
-    #: For the record: pins as resolved, lock, build, Python.
-    facts: Mapping[str, Any]
+    @property
+    def cell(self) -> str:
+        """Its label."""
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Package -> version, without a local part."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the record keeps: packages as resolved, lock, build of torch."""
 
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
         """Run one arm."""
@@ -55,16 +65,7 @@ class Trial:
 
     def missing(self, versions: Mapping[str, str], memory_bytes: int) -> str:
         """Return why this trial cannot run with these packages on this machine; empty if it can."""
-        requires = self.condition.requires
-        for package, specifier in requires.packages.items():
-            if not holds(specifier, versions.get(package, "")):
-                why = f" ({requires.reason})" if requires.reason else ""
-                return f"needs {package} {specifier}, the cell has {versions.get(package) or 'none'}{why}"
-        if requires.compiler and not (shutil.which("g++") or shutil.which("clang++")):
-            return "needs a C++ compiler (g++ or clang++) on the host: inductor builds CPU kernels with it"
-        if requires.memory_bytes > memory_bytes:
-            return f"needs {requires.memory_bytes >> 20} MiB of memory, {memory_bytes >> 20} MiB are free"
-        return ""
+        return unmet(self.condition.requires, versions, memory_bytes)
 
     def expected(self, versions: Mapping[str, str], device: str) -> bool:
         """Return whether the case is recorded as affecting these versions under this condition."""
@@ -84,6 +85,19 @@ def holds(specifier: str, version: str) -> bool:
         return False
 
 
+def unmet(requires: Requires, versions: Mapping[str, str], memory_bytes: int) -> str:
+    """Return the first requirement that these packages or this machine do not meet, in words; empty if none."""
+    for package, specifier in requires.packages.items():
+        if not holds(specifier, versions.get(package, "")):
+            why = f" ({requires.reason})" if requires.reason else ""
+            return f"needs {package} {specifier}, the cell has {versions.get(package) or 'none'}{why}"
+    if requires.compiler and not (shutil.which("g++") or shutil.which("clang++")):
+        return "needs a C++ compiler (g++ or clang++) on the host: inductor builds CPU kernels with it"
+    if requires.memory_bytes > memory_bytes:
+        return f"needs {requires.memory_bytes >> 20} MiB of memory, {memory_bytes >> 20} MiB are free"
+    return ""
+
+
 class Running:
     """A trial whose arms are on their way; `record` waits for them."""
 
@@ -98,7 +112,8 @@ class Running:
         condition, entry = trial.condition, trial.entry
         recipe = entry.case.recipe(condition)
         checkpoint = place.checkpoint(recipe) if recipe else None
-        for arm in entry.arms_of(condition):
+        can_propose = not unmet(entry.case.proposed_requires, place.versions, 1 << 62)
+        for arm in [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]:
             for number in range(entry.case.repeats if arm == "subject" else 1):
                 request = {
                     "module": entry.module,
@@ -203,7 +218,7 @@ def two_lines(record: Record) -> str:
     observed = f"{name}: {record.verdict.value}: {record.reason}"
     hints = {
         Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
-        Outcome.FIXED: "the record says that this version is affected; if the fix is real, narrow `affected` in the case",
+        Outcome.FIXED: "the record says that this version is affected; if that is over, narrow `affected` in the case",
         Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)}), then `{record.repeat}`",
     }
     return f"{observed}\nhint: {hints.get(record.outcome, 'nothing to do')}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from repros.case import Budget, Symptom
@@ -17,7 +17,7 @@ from repros.case import Budget, Symptom
 SCHEMA = 1
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """What a trial found, from its observations alone."""
 
     REPRODUCED = "reproduced"
@@ -28,7 +28,7 @@ class Verdict(str, Enum):
     TIMEOUT = "timeout"
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """A verdict held against the case's record."""
 
     AS_EXPECTED = "as expected"
@@ -37,7 +37,7 @@ class Outcome(str, Enum):
     UNSETTLED = "unsettled"
 
 
-class Effect(str, Enum):
+class Effect(StrEnum):
     """What the fix that a report proposes does to the subject."""
 
     CURES = "cures"
@@ -48,7 +48,7 @@ class Effect(str, Enum):
     UNSETTLED = "unsettled"
 
 
-class Reading(str, Enum):
+class Reading(StrEnum):
     """One arm's observation held against the budget."""
 
     INSIDE = "inside"

@@ -218,7 +218,9 @@ class Probe:
         if oracle:
             figures, errors = compare(result, oracle)
             self._figures.update(figures)
-            self._evidence["errors"] = {name: error if error < float("inf") else "inf" for name, error in errors.items()}
+            self._evidence["errors"] = {
+                name: error if error < float("inf") else "inf" for name, error in errors.items()
+            }
         for name, value in result.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._figures[name] = value

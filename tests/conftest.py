@@ -13,10 +13,12 @@ import pytest
 
 from repros.arms import CellServer, Clock, pool
 from repros.cases import Entry, entry
+from repros.meters.heap import open_heap
 from repros.results import Record
 from repros.trial import Running, Trial
 from repros.verdict import Observation
 
+open_heap()  # before anything is freed that malloc could use again unseen
 METERS = tuple(f"repros.meters.{name}" for name in ("ledger", "saved", "heap", "numerics"))
 
 
@@ -30,7 +32,9 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.folder = folder
-        self.server = CellServer(Path(sys.executable), self.clock, "here", ("torch", "torch._dynamo", "repros.worker", *METERS))
+        self.server = CellServer(
+            Path(sys.executable), self.clock, "here", ("torch", "torch._dynamo", "repros.worker", *METERS)
+        )
 
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
         """Run one arm."""

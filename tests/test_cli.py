@@ -101,18 +101,21 @@ def test_an_empty_run_is_said_in_two_lines(tmp_path: Path, capsys: pytest.Captur
     assert "no finished trial" in errors(["report", str(tmp_path / "runs" / "r")], capsys)
 
 
-def test_a_fault_of_the_harness_is_told_apart(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(cli.cases, "find", lambda: 1 / 0)
+def test_a_fault_of_the_harness_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cases, "find", lambda: 1 / 0)
     assert cli.main(["list"]) == 3
     assert "a fault of the harness: ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_a_missing_dependency_is_said_in_two_lines() -> None:
     code = "import sys; sys.modules['yaml'] = None; import runpy; runpy.run_module('repros', run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=results.ROOT, check=False
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=results.ROOT, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "repros: the package yaml is missing\nhint: python3 -m pip install -e .\n",
     )
-    assert (done.returncode, done.stderr) == (2, "repros: the package yaml is missing\nhint: python3 -m pip install -e .\n")
 
 
 def test_a_scaffolded_case_runs_as_it_is(tmp_path: Path, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +131,7 @@ def test_a_scaffolded_case_runs_as_it_is(tmp_path: Path, bench: Bench, monkeypat
         assert bench.run(found, "eager").verdict is Verdict.ABSENT
     finally:
         target.unlink(missing_ok=True)
-    with pytest.raises(UserError, match="gh12345_try_me.py is there already"):
+    with pytest.raises(UserError, match=r"gh12345_try_me\.py is there already"):
         scaffold.write_case("bitsandbytes", 12345, "try_me", tmp_path)
 
 
@@ -203,4 +206,6 @@ def test_expected_needs_every_package_of_a_window(harness: Entry) -> None:
     assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "4.57.5"}, "cpu")
     assert not trial.expected({"bitsandbytes": "0.50.2", "transformers": "5.2.0"}, "cpu")
     assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "5.2.0"}, "cuda")
-    assert not Trial(found, found.condition("breaks"), "x").expected({"bitsandbytes": "0.1", "transformers": "5"}, "cpu")
+    assert not Trial(found, found.condition("breaks"), "x").expected(
+        {"bitsandbytes": "0.1", "transformers": "5"}, "cpu"
+    )

@@ -23,8 +23,7 @@ MIB = 1 << 20
 
 
 def started(**options: object) -> Ledger:
-    ledger = Ledger(**options)  # type: ignore[arg-type]
-    return ledger
+    return Ledger(**options)  # type: ignore[arg-type]
 
 
 def new(nbytes: int = MIB, dtype: torch.dtype = torch.uint8) -> torch.Tensor:

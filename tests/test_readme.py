@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_the_readmes_figures_are_those_of_the_evidence() -> None:
 
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
-def test_a_committed_page_is_what_its_results_make(folder: results.Path) -> None:
+def test_a_committed_page_is_what_its_results_make(folder: Path) -> None:
     known = {e.name: e for e in cases.find()}
     records, notice = results.load(folder)
     assert notice == ""
@@ -33,7 +34,7 @@ def test_a_committed_page_is_what_its_results_make(folder: results.Path) -> None
 
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
-def test_committed_evidence_is_conclusive_and_names_its_reasons(folder: results.Path) -> None:
+def test_committed_evidence_is_conclusive_and_names_its_reasons(folder: Path) -> None:
     for record in results.load(folder)[0]:
         assert record.verdict.value in ("reproduced", "absent", "unsupported"), record.key
         assert record.reason, record.key

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from repros.verdict import Observation, Outcome, Verdict
 def record(case: str = "gh1_x", condition: str = "c", cell: str = "a", verdict: Verdict = Verdict.ABSENT) -> Record:
     return Record(
         case=case, condition=condition, cell=cell, device="cpu", verdict=verdict, outcome=Outcome.AS_EXPECTED,
-        failed=False, expected=False, reason="r", budget={"figure": "held_bytes", "second": None, "limit": 10, "unit": "bytes"},
+        failed=False, expected=False, reason="r",
+        budget={"figure": "held_bytes", "second": None, "limit": 10, "unit": "bytes"},
         margins={"planted_over_budget": float("inf"), "budget_over_reference": None},
         arms=(Observation("subject", "done", {"held_bytes": 3, "error": float("inf")}),),
         environment={"packages": {"torch": "2.13.0"}},
@@ -39,7 +41,10 @@ def test_of_a_trial_tried_twice_the_later_counts(tmp_path: Path) -> None:
     run.append(record())
     run.append(record(condition="d"))
     run.append(replace(record(), verdict=Verdict.REPRODUCED))
-    assert [(r.condition, r.verdict.value) for r in results.load(run.folder)[0]] == [("d", "absent"), ("c", "reproduced")]
+    assert [(r.condition, r.verdict.value) for r in results.load(run.folder)[0]] == [
+        ("d", "absent"),
+        ("c", "reproduced"),
+    ]
 
 
 @pytest.mark.parametrize("kept", [1, 40, -2])
@@ -61,7 +66,10 @@ def test_a_killed_run_loses_nothing_that_was_finished(tmp_path: Path, kept: int)
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ('{"schema": 99, "kind": "trial"}', "results.jsonl:2: schema version 99, this version reads 1\nhint: read it with"),
+        (
+            '{"schema": 99, "kind": "trial"}',
+            "results.jsonl:2: schema version 99, this version reads 1\nhint: read it with",
+        ),
         ('{"schema": "1"}', "results.jsonl:2: schema version '1', this version reads 1\nhint: read it with"),
         ('{"kind": "trial"}', "results.jsonl:2: not a record (KeyError)\nhint: delete that line"),
         ('{"schema": 1, "kin', "results.jsonl:2: not a record (JSONDecodeError)\nhint: delete that line"),
@@ -79,7 +87,9 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, text: str) -> None:
 
 
 def test_a_missing_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere/results.jsonl: No such file or directory\nhint: name the folder of a run"):
+    with pytest.raises(
+        UserError, match=r"nowhere/results.jsonl: No such file or directory\nhint: name the folder of a run"
+    ):
         results.load(tmp_path / "nowhere" / "results.jsonl")
     with pytest.raises(UserError, match=r"runs: no run there\nhint: make one: `nox -s cpu`"):
         results.latest_run(tmp_path)
@@ -92,12 +102,14 @@ def test_a_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path
 
 
 def test_a_full_disk_keeps_the_line_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(results.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     run = Run(tmp_path / "r")
     run.append(record())
     run.path.unlink()
     run.path.symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"cannot append: No space left on device; the line was kept in .*\nhint: free some"):
+    with pytest.raises(
+        UserError, match=r"cannot append: No space left on device; the line was kept in .*\nhint: free some"
+    ):
         run.append(record(condition="d"))
     assert results.load(tmp_path / "repros-r.jsonl")[0][0].condition == "d"
 
@@ -110,7 +122,8 @@ def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
     writers = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r"), name], env=environment) for name in ("a", "b")
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r"), name], env=environment)
+        for name in ("a", "b")
     ]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert len(results.load(tmp_path / "r")[0]) == 100

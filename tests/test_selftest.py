@@ -82,7 +82,7 @@ def working_below(folder: Path) -> list[str]:
     for process in Path("/proc").iterdir():
         if process.name.isdigit():
             try:
-                if os.readlink(process / "cwd").startswith(f"{folder}/arm"):
+                if (process / "cwd").readlink().is_relative_to(folder) and (process / "cwd").readlink() != folder:
                     found.append(process.name)
             except OSError:
                 continue

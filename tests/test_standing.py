@@ -36,7 +36,11 @@ def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") ->
         ({"c": {"1": NONE}}, "untested", "no trial"),
         ({"c": {"1": GOOD, "2": GOOD}}, "refuted", "absent in all 2 trials (1 conditions, 2 cells)"),
         ({"c": {"1": BAD, "2": BAD}}, "confirmed", "reproduced in all 2 trials"),
-        ({"c": {"1": BAD}, "d": {"1": GOOD}}, "confirmed under conditions", "reproduced in every cell: c; absent in every cell: d"),
+        (
+            {"c": {"1": BAD}, "d": {"1": GOOD}},
+            "confirmed under conditions",
+            "reproduced in every cell: c; absent in every cell: d",
+        ),
         ({"c": {"1": BAD, "2": GOOD}}, "fixed in bitsandbytes 2", "reproduced with bitsandbytes 1, absent from 2 on"),
         ({"c": {"1": GOOD, "2": BAD}}, "confirmed under conditions", "reproduced with bitsandbytes 2, absent up to 1"),
         (
@@ -44,7 +48,11 @@ def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") ->
             "fixed in bitsandbytes 0.12",
             "reproduced with bitsandbytes 0.10 to 0.11, absent up to 0.9, absent from 0.12 on: c",
         ),
-        ({"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "2": BAD}}, "confirmed under conditions", "reproduced in every cell: d"),
+        (
+            {"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "2": BAD}},
+            "confirmed under conditions",
+            "reproduced in every cell: d",
+        ),
     ],
 )
 def test_standing(table: dict[str, dict[str, Verdict]], word: str, because: str) -> None:
@@ -67,8 +75,8 @@ def test_a_claim_speaks_of_its_own_conditions_only() -> None:
 
 
 def test_fix() -> None:
-    tried = [replace(r, proposed={"effect": e, "reason": ""}) for r, e in zip(
-        rows({"c": {"1": BAD, "2": BAD}, "d": {"1": GOOD}}), ["cures", "changes nothing", "changes nothing"], strict=True
-    )]  # fmt: skip
+    effects = ["cures", "changes nothing", "changes nothing"]
+    found = rows({"c": {"1": BAD, "2": BAD}, "d": {"1": GOOD}})
+    tried = [replace(r, proposed={"effect": e, "reason": ""}) for r, e in zip(found, effects, strict=True)]
     assert standing.of_fix(tried) == "changes nothing in 2 of 3 trials (c, d); cures in 1 of 3 trials (c)"
     assert standing.of_fix(rows({"c": {"1": BAD}})) == ""

@@ -94,7 +94,9 @@ def test_outcome(verdict: Verdict, expected: bool, wanted: Outcome, fails: bool)
     assert is_failure(verdict, wanted) is fails
 
 
-@pytest.mark.parametrize(("value", "over"), [(99, False), (100, False), (101, True), (math.nan, True), (math.inf, True)])
+@pytest.mark.parametrize(
+    ("value", "over"), [(99, False), (100, False), (101, True), (math.nan, True), (math.inf, True)]
+)
 def test_the_limit_itself_is_allowed(value: float, over: bool) -> None:
     assert exceeds(value, 100) is over
     reading, reason = read(done(held_bytes=value), BYTES, 100, ())
@@ -194,7 +196,9 @@ def test_a_budget_in_megabytes_is_rejected(name: str) -> None:
 
 @given(st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**60), 2**60), max_size=5))
 def test_observations_survive_strict_json(figures: dict[str, float]) -> None:
-    text = json.dumps(done(**{"x": 1.0}).to_json() | {"figures": {k: to_number(v) for k, v in figures.items()}}, allow_nan=False)
+    text = json.dumps(
+        done(x=1.0).to_json() | {"figures": {k: to_number(v) for k, v in figures.items()}}, allow_nan=False
+    )
     back = Observation.from_json(json.loads(text)).figures
     assert back.keys() == figures.keys()
     assert all(back[k] == v or (math.isnan(v) and math.isnan(back[k])) for k, v in figures.items())

@@ -57,7 +57,9 @@ def entry(module: ModuleType) -> Entry:
     arms = tuple(arm for arm in ARMS if inspect.isgeneratorfunction(getattr(module, arm, None)))
     for needed in ("subject", "reference", "planted"):
         if needed not in arms:
-            raise UserError(f"{name}: no arm `{needed}`", f"write a generator function `{needed}(i)` that yields phases")
+            raise UserError(
+                f"{name}: no arm `{needed}`", f"write a generator function `{needed}(i)` that yields phases"
+            )
     names = [condition.name for condition in case.conditions]
     if len(set(names)) < len(names) or not names:
         raise UserError(f"{name}: conditions {names} are not distinct names", "give each condition a name of its own")

@@ -1,0 +1,1 @@
+"""What happened to bytes and numbers while an arm ran."""

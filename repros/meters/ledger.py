@@ -130,7 +130,7 @@ class Ledger:
             phase = len(self.phases) - 1 if self._measuring else PRIOR
             file_backed = phase != PRIOR and maker in _VIEWS and is_file_backed(storage.data_ptr())
             entry = Entry(self._births, nbytes, tensor.dtype, tuple(tensor.shape), phase, file_backed, maker)
-            self._entries[key] = (entry, weakref.ref(storage, lambda _, key=key: self._leave(key)))
+            self._entries[key] = (entry, weakref.ref(storage, self._leaver(key)))
             if maker in _VIEWS and tensor.dtype == torch.uint8:
                 self._raw.add(key)
             if phase != PRIOR:
@@ -148,6 +148,9 @@ class Ledger:
             if entry.phase != PRIOR:
                 self._count(entry, -1)
                 self._count(viewed, +1)
+
+    def _leaver(self, key: int) -> Callable[[object], None]:
+        return lambda _: self._leave(key)
 
     def _leave(self, key: int) -> None:
         with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from repros.case import ARMS
 from repros.cases import Entry
 from repros.report import standing
 from repros.report.terminal import margins
@@ -14,7 +15,9 @@ from repros.verdict import Verdict, show
 
 def page(records: Sequence[Record], known: Mapping[str, Entry], source: Path) -> str:
     """Return the page; every figure on it is read from the records."""
-    return "\n".join([*_head(records, source), *_standings(records, known), *_matrix(records), *_figures(records)]) + "\n"
+    return (
+        "\n".join([*_head(records, source), *_standings(records, known), *_matrix(records), *_figures(records)]) + "\n"
+    )
 
 
 def _head(records: Sequence[Record], source: Path) -> list[str]:
@@ -67,29 +70,36 @@ def _matrix(records: Sequence[Record]) -> list[str]:
             words.append(f"**{word}**" if record and record.verdict is Verdict.REPRODUCED else word)
         rows.append(f"| {case} | {condition} | " + " | ".join(words) + " |")
     rows.append("")
-    unsupported = dict.fromkeys(f"`{r.cell}`, {r.case}: {r.reason}" for r in records if r.verdict is Verdict.UNSUPPORTED)
-    return [*rows, *(["Unsupported, with the reason:", "", *(f"- {why}" for why in unsupported), ""] if unsupported else [])]
+    unsupported = dict.fromkeys(
+        f"`{r.cell}`, {r.case}: {r.reason}" for r in records if r.verdict is Verdict.UNSUPPORTED
+    )
+    return [
+        *rows,
+        *(["Unsupported, with the reason:", "", *(f"- {why}" for why in unsupported), ""] if unsupported else []),
+    ]
 
 
 def _figures(records: Sequence[Record]) -> list[str]:
-    rows = ["## Figures", "", "Each arm's figure against the budget; the last column is what the proposed fix does.", ""]
+    rows = [
+        "## Figures",
+        "",
+        "Each arm's figure against the budget; the last column is what the proposed fix does.",
+        "",
+    ]
     for name in dict.fromkeys(record.case for record in records):
         rows += [
             f"### {name}", "",
-            "| condition | cell | verdict | figure | budget | subject | reference | planted | proposed | margins | fix |",
+            "| condition | cell | verdict | figure | budget | " + " | ".join(ARMS) + " | margins | fix |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for record in records:
             if record.case == name and record.arms:
                 unit = record.budget["unit"]
-                arms = [_arm(record, arm, unit) for arm in ("subject", "reference", "planted", "proposed")]
+                arms = [_arm(record, arm, unit) for arm in ARMS]
                 limit = show(float(record.budget["limit"]), unit)
                 fix = record.proposed["effect"] if record.proposed else ""
-                rows.append(
-                    f"| {record.condition} | {record.cell} | {record.verdict.value} | {record.budget['figure']} | {limit} | "
-                    + " | ".join(arms)
-                    + f" | {margins(record)} | {fix} |"
-                )
+                row = [record.condition, record.cell, record.verdict.value, record.budget["figure"], limit]
+                rows.append("| " + " | ".join([*row, *arms, margins(record), fix]) + " |")
         rows.append("")
     return rows
 

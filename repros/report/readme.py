@@ -35,7 +35,9 @@ def blocks(evidence: Path, known: Mapping[str, Entry]) -> dict[str, str]:
     try:
         bench = json.loads((evidence / BENCHMARKS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{shown(evidence / BENCHMARKS)}: {error}", "run `nox -s bench`, then give `--benchmarks`") from error
+        raise UserError(
+            f"{shown(evidence / BENCHMARKS)}: {error}", "run `nox -s bench`, then give `--benchmarks`"
+        ) from error
     return {"standings": standings(records, known), "costs": costs(bench, times, records)}
 
 
@@ -63,7 +65,9 @@ def costs(bench: Mapping[str, Any], times: Sequence[Mapping[str, float]], record
             text = f"{value:.3g}{unit}" if isinstance(value, float) else str(value)
             rows.append(f"| {name.removesuffix(' (s)')} | {text} |")
     total = {kind: sum(time[kind] for time in times) for kind in times[0]} if times else {}
-    split = ", ".join(f"{kind} {value:.0f} s ({value / total['total']:.0%})" for kind, value in total.items() if kind != "total")
+    split = ", ".join(
+        f"{kind} {value:.0f} s ({value / total['total']:.0%})" for kind, value in total.items() if kind != "total"
+    )
     machine = f"{bench['cpu']}, {bench['cores']} cores, Python {bench['python']}, {bench['date']}"
     arms = sum(len(record.arms) for record in records)
     return "\n".join(
@@ -76,9 +80,9 @@ def costs(bench: Mapping[str, Any], times: Sequence[Mapping[str, float]], record
 
 def refreshed(text: str, made: Mapping[str, str]) -> str:
     """Return the README with its blocks replaced."""
-    for name, block in made.items():
-        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    for name in made:
+        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /({name}) -->)", re.DOTALL)
         if not pattern.search(text):
             raise UserError(f"README.md: no block `{name}`", f"put `<!-- {name}: … -->` and `<!-- /{name} -->` back")
-        text = pattern.sub(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)
+        text = pattern.sub(lambda match: f"{match[1]}{made[match[3]]}\n{match[2]}", text)
     return text

@@ -51,7 +51,8 @@ def matrix(records: Sequence[Record], console: Console) -> None:
             table.add_row(condition, *(_numbers([r for r in row if r.verdict is v], cells) for v in shown))
         console.print(table)
     for number, cell in enumerate(cells, 1):
-        packages = next((r.environment["packages"] for r in records if r.cell == cell and r.environment), {})
+        known = [r.environment["packages"] for r in records if r.cell == cell and r.environment]
+        packages: Mapping[str, str] = known[0] if known else {}
         pins = ", ".join(f"{name} {packages[name]}" for name in AXES if name in packages)
         console.print(f"[{number}] {cell}" + (f"  ({pins})" if pins else ""), markup=False)
 
@@ -96,16 +97,14 @@ def margins(record: Record) -> str:
         number = to_number(value)
         return "-" if number is None else (f"{value:.2f}×" if not isinstance(number, str) else "∞")
 
-    got = record.margins
-    return f"planted/budget {times(got.get('planted_over_budget'))}, budget/reference {times(got.get('budget_over_reference'))}"
+    planted, reference = (times(record.margins.get(n)) for n in ("planted_over_budget", "budget_over_reference"))
+    return f"planted/budget {planted}, budget/reference {reference}"
 
 
 def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:
     """Print the counts, what was unsupported and why, and the two lines of each failure."""
     counts = Counter(record.verdict.value for record in records)
-    console.print(
-        f"{len(records)} trials: " + ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    )
+    console.print(f"{len(records)} trials: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
         console.print(f"unsupported in {count}: {reason}", markup=False)

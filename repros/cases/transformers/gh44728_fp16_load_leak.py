@@ -21,17 +21,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Requires
+from repros.case import Affected, Budget, Case, Claim, Condition
 from repros.cases import _loading
 from repros.cases._loading import POOL, Arm, numbers, oracle, params, prepare, sync
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "proposed", "reference", "subject"]
 
-BEFORE = Requires({"transformers": "<5"}, reason="the loader before 5.0 has no thread pool and no `Bnb4bitQuantize`")
 UNPATCHED = ("proposed",)  # the patch is to the 4-bit operation of 5.x alone
 
-NF4 = Condition("nf4", params("nf4"), POOL)
-INT8 = Condition("int8", params("int8"), POOL, UNPATCHED)
+NF4 = Condition("nf4", params("nf4"))
+INT8 = Condition("int8", params("int8"), without=UNPATCHED)
 
 CASE = Case(
     package="transformers",
@@ -57,23 +56,21 @@ CASE = Case(
     conditions=(
         NF4,
         sync(NF4),
-        Condition("nf4-loader4", NF4.params, BEFORE, UNPATCHED, "one tensor after another, as 4.x loads"),
         Condition(
             "nf4-after", NF4.params, without=UNPATCHED, budget=Budget("live_end_16bit_bytes", _loading.resident_bytes)
         ),
         Condition(
             "nf4-report-test",
             {**NF4.params, "keep_every": 1},
-            POOL,
             budget=Budget("peak_live_bytes", _loading.model_bytes),
         ),
         INT8,
         sync(INT8),
-        Condition("int8-loader4", INT8.params, BEFORE, UNPATCHED, "one tensor after another, as 4.x loads"),
     ),
     budget=Budget("peak_live_16bit_bytes", _loading.peak_limit),
     numbers=numbers,
     proposes="in Bnb4bitQuantize.convert: take the target device, `del value`, `input_dict.clear()`, then `.to()`",
+    proposed_requires=POOL,
     checkpoint=_loading.recipe,
     gate=_loading.GATE,
     affected=tuple(
