@@ -54,7 +54,7 @@ class Supervisor:
             failures = {"fork server": "it ended while importing the packages"}
         first.join()
         self.reply(event="ready", seconds=time.monotonic() - began, failures=failures)
-        stdin, pending = sys.stdin.fileno(), b""
+        stdin, pending = 0, b""
         while True:
             sentinels = {process.sentinel: number for number, (process, _, _) in self._running.items()}
             wait = 0.2 if self._running else None
