@@ -6,7 +6,7 @@ not reproduce it (the forward of an `autograd.Function` runs without grad), susp
 custom operator with `register_autograd`.
 
 Mechanism, where there is one: a compiler meets the same dequantization in forward and backward, does it once and saves
-the result; or the weight is applied outside the Function (parametrized experts, DoRA with dropout), where autograd
+the result (bitsandbytes 0.50 made one operator of it; torch 2.14 merges no forward value with a backward one); or the weight is applied outside the Function (parametrized experts, DoRA with dropout), where autograd
 saves it like any other; or a cache keeps it (non-reentrant checkpointing leaves its recomputation by an exception, and
 a plain forward hook that would have closed the cache of `torch.nn.utils.parametrize` does not run).
 
@@ -136,13 +136,13 @@ CASE = Case(
     affected=tuple(
         Affected(versions, conditions, source="cpu run")
         for conditions, versions in {
-            "nf4-compile-*": {"bitsandbytes": "<0.50"},
-            "nf4-eval-compile-*": {"bitsandbytes": "<0.50"},
-            "fp4-double-compile-*": {"bitsandbytes": "<0.50"},
+            "nf4-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},
+            "nf4-eval-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},
+            "fp4-double-compile-*": {"bitsandbytes": ">=0.47,<0.50", "torch": "<2.14"},
             "nf4-experts-eager": {"bitsandbytes": ">=0.48"},
             "nf4-experts-checkpoint-*": {"bitsandbytes": ">=0.48,<0.50"},
             "nf4-dora-eager": {"bitsandbytes": ">=0.46.1"},
-            "int8-compile-inductor": {"bitsandbytes": ">=0.48"},
+            "int8-compile-inductor": {"bitsandbytes": ">=0.48", "torch": "<2.14"},
         }.items()
     ),
     proposes="call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward",
