@@ -6,7 +6,8 @@ not reproduce it (the forward of an `autograd.Function` runs without grad), susp
 custom operator with `register_autograd`.
 
 Mechanism, where there is one: a compiler meets the same dequantization in forward and backward, does it once and saves
-the result (bitsandbytes 0.50 made one operator of it; torch 2.14 merges no forward value with a backward one); or the weight is applied outside the Function (parametrized experts, DoRA with dropout), where autograd
+the result (bitsandbytes 0.50 made product and dequantization one operator; torch 2.14 merges no forward value with a
+backward one); or the weight is applied outside the Function (parametrized experts, DoRA with dropout), where autograd
 saves it like any other; or a cache keeps it (non-reentrant checkpointing leaves its recomputation by an exception, and
 a plain forward hook that would have closed the cache of `torch.nn.utils.parametrize` does not run).
 
