@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from repros.meters.heap import THRESHOLD_BYTES
 from repros.results import ROOT
 from repros.verdict import Observation
 
@@ -149,8 +148,6 @@ class CellServer:
             "PYTHONPATH": str(ROOT),
             "PYTHONHASHSEED": "0",
             "REPROS_PRELOAD": ",".join(self._preload),
-            # From the start, so that no chunk freed before the heap meter opens is used again unseen.
-            "MALLOC_MMAP_THRESHOLD_": str(THRESHOLD_BYTES),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",

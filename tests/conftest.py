@@ -13,12 +13,10 @@ import pytest
 
 from repros.arms import CellServer, Clock, pool
 from repros.cases import Entry, entry
-from repros.meters.heap import open_heap
 from repros.results import Record
 from repros.trial import Running, Trial
 from repros.verdict import Observation
 
-open_heap()  # before anything is freed that malloc could use again unseen
 METERS = tuple(f"repros.meters.{name}" for name in ("ledger", "saved", "heap", "numerics"))
 
 
