@@ -51,8 +51,12 @@ class Claim:
 
     text: str
     reported: Mapping[str, str] = field(default_factory=dict)
-    #: Glob over the names of the conditions that speak to this claim.
+    #: Globs, separated by blanks, over the names of the conditions that speak to this claim; empty if none can yet.
     conditions: str = "*"
+
+    def covers(self, condition: str) -> bool:
+        """Return whether a condition speaks to this claim."""
+        return any(fnmatchcase(condition, glob) for glob in self.conditions.split())
 
 
 @dataclass(frozen=True)

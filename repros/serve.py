@@ -156,6 +156,7 @@ def main() -> None:
     os.dup2(2, 1)
     os.set_inheritable(replies, False)
     Supervisor(replies).serve()
+    os._exit(0)  # the fork server and its tracker go with the pipes; waiting for them is no use to anybody
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The heap as glibc counts it: an instrument that knows nothing of torch.
 
-`mallinfo2` tells the bytes in use over all arenas and threads: ``uordblks`` in the arenas, and ``hblkhd`` in chunks with
-pages of their own. Buffers inside compiled code are in it, and so are small objects of Python and torch: a reading is
-above the tensors' bytes by some tens of KiB. File mappings and thread stacks are not in it.
+`mallinfo2` tells the bytes in use over all arenas and threads: ``uordblks`` in the arenas, and ``hblkhd`` in chunks
+with pages of their own. Buffers inside compiled code are in it, and so are small objects of Python and torch: a reading
+is above the tensors' bytes by some tens of KiB. File mappings and thread stacks are not in it.
 """
 
 from __future__ import annotations

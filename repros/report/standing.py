@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from packaging.version import Version
 
@@ -27,7 +26,7 @@ class Standing:
 
 def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
     """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
-    spoken = [r for r in records if fnmatchcase(r.condition, claim.conditions) and r.verdict in SETTLED]
+    spoken = [r for r in records if claim.covers(r.condition) and r.verdict in SETTLED]
     if not spoken:
         return Standing("untested", "no trial of it came to a verdict")
     bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]

@@ -18,7 +18,7 @@ from collections.abc import Generator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Symptom
+from repros.case import Affected, Budget, Case, Claim, Condition, Requires, Symptom
 from repros.cases import _int8
 from repros.cases._int8 import error_limit, oracle
 
@@ -27,8 +27,12 @@ Arm = Generator[str, None, Mapping[str, Any]]
 __all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
 
 
-def _way(name: str, note: str, **params: object) -> Condition:
-    return Condition(name, {"trigger": name, **params}, note=note)
+ANY = Requires()
+REFUSED = Requires({"bitsandbytes": "<0.50"}, reason="0.50 refuses by design to load int8 into an unquantized layer")
+
+
+def _way(name: str, note: str, requires: Requires = ANY, **params: object) -> Condition:
+    return Condition(name, {"trigger": name, **params}, requires, note=note)
 
 
 def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
@@ -45,6 +49,12 @@ CASE = Case(
         Claim(
             "a layer on the meta device raises",
             {"message": "AttributeError: 'Int8Params' object has no attribute 'SCB'"},
+            "meta-16bit meta-deepcopy",
+        ),
+        Claim("it raises where transformers' loader took SCB off the meta parameter", conditions="loader-pops*"),
+        Claim(
+            "not in the report: it raises wherever the attributes were lost on the way",
+            conditions="meta-int8* meta-pickle to-empty assign-* make-subclass skip-modules-tied",
         ),
     ),
     conditions=(
@@ -55,7 +65,7 @@ CASE = Case(
         _way("meta-pickle", "pickled on meta, then as meta-16bit"),
         _way("to-empty", "meta -> to_empty(device) -> load_state_dict -> to(device)"),
         _way("assign-16bit", "load_state_dict(assign=True) of 16-bit weights on meta, then to(device)"),
-        _way("assign-int8", "load_state_dict(assign=True) of an int8 state dict on meta"),
+        _way("assign-int8", "load_state_dict(assign=True) of an int8 state dict on meta", REFUSED),
         _way("make-subclass", "Tensor._make_subclass(Int8Params, weight), as generic tensor code does"),
         _way("loader-pops", "transformers' loader pops SCB off the meta parameter; state_dict() before it is replaced"),
         _way("loader-pops-tied", "the same with a second layer tied to the popped parameter, and state_dict() of both"),
@@ -67,7 +77,6 @@ CASE = Case(
         *_int8.LOST_SCALE,
         # What transformers 4.57 and bitsandbytes 0.50 say where the attribute is gone.
         Symptom("AttributeError", r"^`lm_head\.SCB` is neither a parameter, buffer, nor extra state\.$"),
-        Symptom("RuntimeError", r"^Loading a quantized checkpoint into non-quantized Linear8bitLt is not supported\."),
     ),
     affected=(
         *_affected("bitsandbytes", ">=0.47,<0.48.1", "meta-int8"),

@@ -10,9 +10,9 @@ whatever the order.
 
 Budget of ``held-*``, for L blocks over hidden states of T x H float32: L inputs, the last block's output, and the final
 norm's product and output (L + 3 states); cos and sin of T x D each; one boolean mask of T x T (transformers 4.57 makes
-one); position ids, cache positions and the norm's rsqrt (20 T bytes); a random-generator state (5,056 bytes, rounded up
-to 8 KiB) a block; and 64 KiB for the graph's own objects, which the heap counts too. Without recomputation a block keeps
-a dozen states and more. A step before the measured one makes what kernels and caches keep from their first call prior.
+one); position ids, cache positions and the norm's rsqrt (20 T bytes); a random-generator state (5,056 bytes, rounded
+up to 8 KiB) a block; and 64 KiB for the graph's own objects, which the heap counts too. Without recomputation a block
+keeps a dozen states and more. A step before the measured one makes what kernels keep from their first call prior.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ CASE = Case(
         Claim(
             "larger models train on the same card",
             {"12 GB": "4B -> 9B", "16 GB": "7B -> 13B", "24 GB": "9B -> 20B", "80 GB": "34B -> 50B"},
-            "gpu-*",
+            "",
         ),
     ),
     conditions=CONDITIONS,
