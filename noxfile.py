@@ -92,7 +92,7 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     borrow_cell(session)
     session.run("mypy")
-    session.run("pytest", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    session.run("pytest", "--benchmark-skip", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
