@@ -263,8 +263,8 @@ def _kill(pid: int) -> None:
 
 
 def pool(jobs: int | None = None) -> ThreadPoolExecutor:
-    """Return a pool in which arms take turns; each arm computes on one core."""
-    return ThreadPoolExecutor(jobs or max(1, min(8, os.cpu_count() or 1)), thread_name_prefix="arm")
+    """Return a pool in which arms take turns: one a core, and one more for the time in which others start and end."""
+    return ThreadPoolExecutor(jobs or 1 + min(8, os.cpu_count() or 1), thread_name_prefix="arm")
 
 
 if sys.platform == "win32":  # pragma: no cover

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("case", nargs="+", help="a case's name, or the number of its report (gh1927)")
     _cell_options(run)
     run.add_argument("--condition", default="*", help="name of a condition, or a glob (default: all)")
-    run.add_argument("--jobs", type=int, help="arms at a time (default: cores)")
+    run.add_argument("--jobs", type=int, help="arms at a time (default: cores and one)")
     run.add_argument("--reports", type=Path, help="folder in place of reports/")
     run.add_argument("--resume", action="store_true", help="go on with the newest run")
 

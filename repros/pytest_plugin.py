@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cell", action="append", default=[], help="this cell (may be given again)")
     group.addoption("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                     help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
-    group.addoption("--jobs", type=int, help="arms at a time (default: cores)")
+    group.addoption("--jobs", type=int, help="arms at a time (default: cores and one)")
     group.addoption("--run", type=Path, help="folder of the run (default: a new one under reports/runs)")
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
     group.addoption("--reports", type=Path, help="folder in place of reports/")

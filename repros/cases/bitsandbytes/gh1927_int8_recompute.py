@@ -35,7 +35,7 @@ def _trigger(name: str, note: str, **params: object) -> Condition:
 
 
 def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    return tuple(Affected({package: versions}, condition, source="cpu run") for condition in conditions)
+    return tuple(Affected({package: versions}, condition, source="reports/epyc-2core-cpu") for condition in conditions)
 
 
 CASE = Case(

@@ -36,7 +36,7 @@ def _way(name: str, note: str, requires: Requires = ANY, **params: object) -> Co
 
 
 def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    return tuple(Affected({package: versions}, condition, source="cpu run") for condition in conditions)
+    return tuple(Affected({package: versions}, condition, source="reports/epyc-2core-cpu") for condition in conditions)
 
 
 CASE = Case(
