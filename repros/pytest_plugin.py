@@ -60,7 +60,11 @@ class Plugin:
             folder = results.latest_run(option.reports)
         self.run = results.Run(folder or results.new_run(option.tier or "run", option.reports))
         self.done = {record.key for record in results.load(self.run.folder)[0]} if option.resume else set()
+        self.said: list[str] = []
         self.session: Session | None = None
+        if self.cells and not self.worker and not option.collectonly and not getattr(option, "numprocesses", None):
+            self.session = Session(self.run, jobs=option.jobs, say=self.say)
+            self.session.warm(self.cells[0])  # while pytest starts and collects
         self.items: list[TrialItem] = []
 
     @pytest.hookimpl(optionalhook=True)
@@ -91,19 +95,26 @@ class Plugin:
         for other in [item, *ahead]:
             if other.cell.label == item.cell.label:
                 self.session.start(other.trial, other.cell)
+        if self.said:
+            self.print_said()
         record = self.session.finish(item.trial, item.cell)
         if not self.worker and not any(other.cell.label == item.cell.label for other in self.items[at + 1 :]):
             self.session.leave(item.cell)
         return record
 
     def say(self, text: str) -> None:
-        """Print a line between pytest's own."""
+        """Keep a line for the next moment at which one may be printed between pytest's own; any thread may call it."""
+        self.said.append(text)
+
+    def print_said(self) -> None:
+        """Print what was said."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         capture = self.config.pluginmanager.get_plugin("capturemanager")
         if reporter is not None and capture is not None:
             with capture.global_and_fixture_disabled():
-                reporter.ensure_newline()
-                reporter.write_line(text)
+                while self.said:
+                    reporter.ensure_newline()
+                    reporter.write_line(self.said.pop(0))
 
     def pytest_sessionfinish(self) -> None:
         """End the cells' supervisors."""

@@ -5,6 +5,7 @@ Both runners stand on it: pytest (`repros.pytest_plugin`) and the command line (
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -80,10 +81,15 @@ class Session:
         self._say = say
         self._arms = pool(jobs)
         self._ready: dict[str, ReadyCell | EnvError] = {}
+        self._lock = threading.Lock()
         self._running: dict[tuple[str, str, str], Running | Record] = {}
 
     def ready(self, cell: Cell) -> ReadyCell:
         """Return the cell, its environment built if need be; EnvError (again) if it cannot be had."""
+        with self._lock:
+            return self._ready_once(cell)
+
+    def _ready_once(self, cell: Cell) -> ReadyCell:
         found = self._ready.get(cell.label)
         if found is None:
             try:
@@ -98,6 +104,15 @@ class Session:
         if isinstance(found, EnvError):
             raise found
         return found
+
+    def warm(self, cell: Cell) -> None:
+        """Have a cell's packages imported while the caller goes on with something else; trouble shows at its trials."""
+
+        def begin() -> None:
+            with contextlib.suppress(UserError):
+                self.ready(cell).server.start()
+
+        threading.Thread(target=begin, daemon=True).start()
 
     def start(self, trial: Trial, cell: Cell) -> None:
         """Send a trial's arms on their way; a cell that cannot be had makes the trial's record at once."""

@@ -79,7 +79,6 @@ CASE = Case(
         *_affected("transformers", "<5", "order-*-bare"),
         *_affected("transformers", ">=5", "held-enable-train-default-8bit", "held-train-enable-default-8bit"),
     ),
-    proposes="call model.train() before gradient_checkpointing_enable()",
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1927",
 )
 
@@ -158,10 +157,6 @@ def _train(i: Any, model: Any, order: str) -> Arm:
 
 def subject(i: Any) -> Arm:
     return (yield from _train(i, _llama(i), i.order))
-
-
-def proposed(i: Any) -> Arm:
-    return (yield from _train(i, _llama(i), "train-enable"))
 
 
 def _plain(i: Any, checkpointed: bool) -> Arm:
