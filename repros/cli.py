@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     cells = add("cells", cmd_cells, "list cells, tiers and excludes with their reasons")
     cells.add_argument("--tier")
     doctor = add("doctor", cmd_doctor, "say what can run on this machine, and why the rest cannot")
-    doctor.add_argument("--tier", default="cpu")
+    doctor.add_argument("--tier", help="only the cells of this tier")
     report = add("report", cmd_report, "print a run: verdicts, standings; or write its page")
     report.add_argument("run", nargs="?", type=Path, help="folder of a run (default: the newest)")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there (`-`: print it)")
@@ -235,9 +235,7 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
         )
     matrix = load_matrix(MATRIX)
     trials = [(e, c) for e in cases.find() for c in e.case.conditions]
-    for cell in matrix.cells:
-        if arguments.tier not in cell.tiers:
-            continue
+    for cell in matrix.tier(arguments.tier) if arguments.tier else matrix.cells:
         if cell.device == "cuda" and not facts.gpu_kind:
             console.print(f"{cell.name}: cannot run: it needs a GPU and this machine has none", markup=False)
             continue

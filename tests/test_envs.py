@@ -427,7 +427,7 @@ def test_override_by_checkout_sees_every_edit(world: World, tmp_path: Path) -> N
     cell = CELL.with_override("alpha", str(checkout))
     first = world.ensure(cell)
     assert said_by(first, "import alpha; print(alpha.who)") == "first"
-    (checkout / "__pycache__").mkdir()
+    (checkout / "__pycache__").mkdir(exist_ok=True)
     (checkout / "__pycache__/alpha.pyc").write_text("left by a tool")
     assert world.ensure(cell).warm
     make_checkout(tmp_path / "checkout", "who = 'second'")

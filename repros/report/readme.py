@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repros.case import Case
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import standing
@@ -49,11 +50,17 @@ def standings(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
         mine = [record for record in records if record.case == name]
         for claim in case.claims:
             word = standing.of_claim(claim, mine).word
-            rows.append(f"| [{case.package}#{case.number}]({case.url}) | {claim.text} | **{word}** |")
+            rows.append(row(case, claim.text, f"**{word}**"))
         if case.proposes:
             tried = standing.of_fix(mine, conditions=False)
-            rows.append(f"| [{case.package}#{case.number}]({case.url}) | proposed fix: {case.proposes} | {tried} |")
+            rows.append(row(case, f"proposed fix: {case.proposes}", tried))
     return "\n".join(rows)
+
+
+def row(case: Case, claim: str, says: str) -> str:
+    """Return one row of the table; a bar inside a cell would end it."""
+    claim, says = (text.replace("|", "\\|") for text in (claim, says))
+    return f"| [{case.package}#{case.number}]({case.url}) | {claim} | {says} |"
 
 
 def costs(bench: Mapping[str, Any], times: Sequence[Mapping[str, float]], records: Sequence[Record]) -> str:
