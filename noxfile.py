@@ -35,14 +35,14 @@ def group(session: nox.Session, *names: str) -> None:
 def trials(session: nox.Session, tier: str, cell: str) -> None:
     """Try every case in one cell; all cells of one invocation share a run, which `summary` prints at the end."""
     group(session, "run")
-    run = HERE / "reports" / "runs" / f"{STAMP}-{tier}"
-    own = any(argument.startswith(("--run", "--resume", "--reports")) for argument in session.posargs)
-    where = [] if own else ["--run", str(run)]
-    os.environ["REPROS_RUN"] = str(run)
-    command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *where]
-    session.run(*command, *session.posargs, "repros/cases", env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5])
-    if not own:
-        session.notify("summary")
+    arguments = list(session.posargs)
+    if not {"--run", "--resume", "--reports"} & set(arguments):
+        arguments += ["--run", str(HERE / "reports" / "runs" / f"{STAMP}-{tier}")]
+    if "--run" in arguments:
+        os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
+    command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *arguments, "repros/cases"]
+    session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5])
+    session.notify("summary")
 
 
 @nox.session

@@ -134,7 +134,7 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     wanted = chosen_trials(arguments.case, arguments.condition, cells)
     folder = results.latest_run(arguments.reports) if arguments.resume else results.new_run("run", arguments.reports)
     run = Run(folder)
-    done = {r.key for r in results.load(folder)[0]} if arguments.resume else set()
+    done = results.settled(folder) if arguments.resume else set()
     wanted = [(trial, cell) for trial, cell in wanted if trial.key not in done]
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),

@@ -59,7 +59,7 @@ class Plugin:
         if folder is None and option.resume:
             folder = results.latest_run(option.reports)
         self.run = results.Run(folder or results.new_run(option.tier or "run", option.reports))
-        self.done = {record.key for record in results.load(self.run.folder)[0]} if option.resume else set()
+        self.done = results.settled(self.run.folder) if option.resume else set()
         self.said: list[str] = []
         self.session: Session | None = None
         if self.cells and not self.worker and not option.collectonly and not getattr(option, "numprocesses", None):

@@ -82,7 +82,7 @@ class Run:
     """A run's folder, open for appending."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder = folder.absolute()  # arms, which write their logs there, work in folders of their own
         self.path = folder / RESULTS
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -178,6 +178,12 @@ def load(path: Path) -> tuple[list[Record], str]:
             records.pop(record.key, None)
             records[record.key] = record
     return list(records.values()), notice
+
+
+def settled(run: Path) -> set[tuple[str, str, str]]:
+    """Return the keys of the trials that `--resume` need not try again: an error may go well another time."""
+    wanted = (Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED)
+    return {record.key for record in load(run)[0] if record.verdict in wanted}
 
 
 def keep(run: Path, target: Path) -> None:

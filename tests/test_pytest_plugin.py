@@ -24,7 +24,8 @@ def run(*arguments: str, reports: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
     environment.pop("PYTEST_XDIST_WORKER", None)
     return subprocess.run(
-        [*command, "--reports", str(reports), *arguments, "repros/cases"],
+        # A relative path, as people write one.
+        [*command, "--reports", os.path.relpath(reports, results.ROOT), *arguments, "repros/cases"],
         capture_output=True, text=True, cwd=results.ROOT, env=environment, check=False,
     )  # fmt: skip
 

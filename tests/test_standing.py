@@ -41,12 +41,12 @@ def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") ->
             "confirmed under conditions",
             "reproduced in every cell: c; absent in every cell: d",
         ),
-        ({"c": {"1": BAD, "2": GOOD}}, "fixed in bitsandbytes 2", "reproduced with bitsandbytes 1, absent from 2 on"),
-        ({"c": {"1": GOOD, "2": BAD}}, "confirmed under conditions", "reproduced with bitsandbytes 2, absent up to 1"),
+        ({"c": {"1": BAD, "2": GOOD}}, "fixed in bitsandbytes >1,<=2", "bitsandbytes reproduced in 1, absent in 2: c"),
+        ({"c": {"1": GOOD, "2": BAD}}, "confirmed under conditions", "bitsandbytes absent in 1, reproduced in 2"),
         (
             {"c": {"0.9": GOOD, "0.10": BAD, "0.11": BAD, "0.12": GOOD}},
-            "fixed in bitsandbytes 0.12",
-            "reproduced with bitsandbytes 0.10 to 0.11, absent up to 0.9, absent from 0.12 on: c",
+            "fixed in bitsandbytes >0.11,<=0.12",
+            "bitsandbytes absent in 0.9, reproduced in 0.10 to 0.11, absent in 0.12: c",
         ),
         (
             {"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "2": BAD}},
@@ -64,8 +64,8 @@ def test_standing(table: dict[str, dict[str, Verdict]], word: str, because: str)
 def test_edges_name_the_package_that_tells_them_apart() -> None:
     table = {"c": {"4.57.5": GOOD, "5.2.0": BAD, "5.23.0": GOOD}}
     found = standing.of_claim(CLAIM, rows(table, "transformers"))
-    assert found.word == "fixed in transformers 5.23.0"
-    assert "reproduced with transformers 5.2.0, absent up to 4.57.5, absent from 5.23.0 on" in found.because
+    assert found.word == "fixed in transformers >5.2.0,<=5.23.0"
+    assert "transformers absent in 4.57.5, reproduced in 5.2.0, absent in 5.23.0" in found.because
 
 
 def test_a_claim_speaks_of_its_own_conditions_only() -> None:

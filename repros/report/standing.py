@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from packaging.version import Version
 
@@ -50,7 +51,7 @@ def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
 
 @dataclass(frozen=True)
 class Edges:
-    """Between which tried releases a symptom came and went; ``fixed_in`` is empty while the newest has it."""
+    """Between which tried releases a symptom came and went; ``fixed_in`` is a range, empty while the newest has it."""
 
     text: str
     fixed_in: str
@@ -66,15 +67,20 @@ def edges(group: Sequence[Record]) -> Edges:
         bad_versions, good_versions = ({_version(r, package) for r in side} for side in (bad, good))
         if bad_versions & good_versions or len(bad_versions | good_versions) < 2:
             continue
-        first, last = min(bad_versions), max(bad_versions)
-        after = [v for v in good_versions if v > last]
-        before = [v for v in good_versions if v < first]
-        text = f"reproduced with {package} {first}" + (f" to {last}" if last != first else "")
-        text += f", absent up to {max(before)}" if before else ""
-        text += f", absent from {min(after)} on" if after else ""
-        return Edges(text, f"{package} {min(after)}" if after else "")
+        runs = [
+            (is_bad, list(versions))
+            for is_bad, versions in groupby(sorted(bad_versions | good_versions), key=bad_versions.__contains__)
+        ]
+        parts = [f"{'reproduced' if is_bad else 'absent'} in {_span(versions)}" for is_bad, versions in runs]
+        is_bad, newest = runs[-1]
+        fixed = "" if is_bad else f"{package} >{runs[-2][1][-1]},<={newest[0]}"
+        return Edges(f"{package} {', '.join(parts)}", fixed)
     cells = ", ".join(r.cell for r in bad)
     return Edges(f"reproduced in {cells}; absent in {len(good)} other cells", "")
+
+
+def _span(versions: Sequence[Version]) -> str:
+    return str(versions[0]) if len(versions) == 1 else f"{versions[0]} to {versions[-1]}"
 
 
 def _version(record: Record, package: str) -> Version:
