@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", cmd_run, "try a case: verdict, arms' figures, budget and margins")
     run.add_argument("case", nargs="+", help="a case's name, or the number of its report (gh1927)")
     _cell_options(run)
-    run.add_argument("--condition", default="*", help="name of a condition, or a glob (default: all)")
+    run.add_argument(
+        "--condition", default="*", help="names of conditions, or globs, separated by blanks (default: all)"
+    )
     run.add_argument("--jobs", type=int, help="arms at a time (default: cores and one)")
     run.add_argument("--reports", type=Path, help="folder in place of reports/")
     run.add_argument("--resume", action="store_true", help="go on with the newest run")
@@ -119,7 +121,9 @@ def chosen_trials(names: Sequence[str], condition: str, cells: Sequence[Cell]) -
     """Return the trials that the options name, cell by cell."""
     everything = cases.find()
     entries = list({e.name: e for name in names for e in cases.select(name, everything)}.values())
-    matching = [(e, c) for e in entries for c in e.case.conditions if fnmatchcase(c.name, condition)]
+    globs = condition.split()
+    pairs = [(e, c) for e in entries for c in e.case.conditions]
+    matching = [(e, c) for e, c in pairs if any(fnmatchcase(c.name, glob) for glob in globs)]
     if not matching:
         for e in entries:
             e.condition(condition)

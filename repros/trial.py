@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
-from repros.results import Record, shown
+from repros.results import Record
 from repros.verdict import Observation, Outcome, Verdict, decide, effect, is_failure, margins, outcome, read, to_number
 
 
@@ -186,10 +186,9 @@ def as_record(budget: Budget, limit: float) -> dict[str, Any]:
 
 
 def relative_log(observation: Observation) -> Observation:
-    """Name the log from the project's root: a record says nothing of where the project lies."""
-    from dataclasses import replace
-
-    return replace(observation, log=shown(Path(observation.log)))
+    """Name the log from the run's folder: a record says nothing of where that lies."""
+    path = Path(observation.log)
+    return replace(observation, log=f"{path.parent.name}/{path.name}")
 
 
 def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: Mapping[str, Any]) -> Record:
@@ -219,7 +218,7 @@ def two_lines(record: Record) -> str:
     hints = {
         Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
         Outcome.FIXED: "the record says that this version is affected; if that is over, narrow `affected` in the case",
-        Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)}), then `{record.repeat}`",
+        Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)} in the run's folder), then `{record.repeat}`",
     }
     return f"{observed}\nhint: {hints.get(record.outcome, 'nothing to do')}"
 

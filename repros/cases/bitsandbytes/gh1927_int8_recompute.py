@@ -35,7 +35,8 @@ def _trigger(name: str, note: str, **params: object) -> Condition:
 
 
 def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    return tuple(Affected({package: versions}, condition, source="reports/epyc-2core-cpu") for condition in conditions)
+    source = "reports/epyc-2core-" + ("cpu" if versions == ">=0.46" else "edges")
+    return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 
 CASE = Case(

@@ -36,7 +36,8 @@ def _way(name: str, note: str, requires: Requires = ANY, **params: object) -> Co
 
 
 def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    return tuple(Affected({package: versions}, condition, source="reports/epyc-2core-cpu") for condition in conditions)
+    source = "reports/epyc-2core-" + ("cpu" if versions == ">=0.46" else "edges")
+    return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 
 CASE = Case(

@@ -135,7 +135,7 @@ CASE = Case(
     budget=HELD,
     timeout_s=120.0,  # inductor's first kernel in a cell precompiles torch's headers
     affected=tuple(
-        Affected(versions, conditions, source="reports/epyc-2core-cpu")
+        Affected(versions, conditions, source="reports/epyc-2core-edges")
         for conditions, versions in {
             "nf4-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},
             "nf4-eval-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},

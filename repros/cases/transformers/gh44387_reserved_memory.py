@@ -70,7 +70,7 @@ CASE = Case(
     checkpoint=_loading.recipe,
     gate=_loading.GATE,
     affected=tuple(
-        Affected({"transformers": ">=5.0,<5.4"}, name, source="reports/epyc-2core-cpu")
+        Affected({"transformers": ">=5.0,<5.4"}, name, source="reports/epyc-2core-edges")
         for name in ("nf4", "nf4-cast", "nf4-cast-heap", "int8", "int8-cast")
     ),
     url="https://github.com/huggingface/transformers/issues/44387",

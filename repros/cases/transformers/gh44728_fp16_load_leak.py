@@ -74,7 +74,7 @@ CASE = Case(
     checkpoint=_loading.recipe,
     gate=_loading.GATE,
     affected=tuple(
-        Affected({"transformers": ">=5.0,<5.4"}, name, source="reports/epyc-2core-cpu")
+        Affected({"transformers": ">=5.0,<5.4"}, name, source="reports/epyc-2core-edges")
         for name in ("nf4", "nf4-report-test", "int8")
     ),
     url="https://github.com/huggingface/transformers/pull/44728",
