@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Params, Symptom
+from repros.case import Affected, Params, Symptom
 
 IN, OUT, BATCH, LENGTH = 256, 512, 2, 32
 EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
@@ -18,6 +18,13 @@ LOST_SCALE = (
     Symptom("AttributeError", r"^'NoneType' object has no attribute '(unsqueeze|dtype)'$"),
     Symptom("Exception", r"^State must contain CB matrix for backward$"),
 )
+
+
+def affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
+    """Return the windows of several conditions; a bound between two cells was read from trials next to it."""
+    between_cells = package == "bitsandbytes" and versions != ">=0.46"
+    source = "reports/epyc-2core-" + ("edges" if between_cells else "cpu")
+    return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 
 def error_limit(p: Params) -> float:

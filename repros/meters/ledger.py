@@ -204,10 +204,13 @@ class Ledger:
 
     # -- what the worker reads
 
-    def knows_as_prior(self, tensor: torch.Tensor) -> bool:
-        """Return whether the tensor's storage was alive before `start`."""
-        found = self._entries.get(tensor.untyped_storage()._cdata)
-        return found is not None and found[0].phase == PRIOR
+    def entry_of(self, tensor: torch.Tensor) -> Entry | None:
+        """Return the entry of a tensor's storage, if it was seen."""
+        try:
+            found = self._entries.get(tensor.untyped_storage()._cdata)
+        except (NotImplementedError, RuntimeError):  # as in `see`
+            return None
+        return found[0] if found else None
 
     def alive(self) -> list[Entry]:
         """Return the entries born since `start` that are alive now."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from repros.meters.ledger import Ledger, tally
+from repros.meters.ledger import PRIOR, Ledger, tally
 
 
 class SavedTensors:
@@ -32,9 +32,9 @@ class SavedTensors:
         ledger = self._ledger
         if len(ledger.phases) > 1:
             ledger.see(tensor, "saved")
-            found = ledger._entries.get(_key(tensor))
-            if found is not None and found[0].phase:
-                self._packed[found[0].serial] = tally([found[0]])[0]
+            entry = ledger.entry_of(tensor)
+            if entry is not None and entry.phase != PRIOR:
+                self._packed[entry.serial] = tally([entry])[0]
         return tensor
 
     @property
@@ -45,10 +45,3 @@ class SavedTensors:
     def rows(self) -> list[dict[str, Any]]:
         """Return dtype, shape and bytes of each packed storage, largest first."""
         return sorted(self._packed.values(), key=lambda row: -int(row["bytes"]))[:12]
-
-
-def _key(tensor: torch.Tensor) -> int:
-    try:
-        return int(tensor.untyped_storage()._cdata)
-    except (NotImplementedError, RuntimeError):
-        return -1

@@ -16,7 +16,7 @@ from collections.abc import Generator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition
+from repros.case import Budget, Case, Claim, Condition
 from repros.cases import _int8
 from repros.cases._int8 import error_limit, oracle
 
@@ -32,11 +32,6 @@ def _plain(checkpoint: str, mode: str, dtype: str, threshold: int) -> Condition:
 
 def _trigger(name: str, note: str, **params: object) -> Condition:
     return Condition(name, {"trigger": name, **params}, note=note)
-
-
-def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    source = "reports/epyc-2core-" + ("cpu" if versions == ">=0.46" else "edges")
-    return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 
 CASE = Case(
@@ -89,14 +84,14 @@ CASE = Case(
     numbers=error_limit,
     symptoms=_int8.LOST_SCALE,
     affected=(
-        *_affected("bitsandbytes", "<0.47", "second-to", "to-after-forward", "*-then-to", "from-pretrained"),
-        *_affected("bitsandbytes", "<0.47", "weight-to-after-forward"),
-        *_affected("bitsandbytes", "<0.48", "large-bfloat16-train"),
-        *_affected("bitsandbytes", "<0.48.1", "codes-scale-before-move", "from-pretrained-reload"),
-        *_affected("bitsandbytes", ">=0.47,<0.48.1", "codes-scale-after-move"),
-        *_affected("bitsandbytes", ">=0.48.1", "weight-to-after-forward"),
-        *_affected("bitsandbytes", ">=0.46", "codes-scale-module-move", "codes-no-scale", "tied-weight"),
-        *_affected("bitsandbytes", ">=0.46", "reset-grads-*", "clear-cb-*", "offload*", "large-bfloat16-eval"),
+        *_int8.affected("bitsandbytes", "<0.47", "second-to", "to-after-forward", "*-then-to", "from-pretrained"),
+        *_int8.affected("bitsandbytes", "<0.47", "weight-to-after-forward"),
+        *_int8.affected("bitsandbytes", "<0.48", "large-bfloat16-train"),
+        *_int8.affected("bitsandbytes", "<0.48.1", "codes-scale-before-move", "from-pretrained-reload"),
+        *_int8.affected("bitsandbytes", ">=0.47,<0.48.1", "codes-scale-after-move"),
+        *_int8.affected("bitsandbytes", ">=0.48.1", "weight-to-after-forward"),
+        *_int8.affected("bitsandbytes", ">=0.46", "codes-scale-module-move", "codes-no-scale", "tied-weight"),
+        *_int8.affected("bitsandbytes", ">=0.46", "reset-grads-*", "clear-cb-*", "offload*", "large-bfloat16-eval"),
     ),
     proposes="where B is int8: CB = B.data.clone(); SCB = B.SCB if there is one, else amax(|CB|) / 127",
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1927",

@@ -18,7 +18,7 @@ from collections.abc import Generator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Requires, Symptom
+from repros.case import Budget, Case, Claim, Condition, Requires, Symptom
 from repros.cases import _int8
 from repros.cases._int8 import error_limit, oracle
 
@@ -33,11 +33,6 @@ REFUSED = Requires({"bitsandbytes": "<0.50"}, reason="0.50 refuses by design to 
 
 def _way(name: str, note: str, requires: Requires = ANY, **params: object) -> Condition:
     return Condition(name, {"trigger": name, **params}, requires, note=note)
-
-
-def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    source = "reports/epyc-2core-" + ("cpu" if versions == ">=0.46" else "edges")
-    return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 
 CASE = Case(
@@ -80,10 +75,10 @@ CASE = Case(
         Symptom("AttributeError", r"^`lm_head\.SCB` is neither a parameter, buffer, nor extra state\.$"),
     ),
     affected=(
-        *_affected("bitsandbytes", ">=0.47,<0.48.1", "meta-int8"),
-        *_affected("bitsandbytes", "<0.50", "loader-pops*"),
-        *_affected("bitsandbytes", ">=0.46", "meta-int8-no-scale", "meta-pickle", "to-empty", "assign-*"),
-        *_affected("bitsandbytes", ">=0.46", "make-subclass", "skip-modules-tied"),
+        *_int8.affected("bitsandbytes", ">=0.47,<0.48.1", "meta-int8"),
+        *_int8.affected("bitsandbytes", "<0.50", "loader-pops*"),
+        *_int8.affected("bitsandbytes", ">=0.46", "meta-int8-no-scale", "meta-pickle", "to-empty", "assign-*"),
+        *_int8.affected("bitsandbytes", ">=0.46", "make-subclass", "skip-modules-tied"),
     ),
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1927",
 )

@@ -21,7 +21,8 @@ from collections.abc import Generator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition
+from repros.case import Budget, Case, Claim, Condition
+from repros.cases import _int8
 
 Arm = Generator[str, None, Mapping[str, Any]]
 LAYERS, HIDDEN, INNER, HEADS = 2, 256, 512, 4
@@ -40,10 +41,6 @@ def _condition(question: str, order: str, mode: str, bits: int = 8, bare: bool =
     note = "without enable_input_require_grads(), which PEFT calls, and transformers itself from 5.0" if bare else ""
     skipped = Budget("skipped_calls", lambda p: 0)
     return Condition(name, params, note=note, budget=skipped if question == "order" else None)
-
-
-def _affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    return tuple(Affected({package: versions}, condition, source="reports/epyc-2core-cpu") for condition in conditions)
 
 
 CASE = Case(
@@ -75,9 +72,11 @@ CASE = Case(
     ),
     budget=Budget("held_bytes", _held, second="heap_held_bytes"),
     affected=(
-        *_affected("transformers", ">=4.57", "order-enable-only-*", "held-enable-only-*", "held-*-nonreentrant-8bit"),
-        *_affected("transformers", "<5", "order-*-bare"),
-        *_affected("transformers", ">=5", "held-enable-train-default-8bit", "held-train-enable-default-8bit"),
+        *_int8.affected(
+            "transformers", ">=4.57", "order-enable-only-*", "held-enable-only-*", "held-*-nonreentrant-8bit"
+        ),
+        *_int8.affected("transformers", "<5", "order-*-bare"),
+        *_int8.affected("transformers", ">=5", "held-enable-train-default-8bit", "held-train-enable-default-8bit"),
     ),
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1927",
 )
