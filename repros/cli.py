@@ -149,15 +149,10 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     try:
         with progress:
             task = progress.add_task("trials", total=len(wanted))
-            for at, (trial, cell) in enumerate(wanted):
+            for at, (trial, _) in enumerate(wanted):
                 progress.update(task, description=f"{trial.entry.name} [{trial.condition.name}]")
-                for ahead, its_cell in wanted[at : at + 3]:
-                    if its_cell.label == cell.label:
-                        session.start(ahead, its_cell)
-                records.append(session.finish(trial, cell))
+                records.append(session.take(wanted, at))
                 progress.advance(task)
-                if not any(other.label == cell.label for _, other in wanted[at + 1 :]):
-                    session.leave(cell)
     finally:
         session.close()
         run.note("time", seconds=session.clock.summary())

@@ -22,9 +22,6 @@ from repros.session import Session
 from repros.trial import Trial, two_lines
 from repros.verdict import Verdict
 
-#: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
-AHEAD = 2
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of a run."""
@@ -89,18 +86,13 @@ class Plugin:
         """Try one item, with the arms of the next ones sent ahead."""
         if self.session is None:
             self.session = Session(self.run, jobs=self.config.option.jobs, say=self.say)
-        at = self.items.index(item) if item in self.items else 0
-        # With pytest-xdist the next item of this process is not the next of the list.
-        ahead = [] if self.worker else self.items[at : at + 1 + AHEAD]
-        for other in [item, *ahead]:
-            if other.cell.label == item.cell.label:
-                self.session.start(other.trial, other.cell)
+        self.session.start(item.trial, item.cell)
         if self.said:
             self.print_said()
-        record = self.session.finish(item.trial, item.cell)
-        if not self.worker and not any(other.cell.label == item.cell.label for other in self.items[at + 1 :]):
-            self.session.leave(item.cell)
-        return record
+        if self.worker or item not in self.items:
+            # With pytest-xdist the next item of this process is not the next of the list.
+            return self.session.finish(item.trial, item.cell)
+        return self.session.take([(other.trial, other.cell) for other in self.items], self.items.index(item))
 
     def say(self, text: str) -> None:
         """Keep a line for the next moment at which one may be printed between pytest's own; any thread may call it."""

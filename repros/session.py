@@ -8,12 +8,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from repros.arms import CellServer, Clock, pool
-from repros.cases import Entry
 from repros.envs import EnvError, Environment, ensure
 from repros.errors import UserError
 from repros.host import probe_host
@@ -22,6 +21,8 @@ from repros.results import ROOT, Record, Run
 from repros.trial import Running, Trial, not_run
 from repros.verdict import Verdict
 
+#: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
+AHEAD = 2
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
@@ -134,6 +135,20 @@ class Session:
         self.run.append(record)
         return record
 
+    def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
+        """Finish one trial of an order, with the arms of the next ones in its cell sent ahead.
+
+        After the last of a cell its supervisor is ended.
+        """
+        trial, cell = order[at]
+        for ahead, its_cell in order[at : at + 1 + AHEAD]:
+            if its_cell.label == cell.label:
+                self.start(ahead, its_cell)
+        record = self.finish(trial, cell)
+        if not any(other.label == cell.label for _, other in order[at + 1 :]):
+            self.leave(cell)
+        return record
+
     def leave(self, cell: Cell) -> None:
         """End a cell's supervisor: no further trial of it is to come."""
         found = self._ready.pop(cell.label, None)
@@ -151,13 +166,3 @@ class Session:
             if isinstance(found, ReadyCell):
                 found.server.close()
         self._ready.clear()
-
-
-def trials(entries: Iterable[Entry], cells: Iterable[Cell]) -> list[tuple[Trial, Cell]]:
-    """Return every trial of the cases in the cells, cell by cell."""
-    return [
-        (Trial(entry, condition, cell.label), cell)
-        for cell in cells
-        for entry in entries
-        for condition in entry.case.conditions
-    ]

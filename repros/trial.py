@@ -94,7 +94,7 @@ def unmet(requires: Requires, versions: Mapping[str, str], memory_bytes: int) ->
     if requires.compiler and not (shutil.which("g++") or shutil.which("clang++")):
         return "needs a C++ compiler (g++ or clang++) on the host: inductor builds CPU kernels with it"
     if requires.memory_bytes > memory_bytes:
-        return f"needs {requires.memory_bytes >> 20} MiB of memory, {memory_bytes >> 20} MiB are free"
+        return f"needs {requires.memory_bytes >> 20} MiB of memory, this machine has {memory_bytes >> 20} MiB"
     return ""
 
 
@@ -105,7 +105,7 @@ class Running:
         self.trial = trial
         self._place = place
         self._machine = machine
-        self._missing = trial.missing(place.versions, int(machine.get("memory_available_bytes", 1 << 62)))
+        self._missing = trial.missing(place.versions, int(machine.get("memory_bytes", 1 << 62)))
         self._futures: list[tuple[str, Future[Observation]]] = []
         if self._missing:
             return

@@ -9,11 +9,12 @@ from itertools import groupby
 
 from packaging.version import Version
 
+from repros import matrix
 from repros.case import Claim
 from repros.results import Record
 from repros.verdict import Verdict
 
-AXES = ("bitsandbytes", "transformers", "torch")
+AXES = matrix.AXES[::-1]  # the package nearest to the report first
 SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
 
 

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from repros.matrix import AXES
 from repros.results import Record
 from repros.trial import two_lines
 from repros.verdict import Verdict, show, to_number
 
-AXES = ("torch", "transformers", "bitsandbytes")
 #: Width of tables where no terminal says its own.
 PIPE_WIDTH = 140
 STYLES: Mapping[Verdict, str] = {
