@@ -2,7 +2,7 @@
 
 It imports no package under test.  Imports point one way: ``codebook`` -> ``blockwise``, ``int8``
 -> ``ops`` -> ``linear`` -> ``modules`` (with ``base``); ``checkpoint`` -> ``prefetch`` ->
-``loader``; ``gradients`` stands alone.  This file imports nothing, so a process that asks for one
+``loader`` (with ``progress``); ``gradients`` stands alone.  This file imports nothing, so a process that asks for one
 part does not pay for the rest.
 """
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from repros.reference.checkpoint import CheckpointError, Entry, list_entries
 from repros.reference.prefetch import Prefetcher
+from repros.reference.progress import bar
 
 
 class StreamingLoader:
@@ -27,6 +28,7 @@ class StreamingLoader:
     ``prefetch_bytes`` bounds the sources alive, the one being converted included; a tensor larger
     than that is let through alone; 0 means one tensor at a time and None no bound at all.
     ``threads`` readers run ahead.  ``convert`` runs in the thread that calls ``load``.
+    ``progress`` draws a bar over the bytes converted, where tqdm or rich is at hand.
 
     Peak of ``load``: what is kept, plus ``max(prefetch_bytes, largest tensor)``, plus whatever
     ``convert`` allocates for itself.  Override ``read``, ``convert_one`` or ``release`` to observe
@@ -40,6 +42,7 @@ class StreamingLoader:
         *,
         prefetch_bytes: int | None,
         threads: int = 1,
+        progress: bool = False,
     ) -> None:
         if threads < 1 or (prefetch_bytes is not None and prefetch_bytes < 0):
             raise ValueError(f"threads={threads}, prefetch_bytes={prefetch_bytes}")
@@ -47,17 +50,23 @@ class StreamingLoader:
         self.convert = convert
         self.threads = threads
         self.prefetch_bytes = prefetch_bytes
+        self.progress = progress
 
     def load(self) -> dict[str, Any]:
         """Return what ``convert`` made of every tensor, in the order of the checkpoint."""
         kept: dict[str, Any] = dict.fromkeys(entry.name for entry in self.entries)
-        with Prefetcher(self.entries, self.read, self.prefetch_bytes, self.threads) as ahead:
+        total_bytes = sum(entry.nbytes for entry in self.entries)
+        with (
+            bar("loading", total_bytes, self.progress) as advance,
+            Prefetcher(self.entries, self.read, self.prefetch_bytes, self.threads) as ahead,
+        ):
             for _ in self.entries:
                 entry, tensor = ahead.take()
                 kept[entry.name] = self.convert_one(entry.name, tensor)
                 self.release(entry.name, tensor)
                 del tensor  # before its bytes are given back
                 ahead.give_back(entry)
+                advance(entry.nbytes)
         return kept
 
     def read(self, entry: Entry) -> Tensor:

@@ -63,9 +63,15 @@ class Linear4bit(QuantizedLinear):
         ``bias`` is cloned and trained only if it requires grad.  Raises UserError as
         ``quantize_4bit`` does, and for a weight that is not 2-D.
         """
-        out_features, in_features = matrix_shape(weight)
+        matrix_shape(weight)
+        return cls.from_quantized(quantize_4bit(weight, quant_type, blocksize, double), bias)
+
+    @classmethod
+    def from_quantized(cls, q: Quantized4bit, bias: Tensor | None = None) -> Linear4bit:
+        """Return the layer of a quantized ``[out, in]`` weight, whose tensors it takes as they are."""
+        out_features, in_features = q.shape
         layer = cls(in_features, out_features, bias=False, device="meta")
-        layer._hold(quantize_4bit(weight, quant_type, blocksize, double))
+        layer._hold(q)
         layer.set_bias(bias)
         return layer
 
@@ -142,9 +148,17 @@ class Linear8bit(QuantizedLinear):
         ``bias`` is cloned and trained only if it requires grad.  Raises UserError for a weight
         that is not 2-D.
         """
-        out_features, in_features = matrix_shape(weight)
+        matrix_shape(weight)
+        return cls.from_quantized(*quantize_rowwise(weight), bias, threshold=threshold)
+
+    @classmethod
+    def from_quantized(
+        cls, codes: Tensor, scale: Tensor, bias: Tensor | None = None, *, threshold: float = 0.0
+    ) -> Linear8bit:
+        """Return the layer of codes, int8 ``[out, in]``, and scale, float32 ``[out]``, which it takes as they are."""
+        out_features, in_features = codes.shape
         layer = cls(in_features, out_features, bias=False, threshold=threshold, device="meta")
-        layer.codes, layer.scale = quantize_rowwise(weight)
+        layer.codes, layer.scale = codes, scale
         layer.set_bias(bias)
         return layer
 

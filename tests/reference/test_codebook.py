@@ -32,6 +32,7 @@ def test_fp4_is_sign_exponent_mantissa() -> None:
         assert table[code] == torch.tensor(value) / 12
         assert table[code + 8] == -table[code]
     assert table[[0, 8]].tolist() == [0.0, 0.0]
+    assert not table[[0, 8]].signbit().any()
     assert table[1] == torch.tensor(0.0625) / 12
 
 

@@ -93,6 +93,17 @@ def test_outliers_are_not_rounded_to_codes() -> None:
     assert errors[1] < errors[0] / 50
 
 
+@pytest.mark.parametrize("outlier", [6.0, -6.0, 60.0, -60.0])
+def test_an_outlier_is_one_from_the_threshold_on_whatever_its_sign(outlier: float) -> None:
+    """At exactly the threshold too, as upstream's `A.abs() >= threshold`: the column is multiplied as it is."""
+    x = torch.full((1, 32), 2.0**-6)
+    x[0, 3] = outlier
+    codes, scale = quantize_rowwise(torch.ones(2, 32))
+    exact = dense_oracle(x, dequantize_rowwise(codes, scale)).output
+    assert torch.allclose(matmul_int8(x, codes, scale, None, 6.0).double(), exact, rtol=1e-6, atol=0)
+    assert not torch.allclose(matmul_int8(x, codes, scale, None, 61.0).double(), exact, rtol=1e-3, atol=0)
+
+
 def test_large_bfloat16_activations_stay_finite() -> None:
     x = torch.full((2, 8), 1e5, dtype=torch.bfloat16)
     codes, scale = quantize_rowwise(torch.full((3, 8), 0.5))

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from repros.errors import UserError
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
 from repros.reference.gradients import dense_oracle
-from repros.reference.int8 import dequantize_rowwise, quantize_rowwise
+from repros.reference.int8 import dequantize_rowwise, matmul_int8, quantize_rowwise
 from repros.reference.linear import linear_4bit, linear_8bit
 
 OUT, IN = 33, 65
@@ -200,10 +200,20 @@ def test_a_second_derivative_is_refused_and_not_zero(kind: str) -> None:
         torch.autograd.backward(grad.sum())
 
 
+def test_the_operator_passes_everything_on() -> None:
+    x, bias = randn(4, IN) * 3, randn(OUT, seed=1)
+    codes, scale = quantize_rowwise(randn(OUT, IN, seed=7) / 8)
+    for threshold in (0.0, 2.0):
+        assert torch.equal(linear_8bit(x, codes, scale, bias, threshold), matmul_int8(x, codes, scale, bias, threshold))
+    assert not torch.equal(linear_8bit(x, codes, scale, bias, 2.0), linear_8bit(x, codes, scale, bias))
+    q = quantize_4bit(randn(OUT, IN, seed=7) / 8, double=True)
+    assert torch.equal(linear_4bit(x, q, bias), torch.nn.functional.linear(x, dequantize_4bit(q), bias))
+
+
 def test_operators_keep_their_promises() -> None:
     q = quantize_4bit(randn(OUT, IN), double=True)
     assert q.nested is not None
-    x, bias = randn(3, IN).requires_grad_(), randn(OUT).requires_grad_()
+    x, bias = randn(2, 3, IN).requires_grad_(), randn(OUT).requires_grad_()
     weight = (q.packed, q.absmax, q.nested.absmax, q.nested.offset, OUT, IN, "nf4", 64)
     torch.library.opcheck(torch.ops.repros_reference.linear_4bit.default, (x, bias, *weight))
     codes, scale = quantize_rowwise(randn(OUT, IN))

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from repros.errors import UserError
 from repros.reference.base import QuantizedLinear
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
+from repros.reference.gradients import dense_oracle
 from repros.reference.modules import Linear4bit, Linear8bit
 
 OUT, IN = 24, 40
@@ -159,6 +160,16 @@ def test_a_call_on_meta_says_what_is_missing(kind: str, name: str) -> None:
         f"{type(layer).__name__}: `{name}` of a 24 x 40 weight is on the meta device and holds no values\n"
         "hint: call `.to_empty(device=...)` and load a state dict before the first forward"
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_is_the_dense_layer_of_its_weight_and_bias(kind: str) -> None:
+    """Of zeros it gives the bias, to the bit; of a unit vector a column of the weight more, within its quantization."""
+    layer, weight, bias = make(kind), randn(OUT, IN), randn(OUT, seed=1)
+    assert torch.equal(layer(torch.zeros(3, IN)), bias.expand(3, OUT))
+    exact = dense_oracle(torch.eye(IN), weight, bias).output
+    # Half of the widest gap of a table is 0.17 of a block's largest magnitude (fp4), which here is below 4.
+    assert (layer(torch.eye(IN)) - exact).abs().max() < 0.17 * 4
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,446 @@
+"""The mutants: what bug, in which file, which text gives way to which.
+
+A hand-made list and not a tool's: the bugs are those that quantization, autograd and loaders really have (wrong
+rounding, stale scale, dropped outlier column, saved dequantized weight, lost version check, unbounded prefetch), and a
+tool's generic swaps of operators raise at import or in the first call.
+"""
+
+# ruff: noqa: E501 - a text that is looked for is not cut in two
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: What is tried for a mutant of each file, the quick ones first.
+TESTS = {
+    "blockwise": ("reference/test_blockwise.py", "properties/test_numbers.py", "properties/test_memory.py"),
+    "codebook": ("reference/test_codebook.py", "reference/test_blockwise.py", "properties/test_numbers.py"),
+    "int8": ("reference/test_int8.py", "properties/test_numbers.py"),
+    "gradients": ("reference/test_gradients.py", "reference/test_linear.py"),
+    "ops": ("reference/test_linear.py", "properties/test_gradients.py", "properties/test_memory.py"),
+    "linear": ("reference/test_linear.py", "properties/test_gradients.py"),
+    "base": ("reference/test_modules.py",),
+    "modules": ("reference/test_modules.py", "properties/test_memory.py"),
+    "checkpoint": ("reference/test_loader.py", "properties/test_loader.py"),
+    "loader": ("reference/test_loader.py", "properties/test_loader.py"),
+    "prefetch": ("reference/test_loader.py", "properties/test_loader.py"),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``swaps``: pairs of texts; the first of each occurs exactly once in ``repros/reference/<file>.py``."""
+
+    file: str
+    bug: str
+    swaps: tuple[tuple[str, str], ...]
+    #: Why the tests cannot notice it, for one that is expected to survive.
+    survives: str = ""
+
+
+def m(file: str, bug: str, search: str, replace: str, *more: tuple[str, str], survives: str = "") -> Mutant:
+    """Return a mutant."""
+    return Mutant(file, bug, ((search, replace), *more), survives)
+
+
+MUTANTS = (
+    # -- rounding, packing, scales
+    m("blockwise", "ties go to the larger value", "halfway, out_int32=True)", "halfway, out_int32=True, right=True)"),
+    m("blockwise", "halfway points are off", "(ranked[:-1] + ranked[1:]) / 2", "(ranked[:-1] + ranked[1:]) / 2 + 1e-4"),
+    m("blockwise", "values round down", "halfway = (ranked[:-1] + ranked[1:]) / 2", "halfway = ranked[1:]"),
+    m("blockwise", "nibbles packed low first", "(pairs[:, 0] << 4) | pairs[:, 1]", "(pairs[:, 1] << 4) | pairs[:, 0]"),
+    m(
+        "blockwise",
+        "nibbles read low first",
+        "stack((pairs >> 4, pairs & 0xF), dim=1)",
+        "stack((pairs & 0xF, pairs >> 4), dim=1)",
+    ),
+    m("blockwise", "absmax without abs", "blocks.abs().amax(dim=1)", "blocks.amax(dim=1)"),
+    m("blockwise", "absmax is the mean magnitude", "blocks.abs().amax(dim=1)", "blocks.abs().mean(dim=1)"),
+    m("blockwise", "small blocks become zero", "_TINY = 1e-38", "_TINY = 1e-6"),
+    m("blockwise", "offset of nested scales not added", "* spread + nested.offset", "* spread"),
+    m("blockwise", "offset of nested scales not taken off", "_encode(absmax - offset,", "_encode(absmax,"),
+    m("blockwise", "nested blocks of another size", "NESTED_BLOCKSIZE = 256", "NESTED_BLOCKSIZE = 128"),
+    m(
+        "blockwise",
+        "stale scale: every chunk reads the first one's",
+        "scales = absmax[start // q.blocksize : -(stop // -q.blocksize)]",
+        "scales = absmax[: -((stop - start) // -q.blocksize)]",
+    ),
+    m(
+        "blockwise",
+        "swapped absmax: neighbours change places",
+        "spread = scales.repeat_interleave(q.blocksize)",
+        "spread = scales.flip(0).repeat_interleave(q.blocksize)",
+    ),
+    m("blockwise", "a chunk that is no multiple of the block", "_CHUNK = 1 << 20", "_CHUNK = (1 << 20) - 32"),
+    m(
+        "blockwise",
+        "a cut block is multiplied by the reciprocal",
+        "    if flat.numel() % blocksize:\n",
+        "    if False:\n",
+    ),
+    m("blockwise", "full blocks are divided", "normalized = blocks * (1.0 / divisor)", "normalized = blocks / divisor"),
+    m(
+        "blockwise",
+        "value and scale rounded before their product",
+        "table[codes.int()] * spread",
+        "table[codes.int()].to(flat.dtype) * spread.to(flat.dtype)",
+    ),
+    m("blockwise", "the dtype asked for is ignored", "dtype=dtype or q.dtype", "dtype=q.dtype"),
+    m(
+        "blockwise",
+        "tensors() leaves out the nested level",
+        "return (self.packed, self.absmax, *nested)",
+        "return (self.packed, self.absmax)",
+    ),
+    m("blockwise", "block size 32 refused", "BLOCKSIZES = (32, 64,", "BLOCKSIZES = (64,"),
+    m(
+        "blockwise",
+        "no mean of an empty weight",
+        "absmax.mean() if absmax.numel() else absmax.new_zeros(())",
+        "absmax.mean()",
+    ),
+    m("blockwise", "scales keep the graph of the weight", "flat = w.detach().reshape(-1)", "flat = w.reshape(-1)"),
+    m("blockwise", "float64 is let through", "if w.dtype not in FLOAT_DTYPES:", "if False:"),
+    m("blockwise", "padded codes stay alive", "codes[: absmax.numel()].clone()", "codes[: absmax.numel()]"),
+    m(
+        "blockwise",
+        "scales in the weight's dtype",
+        "absmax = blocks.abs().amax(dim=1)",
+        "absmax = blocks.abs().amax(dim=1).half().float()",
+    ),
+    m(
+        "blockwise",
+        "no clamp to [-1, 1]",
+        "normalized.clamp_(-1.0, 1.0).view(-1)",
+        "normalized.view(-1)",
+        survives="equivalent: whatever lies beyond the last halfway point has the last code; the clamp is upstream's",
+    ),
+    m("codebook", "a constant of NF4 rounded", "-0.09105003625154495", "-0.09105"),
+    m("codebook", "a constant of NF4 wrong", "0.7229568362236023", "0.7229"),
+    m(
+        "codebook",
+        "FP4 in order of magnitude",
+        "(0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)",
+        "(0.0, 0.0625, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)",
+    ),
+    m("codebook", "FP4 has a negative zero", "tuple(0.0 - value for", "tuple(-value for"),
+    m("codebook", "FP4 not scaled to one", "return table / 12.0", "return table / 8.0"),
+    m("codebook", "a decade missing in the dynamic type", "for decade in range(7)", "for decade in range(6)"),
+    m("codebook", "fractions at the edges of their intervals", "((edges[:-1] + edges[1:]) / 2)", "edges[1:]"),
+    # -- int8
+    m(
+        "int8",
+        "codes are truncated",
+        "torch.round(rows * factor.unsqueeze(1))",
+        "torch.trunc(rows * factor.unsqueeze(1))",
+    ),
+    m("int8", "128 codes", "127.0 / scale[part]", "128.0 / scale[part]"),
+    m("int8", "scale without abs", "scale[part] = rows.abs().amax(dim=1)", "scale[part] = rows.amax(dim=1)"),
+    m("int8", "scale of the whole weight", "scale[part] = rows.abs().amax(dim=1)", "scale[part] = rows.abs().amax()"),
+    m("int8", "dequantized by 128", "factor = (scale / 127.0)", "factor = (scale / 128.0)"),
+    m(
+        "int8",
+        "dropped outlier columns",
+        "        out += outliers @ dequantize_rowwise(codes[:, columns], scale).t()\n",
+        "",
+    ),
+    m("int8", "outliers counted twice", "rows = rows.index_fill(1, columns, 0.0)", "rows = rows.clone()"),
+    m("int8", "threshold is exclusive", "(rows.abs() >= threshold)", "(rows.abs() > threshold)"),
+    m("int8", "a column is an outlier only as a whole", "threshold).any(dim=0)", "threshold).all(dim=0)"),
+    m("int8", "negative outliers are missed", "(rows.abs() >= threshold)", "(rows >= threshold)"),
+    m("int8", "sums beyond 2**24 round", "_EXACT = 1024", "_EXACT = 1 << 20"),
+    m(
+        "int8",
+        "sums overflow int16",
+        "codes[:, part].float().t()).to(torch.int32)",
+        "codes[:, part].float().t()).to(torch.int16)",
+    ),
+    m("int8", "one 127 forgotten", "scale.unsqueeze(0) / 127.0**2)", "scale.unsqueeze(0) / 127.0)"),
+    m("int8", "the product forgets the bias", "    if bias is not None:\n        out += bias\n", ""),
+    m(
+        "int8",
+        "bfloat16 goes through float16",
+        "rows = x.reshape(-1, x.shape[-1])",
+        "rows = x.reshape(-1, x.shape[-1]).half()",
+    ),
+    m("int8", "one row of each part is left out", "slice(start, start + step)", "slice(start, start + step - 1)"),
+    m("int8", "one scale for all activations", "row_scale.unsqueeze(1) *", "row_scale.max() *"),
+    m(
+        "int8",
+        "the double quantization of bitsandbytes#1927",
+        "row_codes, row_scale = quantize_rowwise(rows)",
+        "row_codes, row_scale = quantize_rowwise(rows)\n    scale = codes.abs().amax(dim=1).float()",
+    ),
+    m(
+        "int8",
+        "a row of zeros divides by zero",
+        "torch.where(scale[part] > 0, 127.0 / scale[part], 0.0)",
+        "127.0 / scale[part]",
+        survives="0 * inf is NaN, whose cast to int8 C leaves undefined and x86 makes 0, the right code",
+    ),
+    # -- operators
+    m(
+        "ops",
+        "the input is saved",
+        "ctx.save_for_backward(packed, absmax, nested_absmax, nested_offset)",
+        "ctx.save_for_backward(packed, absmax, nested_absmax, nested_offset)\n    ctx.x = inputs[0] * 1",
+    ),
+    m(
+        "ops",
+        "saved dequantized weight",
+        "ctx.save_for_backward(packed, absmax, nested_absmax, nested_offset)",
+        "ctx.save_for_backward(packed, absmax, nested_absmax, nested_offset)\n    ctx.kept = _dequantize(torch.float32, inputs[2:])",
+    ),
+    m(
+        "ops",
+        "copies of the codes are saved",
+        "ctx.save_for_backward(codes, scale)",
+        "ctx.save_for_backward(codes.clone(), scale)",
+    ),
+    m(
+        "ops",
+        "lost version check, 8 bits",
+        "ctx.save_for_backward(codes, scale)",
+        "ctx.kept = (codes, scale)",
+        ("linear_8bit_grad(grad, *ctx.saved_tensors)", "linear_8bit_grad(grad, *ctx.kept)"),
+    ),
+    m(
+        "ops",
+        "lost version check, 4 bits",
+        "ctx.save_for_backward(packed, absmax, nested_absmax, nested_offset)",
+        "ctx.kept = (packed, absmax, nested_absmax, nested_offset)",
+        ("linear_4bit_grad(grad, *ctx.saved_tensors,", "linear_4bit_grad(grad, *ctx.kept,"),
+    ),
+    m(
+        "ops",
+        "gradient by codes without their scale",
+        "dequantize_rowwise(codes, scale, grad.dtype)",
+        "codes.to(grad.dtype)",
+    ),
+    m(
+        "ops",
+        "gradient by the first row's scale",
+        "dequantize_rowwise(codes, scale, grad.dtype)",
+        "dequantize_rowwise(codes, scale[:1].expand_as(scale), grad.dtype)",
+    ),
+    m("ops", "bias gradient is the mean", "grad.shape[-1]).sum(dim=0)", "grad.shape[-1]).mean(dim=0)"),
+    m(
+        "ops",
+        "no bias gradient for a frozen input",
+        "if ctx.needs_input_grad[1] else None",
+        "if all(ctx.needs_input_grad[:2]) else None",
+    ),
+    m(
+        "ops",
+        "autocast inside the operator",
+        "torch.autocast(x.device.type, enabled=False)",
+        "torch.autocast(x.device.type, dtype=torch.bfloat16)",
+    ),
+    m(
+        "ops",
+        "weight rounded to bfloat16",
+        "linear(x, _dequantize(x.dtype, weight), bias)",
+        "linear(x, _dequantize(torch.bfloat16, weight).to(x.dtype), bias)",
+    ),
+    m(
+        "ops",
+        "gradient's weight rounded to bfloat16",
+        "grad @ _dequantize(grad.dtype, weight)",
+        "grad @ _dequantize(torch.bfloat16, weight).to(grad.dtype)",
+    ),
+    m(
+        "ops",
+        "the fake forgets a dimension",
+        "x.new_empty((*x.shape[:-1], features))",
+        "x.new_empty((x.shape[0], features))",
+    ),
+    m(
+        "ops",
+        "the operator forgets the threshold",
+        "matmul_int8(x, codes, scale, bias, threshold)",
+        "matmul_int8(x, codes, scale, bias, 0.0)",
+    ),
+    m(
+        "ops",
+        "the forward forgets the bias",
+        "linear(x, _dequantize(x.dtype, weight), bias)",
+        "linear(x, _dequantize(x.dtype, weight))",
+    ),
+    m(
+        "ops",
+        "the nested level is forgotten",
+        "nested = None if nested_absmax is None else",
+        "nested = None if True else",
+    ),
+    m(
+        "ops",
+        "a second derivative of zero",
+        "    ).register_autograd(_autograd_8bit, setup_context=_setup_8bit)\n",
+        "    ).register_autograd(lambda ctx, g: tuple(t if t is None else t.detach() for t in _autograd_8bit(ctx, g.detach())), setup_context=_setup_8bit)\n",
+    ),
+    m(
+        "linear",
+        "autocast does not decide the dtype",
+        "        x = x.to(torch.get_autocast_dtype(x.device.type))\n",
+        "        pass\n",
+    ),
+    m("linear", "a bias of any shape", "if bias is not None and tuple(bias.shape) != shape[:1]:", "if False:"),
+    m("linear", "an input of any width", "if x.dim() == 0 or x.shape[-1] != shape[1]:", "if False:"),
+    m(
+        "linear",
+        "the nested level is not passed on",
+        "(q.nested.absmax, q.nested.offset) if q.nested else (None, None)",
+        "(None, None)",
+    ),
+    m(
+        "gradients",
+        "the oracle in float32",
+        "x.detach().double(), weight.detach().double()",
+        "x.detach().float(), weight.detach().float()",
+    ),
+    m(
+        "gradients",
+        "no loss without a gradient",
+        "torch.ones_like(output) if grad_output is None",
+        "torch.zeros_like(output) if grad_output is None",
+    ),
+    m("gradients", "bias gradient of the oracle is the mean", "rows.sum(dim=0)", "rows.mean(dim=0)"),
+    m(
+        "gradients",
+        "weight gradient without the first row",
+        "rows.t() @ x64.reshape(-1, x64.shape[-1])",
+        "rows[1:].t() @ x64.reshape(-1, x64.shape[-1])[1:]",
+    ),
+    # -- layers
+    m(
+        "base",
+        "a cast reaches codes and scale",
+        "if kept is not None and moved is not None and moved.dtype != kept.dtype:",
+        "if False:",
+    ),
+    m("base", "the bias shares its storage", "bias.detach().clone()", "bias.detach()"),
+    m("base", "the bias always trains", "requires_grad=bias.requires_grad", "requires_grad=True"),
+    m("base", "meta tensors are multiplied", "if tensor is not None and tensor.is_meta:", "if False:"),
+    m("modules", "the scale is no buffer", 'self.register_buffer("scale", scale)', "self.scale = scale"),
+    m(
+        "modules",
+        "a part is not saved",
+        "self.register_buffer(name, tensor)",
+        'self.register_buffer(name, tensor, persistent=name != "nested_offset")',
+    ),
+    m(
+        "modules",
+        "the threshold is lost",
+        'bias=False, threshold=threshold, device="meta")',
+        'bias=False, device="meta")',
+    ),
+    m(
+        "modules",
+        "the 8-bit layer forgets its bias",
+        "self.codes, self.scale, self.bias, self.threshold",
+        "self.codes, self.scale, None, self.threshold",
+    ),
+    m(
+        "modules",
+        "the type is lost",
+        "self.quant_type, self.blocksize, self.weight_dtype = q.quant_type,",
+        'self.quant_type, self.blocksize, self.weight_dtype = "nf4",',
+    ),
+    m(
+        "modules",
+        "the layer keeps its weight",
+        "return cls.from_quantized(*quantize_rowwise(weight), bias, threshold=threshold)",
+        "layer = cls.from_quantized(*quantize_rowwise(weight), bias, threshold=threshold)\n        layer.source = weight\n        return layer",
+    ),
+    # -- loader
+    m("checkpoint", "a file's size is not looked at", "    if position != size:\n", "    if False:\n"),
+    m("checkpoint", "gaps and overlaps are let through", "if entry.offset != position or prod", "if prod"),
+    m(
+        "checkpoint",
+        "a shape of another size is let through",
+        "if entry.offset != position or prod(entry.shape) * entry.dtype.itemsize != entry.nbytes:",
+        "if entry.offset != position:",
+    ),
+    m("checkpoint", "an index may name what is not there", "    if absent:\n", "    if False:\n"),
+    m("checkpoint", "an index may leave its folder", " and Path(shard).name == shard for shard", " for shard"),
+    m(
+        "checkpoint",
+        "bytes read from the wrong place",
+        "_entry(path, 8 + length, name, value)",
+        "_entry(path, length, name, value)",
+    ),
+    m(
+        "checkpoint",
+        "a header longer than the file",
+        "if not 2 <= length <= min(size - 8, _HEADER_LIMIT_BYTES):",
+        "if not 2 <= length:",
+    ),
+    m("checkpoint", "a tensor of another shard wins", "        if places.get(entry.name) == shard\n", ""),
+    m("prefetch", "unbounded prefetch", "return self._out_bytes + self._todo[0].nbytes <= self._limit", "return True"),
+    m("prefetch", "twice the allowance", "nbytes <= self._limit", "nbytes <= 2 * self._limit"),
+    m(
+        "prefetch",
+        "the allowance is never used",
+        "return self._out_bytes + self._todo[0].nbytes <= self._limit",
+        "return False",
+    ),
+    m(
+        "prefetch",
+        "the next tensor does not count",
+        "self._out_bytes + self._todo[0].nbytes <= self._limit",
+        "self._out_bytes <= self._limit",
+    ),
+    m(
+        "prefetch",
+        "a large tensor waits for ever",
+        "self._limit is None or self._out_bytes == 0:",
+        "self._limit is None:",
+    ),
+    m("prefetch", "a reader keeps its last source", "            del item  #", "            pass  #"),
+    m(
+        "prefetch",
+        "readers go on after a failure",
+        "                if self._closed or not self._todo:\n",
+        "                if not self._todo:\n",
+    ),
+    m(
+        "prefetch",
+        "a failed read is nobody's",
+        "        if isinstance(item, BaseException):\n            raise item\n",
+        "",
+    ),
+    m(
+        "loader",
+        "sources are kept past their conversion",
+        "self.release(entry.name, tensor)",
+        "self.release(entry.name, tensor)\n                self.__dict__.setdefault('seen', []).append(tensor)",
+    ),
+    m(
+        "loader",
+        "the allowance comes back too early",
+        "                entry, tensor = ahead.take()\n",
+        "                entry, tensor = ahead.take()\n                ahead.give_back(entry)\n",
+        ("                ahead.give_back(entry)\n                advance", "                advance"),
+    ),
+    m(
+        "loader",
+        "the source outlives its allowance",
+        "                del tensor  # before",
+        "                pass  # before",
+    ),
+    m(
+        "loader",
+        "a cut file gives what is there",
+        "                if not count:\n                    raise CheckpointError(",
+        "                if not count:\n                    break\n                    raise CheckpointError(",
+    ),
+    m(
+        "loader",
+        "a second read starts at the front",
+        "file.readinto(buffer[done:])",
+        "file.readinto(buffer[: entry.nbytes - done])",
+    ),
+    m("loader", "tensors in the order of arrival", "dict.fromkeys(entry.name for entry in self.entries)", "{}"),
+    m("loader", "the bar counts tensors", "advance(entry.nbytes)", "advance(1)"),
+)

@@ -1,0 +1,1 @@
+"""Hypothesis properties of the reference: numbers, gradients, memory, loader. `nox -s prove` runs them in depth."""

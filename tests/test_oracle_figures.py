@@ -1,0 +1,49 @@
+"""The README's figures of the oracle say what the committed results say, survivors and failures included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repros.errors import UserError
+from repros.report import oracle
+
+
+def put(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
+    proof = {
+        "date": "2026-01-02",
+        "packages": {"bitsandbytes": "0.50.2", "torch": "2.13.0"},
+        "properties": {
+            "a": {"examples": 10_000, "outcome": "passed", "counted": {"odd ones": 7, "examples eager": 3}},
+            "b": {"examples": 12_000, "outcome": "failed"},
+            "a_plain_test": {"outcome": "passed"},
+        },
+    }
+    rows = [
+        {"file": "int8", "bug": "x", "caught": True},
+        {"file": "int8", "bug": "y", "caught": False, "reason": "it is equivalent"},
+    ]
+    findings = [{"number": 1927}, {"number": 0}]
+    hunt = {"cell": "c", "date": "d", "hidden": True, "lives": 5, "seconds": 9.6, "findings": findings}
+    put(tmp_path / "oracle" / "prove-c.json", proof)
+    put(tmp_path / "oracle" / "mutants.json", {"date": "2026-01-02", "mutants": rows})
+    put(tmp_path / "hunt" / "c" / "findings.json", hunt)
+    lines = oracle.block(tmp_path).splitlines()
+    assert "2 properties of 10,000 examples or more, 22,000 in all; 2 tests passed, 1 failed" in lines[0]
+    assert lines[0].endswith("Counted of upstream: odd ones: 7.")
+    assert "1 of 2 bugs put in are caught" in lines[1]
+    assert lines[2] == "  - survives: int8, y: it is equivalent"
+    assert "5 lives in 10 s: 2 departures, 1 of them with an upstream number" in lines[3]
+
+
+def test_missing_results_name_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no results of the properties\nhint: run `nox -s prove`"):
+        oracle.block(tmp_path)
