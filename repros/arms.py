@@ -19,17 +19,44 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from repros.cards import turn
 from repros.results import ROOT
 from repros.verdict import Observation
 
 #: Imported once per cell. What is missing from an environment is noted, not fatal.
-PRELOAD = (
+PRELOAD_CPU = (
     *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "safetensors.torch"),
     *("bitsandbytes", "transformers", "transformers.modeling_utils", "transformers.quantizers.auto"),
     *("transformers.integrations.bitsandbytes", "transformers.models.auto.modeling_auto"),
     *("transformers.models.llama.modeling_llama", "accelerate", "accelerate.hooks", "peft", "repros.worker"),
-    *("repros.meters.ledger", "repros.meters.saved", "repros.meters.heap", "repros.meters.numerics"),
+    *("repros.meters.cpu", "repros.meters.numerics"),
+    *("repros.reference.linear", "torch.distributed.tensor.experimental", "torch.export._trace", "sympy.tensor.tensor"),
 )
+#: bitsandbytes, and what imports it, asks the CUDA driver at once; after that no fork can use a card.
+PRELOAD_CUDA = (
+    *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "safetensors.torch"),
+    *("transformers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2", "accelerate"),
+    *("repros.worker", "repros.meters.cuda", "repros.meters.numerics", "repros.reference.linear"),
+)
+PRELOAD = {"cpu": PRELOAD_CPU, "cuda": PRELOAD_CUDA}
+#: Environment of every arm: what would make arms differ from machine to machine is set.
+COMMON = {
+    "PYTHONHASHSEED": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
+    "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    # Scalar kernels: what a graph saves is the same, and finding the width starts a compiler and a Python.
+    "TORCHINDUCTOR_VEC_ISA_OK": "0",
+}
+SETTINGS = {
+    "cpu": {**COMMON, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    # `torch.cuda.is_available()` without a context, or the server's forks could have none.
+    "cuda": {**COMMON, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+}
 #: Address space an arm may take beyond what it starts with.
 MEMORY_BYTES = 12 << 30
 #: How long the parent waits beyond an arm's timeout before it takes the supervisor for lost.
@@ -85,10 +112,18 @@ def union(spans: list[tuple[float, float]]) -> float:
 class CellServer:
     """Runs arms in one cell: in forks of a preloaded server, or each in a new interpreter."""
 
-    def __init__(self, python: Path, clock: Clock, label: str, preload: tuple[str, ...] = PRELOAD) -> None:
+    def __init__(
+        self,
+        python: Path,
+        clock: Clock,
+        label: str,
+        device: str = "cpu",
+        preload: tuple[str, ...] | None = None,
+    ) -> None:
         self._python = python
         self._clock = clock
-        self._preload = preload
+        self._device = device
+        self._preload = PRELOAD[device] if preload is None else preload
         self._cache = python.parent.parent / "inductor"
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
@@ -146,19 +181,11 @@ class CellServer:
         return {
             **kept,
             "PYTHONPATH": str(ROOT),
-            "PYTHONHASHSEED": "0",
             "REPROS_PRELOAD": ",".join(self._preload),
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_VERBOSITY": "error",
-            "CUDA_VISIBLE_DEVICES": "",
+            **SETTINGS[self._device],
             # Object code of one kernel source may be used again; what a graph saves is worked out anew in each arm.
             "TORCHINDUCTOR_CACHE_DIR": str(self._cache),
-            "TORCHINDUCTOR_FX_GRAPH_CACHE": "0",
-            "TORCHINDUCTOR_AUTOGRAD_CACHE": "0",
-            "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "TRITON_CACHE_DIR": str(self._cache / "triton"),
         }
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -180,12 +207,22 @@ class CellServer:
 
     # -- arms
 
-    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
-        """Run one arm and return what was observed of it; never raises for what the arm does."""
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
+        """Run one arm and return what was observed of it; never raises for what the arm does.
+
+        On a GPU it waits until ``cards`` cards are its own.
+        """
+        if self._device != "cuda":
+            return self._observe({"memory_bytes": MEMORY_BYTES, **request}, log, fresh)
+        with turn(cards) as mine:
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
+            return self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh)
+
+    def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         number = next(self._numbers)
         folder = self.work / f"arm{number}"
         folder.mkdir()
-        full = {"memory_bytes": MEMORY_BYTES, **request, "id": number, "folder": str(folder), "log": str(log)}
+        full = {**request, "id": number, "folder": str(folder), "log": str(log)}
         started = time.monotonic()
         try:
             ended = self._in_new_interpreter(full) if fresh else self._in_fork(full)

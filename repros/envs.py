@@ -26,10 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from repros import host_torch
+from repros.bytecode import lend
 from repros.cache import cache_root
 from repros.errors import EnvError
 from repros.health import Inspection, health_check, inspect
-from repros.host import gpu_kind
+from repros.host import gpu_kind, without_gpu
+from repros.host_torch import HostTorch
 from repros.locks import (
     FLAVOURS,
     Build,
@@ -86,23 +89,33 @@ def ensure(
     """
     started = time.perf_counter()
     say = progress or (lambda _: None)
-    if cell.pins.get("torch") == HOST:
-        what = f"{cell.label}: `torch: host` has no environment of its own"
-        raise EnvError("unsupported", what, "run it where the host's torch is, in a gpu session")
+    host = _torch_of_host(cell) if cell.pins.get("torch") == HOST else None
     store = Store(cache or cache_root())
     flavour: Flavour = ("default" if gpu_kind() else "cpu") if build == "auto" else build
     contents = _override_digests(cell)
-    asked = _request(cell, root, flavour, contents)
+    asked = _request(cell, root, flavour, contents, host)
     folder = store.find(asked, must_be="cpu" if build == "cpu" else "")
     warm = folder is not None
     if folder is None:
         try:
-            folder = _build(_plan(cell, root, flavour, contents, insist=build == "cpu", say=say), store)
+            folder = _build(_plan(cell, root, flavour, contents, host, insist=build == "cpu", say=say), store)
             store.remember(asked, folder)
         except OSError as error:
             what = f"{cell.label}: {error.filename or store.envs}: {error.strerror or error}"
             raise EnvError("error", what, "check the disk, or set REPROS_CACHE to another folder") from None
     return _environment(cell, folder, warm, time.perf_counter() - started)
+
+
+def _torch_of_host(cell: Cell) -> HostTorch:
+    """Return the host's torch; EnvError where there is none, or no GPU for it."""
+    if not gpu_kind():
+        error = without_gpu([cell.label])
+        raise EnvError("unsupported", error.what, error.hint)
+    found = host_torch.find()
+    if found is None:
+        what = f"{cell.label}: `torch: host`, and no interpreter here has torch"
+        raise EnvError("unsupported", what, f"set {host_torch.CHOSEN} to the interpreter that has it")
+    return found
 
 
 def _environment(cell: Cell, folder: Path, warm: bool, seconds: float) -> Environment:
@@ -218,15 +231,23 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _interpreter() -> dict[str, str]:
+def _interpreter(host: HostTorch | None = None) -> dict[str, str]:
     """Return what an environment depends on besides its packages."""
+    if host is not None:
+        return {
+            "python": host.python_version,
+            "platform": sysconfig.get_platform(),
+            "host_torch": f"{host.version} in {host.folder}",
+        }
     return {
         "python": f"{sys.implementation.name} {platform.python_version()}",
         "platform": sysconfig.get_platform(),
     }
 
 
-def _request(cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str]) -> str:
+def _request(
+    cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str], host: HostTorch | None = None
+) -> str:
     """Digest all that decides the environment and is known without resolving."""
     locks = {f: committed_lock(cell, root, f) for f in FLAVOURS}
     asked = {
@@ -236,7 +257,7 @@ def _request(cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, st
         "contents": dict(contents),
         "locks": {f: lock.digest if lock else "" for f, lock in locks.items()},
         "flavour": flavour,
-        **_interpreter(),
+        **_interpreter(host),
     }
     return _sha256(json.dumps(asked, sort_keys=True))
 
@@ -263,26 +284,34 @@ class _Job:
     lock: Lock
     contents: Mapping[str, str]
     say: Progress
+    host: HostTorch | None = None
 
     @property
     def name(self) -> str:
         """Name of the folder: two jobs share it only where they would build the same."""
-        parts = {"lock": self.lock.digest, "build": self.build.flavour, **_interpreter()}
+        parts = {"lock": self.lock.digest, "build": self.build.flavour, **_interpreter(self.host)}
         text = json.dumps({**parts, "contents": dict(self.contents)}, sort_keys=True)
         return f"{self.cell.name}-{_sha256(text)[:12]}"
 
 
 def _plan(
-    cell: Cell, root: Path, flavour: Flavour, contents: Mapping[str, str], *, insist: bool, say: Progress
+    cell: Cell,
+    root: Path,
+    flavour: Flavour,
+    contents: Mapping[str, str],
+    host: HostTorch | None,
+    *,
+    insist: bool,
+    say: Progress,
 ) -> _Job:
     """Choose the build of torch and find the lock, resolving only where none is committed."""
     uv = Uv.find()
-    build = choose_build(uv, cell, flavour)
+    build = Build("host", host.version) if host else choose_build(uv, cell, flavour)
     if insist and build.flavour != flavour:
         what = f"{cell.label}: no CPU build of torch {cell.pins.get('torch')} is on offer"
         raise EnvError("unsupported", what, "add a find-links folder or an index that has one")
     lock = committed_lock(cell, root, build.flavour) or resolve(uv, cell, root, build)
-    return _Job(cell, uv, build, lock, contents, say)
+    return _Job(cell, uv, build, lock, contents, say, host)
 
 
 def _build(job: _Job, store: Store) -> Path:
@@ -322,6 +351,7 @@ def _fill(job: _Job, staging: Path) -> None:
         what = f"{label}: the environment is not healthy: {seen.problem}"
         hint = "read its words; another pin or `--with` may mend it"
         raise EnvError("error", what, hint, redact(seen.words))
+    _check_kernels(job, staging, seen.resolved)
     seconds = {"install": installed - started, "health": time.perf_counter() - installed}
     record = json.dumps(_record(job, seen, seconds), indent=1)
     (staging / "env.json").write_text(record + "\n", encoding="utf-8")
@@ -330,13 +360,33 @@ def _fill(job: _Job, staging: Path) -> None:
 
 def _install(job: _Job, staging: Path) -> None:
     label = job.cell.label
-    venv = ("venv", "--quiet", "--relocatable", "--python", sys.executable, str(staging))
-    job.uv.run(*venv, label=label)
+    python = str(job.host.python) if job.host else sys.executable
+    job.uv.run("venv", "--quiet", "--relocatable", "--python", python, str(staging), label=label)
     lock = staging / "lock.txt"
     lock.write_text(job.lock.text, encoding="utf-8")
     into = ("--python", str(_python_in(staging)), "--requirements", str(lock))
     options = install_options(job.cell, job.build, staging)
     job.uv.run("pip", "install", "--quiet", "--no-deps", *into, *options, label=label)
+    lend(Store(cache_root()).envs, staging)
+    if job.host:  # behind the cell's own packages on the path, so that only what it lacks comes from there
+        line = f"import site; site.addsitedir({str(job.host.folder)!r})\n"
+        (_site_packages(staging) / "host-torch.pth").write_text(line, encoding="utf-8")
+
+
+def _site_packages(folder: Path) -> Path:
+    return next((folder / "lib").glob("python3*/site-packages"))
+
+
+def _check_kernels(job: _Job, staging: Path, resolved: Mapping[str, str]) -> None:
+    """Raise EnvError where bitsandbytes has no kernels for the CUDA of the host's torch."""
+    if job.host is None:
+        return
+    libraries = (_site_packages(staging) / "bitsandbytes").glob("libbitsandbytes_cuda*")
+    has = sorted(path.stem.removeprefix("libbitsandbytes_") for path in libraries)
+    if job.host.kernels not in has:
+        version = resolved.get("bitsandbytes", "")
+        what = f"{job.cell.label}: bitsandbytes {version} has no kernels for the host's CUDA {job.host.cuda}"
+        raise EnvError("unsupported", what, f"it has {', '.join(has) or 'none'}; take another release or another torch")
 
 
 def _record(job: _Job, seen: Inspection, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -346,7 +396,7 @@ def _record(job: _Job, seen: Inspection, seconds: Mapping[str, float]) -> dict[s
         "pins": dict(job.cell.pins),
         "overrides": dict(job.cell.overrides),
         "contents": dict(job.contents),
-        **_interpreter(),
+        **_interpreter(job.host),
         "build": str(job.build),
         "lock_digest": job.lock.digest,
         "lock_committed": job.lock.committed,

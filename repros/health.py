@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from repros.matrix import HOST
 from repros.overrides import is_version, looks_like_path
 from repros.uv import tail
 
@@ -42,7 +43,10 @@ for name in sys.argv[2:]:
     except BaseException as error:
         tell(failed=name, error=f"{type(error).__name__}: {error}")
         raise
-found = {d.metadata["Name"]: d.version for d in metadata.distributions() if d.metadata["Name"]}
+found = {}
+for d in metadata.distributions():  # in the order of the path: what comes first is what is imported
+    if d.metadata["Name"]:
+        found.setdefault(d.metadata["Name"].lower().replace("_", "-"), d.version)
 tell(resolved=found)
 """
 
@@ -105,7 +109,7 @@ def _version_problem(resolved: Mapping[str, str], pins: Mapping[str, str]) -> st
 
 
 def _satisfies(found: str, pin: str) -> bool:
-    if looks_like_path(pin):
+    if looks_like_path(pin) or pin == HOST:
         return True
     if not is_version(pin):
         return SpecifierSet(pin).contains(found, prereleases=True)

@@ -7,10 +7,12 @@ import platform
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from repros.errors import UserError
 
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16")
 _AMX = ("amx_tile", "amx_int8", "amx_bf16")
@@ -36,7 +38,7 @@ class HostFacts:
     cxx: str
     """Path of a C++ compiler, which ``torch.compile`` with inductor needs on a CPU; or empty."""
     gpus: tuple[str, ...]
-    """One line a GPU, as its driver's tool names it."""
+    """One line a GPU: name, memory and driver, as the driver's tool tells them."""
     gpu_kind: str
     """``cuda``, ``rocm`` or empty."""
     cpu_flags: tuple[str, ...]
@@ -83,16 +85,24 @@ def gpu_kind() -> str:
     return "rocm" if Path("/dev/kfd").exists() else ""
 
 
+def without_gpu(cells: Iterable[str]) -> UserError:
+    """Return the error for cells that need a GPU on a machine that has none."""
+    names = list(cells)
+    few = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    hint = "run them where a GPU is; here `nox -s cpu` tries the same cases, and `--dry-run` lists what would be done"
+    return UserError(f"{few}: needs a GPU, this machine has none", hint)
+
+
 def _gpu_names(kind: str) -> tuple[str, ...]:
-    command = {"cuda": ["nvidia-smi", "-L"], "rocm": ["rocm-smi", "--showproductname"]}.get(kind)
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    command = {"cuda": query, "rocm": ["rocm-smi", "--showproductname"]}.get(kind)
     if command is None:
         return ()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return (f"present, but `{command[0]}` gives no name",)
-    lines = (line.partition(" (UUID")[0].strip() for line in done.stdout.splitlines())
-    return tuple(line for line in lines if line)
+    return tuple(line.strip() for line in done.stdout.splitlines() if line.strip())
 
 
 def _first_block(path: Path) -> Mapping[str, str]:

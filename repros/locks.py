@@ -15,12 +15,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from repros.errors import EnvError
-from repros.matrix import Cell, Matrix
+from repros.matrix import HOST, Cell, Matrix
 from repros.overrides import given_path, is_version, looks_like_path
 from repros.uv import Progress, Uv
 
-Flavour = Literal["cpu", "default"]
-FLAVOURS: tuple[Flavour, ...] = ("default", "cpu")
+Flavour = Literal["cpu", "default", "host"]
+FLAVOURS: tuple[Flavour, ...] = ("default", "cpu", "host")
 
 LOCKS = Path("fixtures/locks")
 OLDEST_PYTHON = "3.11"
@@ -66,6 +66,8 @@ _PYTORCH_ORG = "pytorch.org"
 def choose_build(uv: Uv, cell: Cell, flavour: Flavour) -> Build:
     """Take a CPU build of torch where one is wanted and on offer, the default build otherwise."""
     pin = cell.pins.get("torch", "")
+    if pin == HOST:
+        return Build("host")
     if not is_version(pin):
         return Build("default")
     if local := Version(pin).local:
@@ -99,18 +101,19 @@ def write_locks(
     """Make the committed locks again; return each path and whether its requirements changed.
 
     Every CPU cell gets a lock of the default build, and one of the CPU build where that is on
-    offer here. Both are universal over platforms and Pythons. Versions that the matrix does not
-    pin stay as they are in the locks that exist, and are the same in all of them where they can
-    be; `upgrade` takes the newest. With `cells` left out, locks of cells that are no more are
-    removed.
+    offer here; a cell around the host's torch gets one without torch and what that requires. All
+    are universal over platforms and Pythons. Versions that the matrix does not pin stay as they
+    are in the locks that exist, and are the same in all of them where they can be; `upgrade` takes
+    the newest. With `cells` left out, locks of cells that are no more are removed.
     """
     say = progress or (lambda _: None)
     uv = Uv.find()
-    chosen = [cell for cell in cells or matrix.cells if cell.device == "cpu"]
+    chosen = list(cells or matrix.cells)
     (root / LOCKS).mkdir(parents=True, exist_ok=True)
     changed: dict[Path, bool] = {}
     for cell in chosen:
-        builds = {Build("default"), choose_build(uv, cell, "cpu")}
+        offered = choose_build(uv, cell, "cpu")
+        builds = {offered} if offered.flavour == "host" else {Build("default"), offered}
         for build in sorted(builds, key=lambda build: FLAVOURS.index(build.flavour)):
             prefer = "" if upgrade and build.flavour == "default" else _nearest_lock(root, cell)
             text = _compile(uv, cell, build, universal=True, prefer=prefer)
@@ -159,6 +162,8 @@ def committed_lock(cell: Cell, root: Path, flavour: Flavour) -> Lock | None:
     text = path.read_text(encoding="utf-8")
     locked = _locked_versions(text)
     for package, pin in cell.pins.items():
+        if pin == HOST:
+            continue
         found = {Version(v).public for v in locked.get(canonicalize_name(package), ())}
         if found != {pin}:
             has = ", ".join(sorted(found)) or "none"
@@ -210,6 +215,10 @@ def _nearest_lock(root: Path, cell: Cell) -> str:
     return found[0].read_text(encoding="utf-8") if found else ""
 
 
+#: A marker that holds nowhere: how a requirement is taken out of a resolution.
+_NEVER = "sys_platform == 'never'"
+
+
 def _compile(uv: Uv, cell: Cell, build: Build, *, universal: bool, prefer: str) -> str:
     """Return the full list of requirements, with the versions of `prefer` wherever they fit."""
     here = ("--python", sys.executable)
@@ -217,17 +226,23 @@ def _compile(uv: Uv, cell: Cell, build: Build, *, universal: bool, prefer: str) 
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch, "lock.txt")  # uv prefers the versions that it finds there
         output.write_text(prefer, encoding="utf-8")
+        options = list(_build_options(cell, build))
+        if build.flavour == "host":  # what requires torch is content with the host's
+            never = Path(scratch, "never.txt")
+            never.write_text(f"torch; {_NEVER}\n", encoding="utf-8")
+            options += ["--overrides", str(never)]
         uv.run(
             *("pip", "compile", "--quiet", "--no-header", "--no-annotate"),
-            *("--output-file", str(output), *scope, *_build_options(cell, build), "-"),
-            text="\n".join(_requirements(cell, build)),
+            *("--output-file", str(output), *scope, *options, "-"),
+            text="\n".join(_requirements(cell, build)) + "\n",
             label=cell.label,
         )
-        return output.read_text(encoding="utf-8")
+        lines = output.read_text(encoding="utf-8").splitlines(keepends=True)
+        return "".join(line for line in lines if _NEVER not in line)
 
 
 def _requirements(cell: Cell, build: Build) -> list[str]:
-    return [_requirement(package, spec, build) for package, spec in cell.pins.items()]
+    return [_requirement(package, spec, build) for package, spec in cell.pins.items() if spec != HOST]
 
 
 def _requirement(package: str, spec: str, build: Build) -> str:

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repros.errors import EnvError
+from repros.redact import credentials as redact
+
+__all__ = ["Progress", "Uv", "install_error", "parse_pip_config", "pip_settings", "redact", "tail", "uv_environ"]
 
 _PROBE_SECONDS = 30
 _TAIL_LINES = 12
@@ -141,7 +144,7 @@ def _in_uv_form(option: str, value: str) -> str:
 
 def pip_settings() -> dict[str, str]:
     """Return what pip is configured with, option -> value; ``PIP_*`` alone where pip is missing."""
-    for command in _pip_commands():
+    for command in pip_commands():
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             done = subprocess.run([*command, "config", "list"], capture_output=True, text=True, timeout=60, check=True)
             return parse_pip_config(done.stdout)
@@ -149,7 +152,7 @@ def pip_settings() -> dict[str, str]:
     return {k.removeprefix("PIP_").lower().replace("_", "-"): v for k, v in given}
 
 
-def _pip_commands() -> Iterator[tuple[str, ...]]:
+def pip_commands() -> Iterator[tuple[str, ...]]:
     """Yield where pip may be: an environment made by uv has none, its base interpreter may."""
     yield (sys.executable, "-m", "pip")
     base = str(getattr(sys, "_base_executable", None) or sys.executable)
@@ -210,9 +213,3 @@ def tail(text: str) -> str:
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("Using Python")]
     return "\n".join(lines[-_TAIL_LINES:])
-
-
-def redact(text: str) -> str:
-    """Take user names, passwords and tokens out of the URLs in a text."""
-    text = re.sub(r"(\w+://)[^\s/@]*@", r"\1***@", text)
-    return re.sub(r"(?i)([?&](?:token|key|password|sig|signature)=)[^&\s)]+", r"\1***", text)

@@ -18,18 +18,16 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from repros.case import Case
 from repros.verdict import Observation
 
-if TYPE_CHECKING:
-    from repros.meters.ledger import Ledger
-    from repros.meters.saved import SavedTensors
-
 #: A package that has no kernel for the device says so like this; anything else that fails is an error.
 NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|no kernel image")
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|CUDA error: out of memory")
 SEED = 1234
 
 
@@ -87,7 +85,7 @@ def observe(request: Mapping[str, Any]) -> Observation:
         state, reason = "raised", f"{type(error).__name__} in phase {probe.phase}: {exception['text'].strip()[:300]}"
         if NO_KERNEL.search(str(error)):
             state, reason = "unsupported", f"no kernel for this device: {str(error).splitlines()[0][:200]}"
-        elif isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             reason = f"out of memory in phase {probe.phase}: {str(error)[:200]}"
     ended = time.monotonic()
     figures, evidence = probe.results()
@@ -116,14 +114,43 @@ def describe(error: BaseException, phase: str) -> dict[str, Any]:
     }
 
 
+class Meters(Protocol):
+    """The instruments of a device; figures start at the end of the first phase."""
+
+    def open(self) -> AbstractContextManager[None]:
+        """Make ready, and watch all that is done inside."""
+
+    def watch(self) -> AbstractContextManager[None]:
+        """Watch the arm itself, without its preparation."""
+
+    def enter(self, name: str) -> None:
+        """End a phase and start one of this name."""
+
+    def end(self) -> None:
+        """Read what is left after the last phase."""
+
+    def results(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return figures and evidence read so far."""
+
+
+def meters_of(device: str, gate: tuple[str, ...]) -> Meters:
+    """Return the instruments of ``cpu`` or ``cuda``."""
+    if device == "cuda":
+        from repros.meters.cuda import CudaMeters
+
+        return CudaMeters()
+    from repros.meters.cpu import CpuMeters
+
+    return CpuMeters(gate)
+
+
 class Probe:
     """Drives an arm's generator and reads the meters at its phases."""
 
     def __init__(self) -> None:
         self.phase = "import"
         self.seconds: dict[str, float] = {}
-        self._ledger: Ledger | None = None
-        self._saved: SavedTensors | None = None
+        self._meters: Meters | None = None
         self._figures: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
 
@@ -134,83 +161,33 @@ class Probe:
         case: Case = module.CASE
         arm: Callable[[Any], Any] = getattr(module, request["arm"])
         seed()
-
-        from repros.meters.heap import open_heap
-        from repros.meters.ledger import Ledger
-        from repros.meters.saved import SavedTensors
-
-        ledger = self._ledger = Ledger(open_heap(), case.gate)
-        self._saved = SavedTensors(ledger)
-        with ledger.open():
-            self._mark("prepare")
+        meters = self._meters = meters_of(request["params"].get("device", "cpu"), case.gate)
+        with meters.open():
+            self.phase = "prepare"
             inputs = module.prepare(request["params"], request["checkpoint"])
             oracle = module.oracle(inputs) if hasattr(module, "oracle") else {}
             seed()
             steps = arm(inputs)
             self.seconds["import"] = time.monotonic() - began
-            with self._saved.open():
-                result = self._drive(steps)
-        ledger.close()
+            with meters.watch():
+                result = self._drive(steps, meters)
         self._compare(result, oracle)
 
-    def _drive(self, steps: Any) -> Mapping[str, Any]:
-        assert self._ledger is not None
+    def _drive(self, steps: Any, meters: Meters) -> Mapping[str, Any]:
         while True:
             before = time.monotonic()
             try:
                 name = next(steps)
             except StopIteration as stop:
                 self._spend(before)
-                self._end()
+                meters.end()
                 return stop.value or {}
             self._spend(before)
-            self._boundary(name)
+            meters.enter(name)
+            self.phase = name
 
     def _spend(self, since: float) -> None:
         self.seconds[self.phase] = self.seconds.get(self.phase, 0.0) + time.monotonic() - since
-
-    def _boundary(self, name: str) -> None:
-        ledger = self._ledger
-        assert ledger is not None
-        if len(ledger.phases) == 1:
-            ledger.start()
-        if name == "backward":
-            self._held()
-        ledger.enter(name)
-        self._mark(name)
-
-    def _mark(self, name: str) -> None:
-        self.phase = name
-
-    def _held(self) -> None:
-        """Read what is held from forward to backward, after a collection: what a cycle keeps is kept by nobody."""
-        import gc
-
-        from repros.meters.ledger import tally
-
-        ledger, saved = self._ledger, self._saved
-        assert ledger is not None and saved is not None
-        self._evidence["held_before_gc_bytes"] = ledger.live_bytes
-        gc.collect()
-        self._figures["held_bytes"] = ledger.live_bytes
-        heap = ledger.read_heap()
-        if heap is not None:
-            self._figures["heap_held_bytes"] = heap
-        self._figures["saved_bytes"] = saved.saved_bytes
-        self._evidence["held"] = tally(ledger.alive())
-        self._evidence["saved"] = saved.rows()
-
-    def _end(self) -> None:
-        import gc
-
-        ledger = self._ledger
-        assert ledger is not None
-        gc.collect()
-        self._figures["live_end_bytes"] = ledger.live_bytes
-        self._figures["live_end_16bit_bytes"] = ledger.live_16bit_bytes
-        from repros.meters.ledger import tally
-
-        self._evidence["alive_at_end"] = tally(ledger.alive())
 
     def _compare(self, result: Mapping[str, Any], oracle: Mapping[str, Any]) -> None:
         from repros.meters.numerics import compare
@@ -227,23 +204,8 @@ class Probe:
 
     def results(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the figures and the evidence read so far, also of an arm that did not reach its end."""
-        ledger = self._ledger
-        if ledger is not None and len(ledger.phases) > 1:
-            self._figures.update(
-                peak_live_bytes=ledger.peak_live_bytes,
-                peak_live_16bit_bytes=ledger.peak_live_16bit_bytes,
-                peak_live_16bit_heap_bytes=ledger.peak_live_16bit_heap_bytes,
-                peak_heap_bytes=ledger.peak_heap_bytes,
-            )
-            self._evidence.update(
-                alive_at_peak=ledger.peak_alive,
-                phases=ledger.phases,
-                threads=len(ledger.threads),
-                timeline=ledger.timeline(),
-            )
-            if ledger.gate_waited_s is not None:
-                self._evidence["gate_waited_s"] = round(ledger.gate_waited_s, 3)
-        return self._figures, self._evidence
+        figures, evidence = self._meters.results() if self._meters else ({}, {})
+        return {**figures, **self._figures}, {**evidence, **self._evidence}
 
 
 def seed() -> None:

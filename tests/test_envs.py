@@ -27,7 +27,7 @@ from repros.matrix import PACKAGES, Cell, load_matrix
 from repros.uv import Uv, install_error, parse_pip_config, pip_settings, redact, uv_environ
 
 ROOT = Path(__file__).parent.parent
-PIP_COMMANDS = uv._pip_commands
+PIP_COMMANDS = uv.pip_commands
 
 
 def make_wheel(
@@ -96,7 +96,7 @@ def world(tmp_path: Path, uv_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(uv_cache))
     monkeypatch.setattr(envs, "gpu_kind", lambda: "")
-    monkeypatch.setattr(uv, "_pip_commands", tuple)  # asking the real one costs half a second
+    monkeypatch.setattr(uv, "pip_commands", tuple)  # asking the real one costs half a second
     make_wheel(here.wheels, "alpha", "1.0.0", "who = 'alpha 1.0.0'", requires="beta")
     make_wheel(here.wheels, "alpha", "1.1.0", "who = 'alpha 1.1.0'", requires="beta")
     make_wheel(here.wheels, "beta", "1.0.0")
@@ -277,7 +277,7 @@ def test_uv_missing_names_the_mend(world: World, monkeypatch: pytest.MonkeyPatch
 
 
 def test_host_torch_is_unsupported_here(world: World) -> None:
-    with pytest.raises(EnvError, match="`torch: host` has no environment") as caught:
+    with pytest.raises(EnvError, match="needs a GPU, this machine has none") as caught:
         world.ensure(Cell("gpu", "cuda", {"torch": "host"}))
     assert caught.value.kind == "unsupported"
 
@@ -562,7 +562,7 @@ def test_pip_settings_come_from_pip_or_else_the_environment(
     world: World, monkeypatch: pytest.MonkeyPatch, has_pip: bool
 ) -> None:
     commands = PIP_COMMANDS() if has_pip else [("/nowhere/python", "-m", "pip")]
-    monkeypatch.setattr(uv, "_pip_commands", lambda: commands)
+    monkeypatch.setattr(uv, "pip_commands", lambda: commands)
     settings = pip_settings()
     assert settings["find-links"] == str(world.wheels)
     assert settings["no-index"] == "1"

@@ -318,8 +318,9 @@ def test_shipped_matrix_covers_its_axes() -> None:
     assert {cell.pins["torch"] for cell in cpu} == {"2.13.0"}
     assert {"4.57.5", "5.2.0", "5.23.0"} <= {cell.pins["transformers"] for cell in cpu}
     for axis in AXES:
-        used = {cell.pins[axis] for cell in full}
+        used = {cell.pins[axis] for cell in (*full, *matrix.tier("gpu"))} - {"host"}
         assert used == set(matrix.axes[axis])
+    assert len(matrix.tier("gpu")) >= 6
     assert len({cell.pins["torch"] for cell in full}) >= 3
     assert all(cell.device == "cuda" for cell in matrix.tier("gpu"))
 

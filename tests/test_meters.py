@@ -265,3 +265,38 @@ def test_a_gradient_that_never_came_is_infinitely_wrong() -> None:
     figures, errors = compare({"output": torch.ones(1)}, {"output": torch.ones(1), "grad_x": torch.ones(1)})
     assert figures == {"nonfinite": 0, "error": math.inf, "grad_error": math.inf, "output_error": 0.0}
     assert errors == {"output": 0.0, "grad_x": math.inf}
+
+
+def test_the_allocators_history_is_replayed() -> None:
+    """Peak, its owners and reserved bytes come out of events as torch gives them; older blocks do not count."""
+    from repros.meters.cuda import replay
+
+    mine = [
+        {"filename": "/x/torch/nn.py", "line": 1, "name": "to"},
+        {"filename": "/x/load.py", "line": 7, "name": "go"},
+    ]
+    torchs = [{"filename": "/x/torch/nn.py", "line": 2, "name": "inner"}]
+
+    def event(action: str, address: int, size: int, at: int, frames: object = ()) -> dict[str, object]:
+        return {"action": action, "addr": address, "size": size, "time_us": 1_000_000 + at, "frames": frames}
+
+    found = replay(
+        [
+            event("segment_alloc", 0, 4096, 0),
+            event("alloc", 10, 1000, 1, mine),
+            event("alloc", 20, 2000, 2, mine),
+            event("free_requested", 10, 1000, 3),
+            event("free_completed", 99, 512, 4),  # it was there before
+            event("alloc", 30, 500, 5, torchs),
+            event("free_completed", 20, 2000, 6),
+            event("alloc", 40, 100, 7, mine),
+            event("segment_free", 0, 4096, 8),
+        ]
+    )
+    assert found["alive_at_peak"] == [
+        {"made_by": "load.py:7 go", "count": 2, "bytes": 3000},
+        {"made_by": "nn.py:2 inner", "count": 1, "bytes": 500},
+    ]
+    assert max(allocated for _, allocated, _ in found["timeline"]) == 3500
+    assert found["timeline"][-1][1:] == (1600, 0)
+    assert replay([])["alive_at_peak"] == []

@@ -73,6 +73,7 @@ class Ledger:
         self._live_16bit_heap = 0
         self._at_peak = False
         self._timeline: list[tuple[float, int, int]] = []
+        self._marks: list[tuple[float, str]] = []
         self._measuring = False
 
     # -- life
@@ -106,6 +107,7 @@ class Ledger:
     def enter(self, phase: str) -> None:
         """End the present phase and start one of this name."""
         self.phases.append(phase)
+        self._marks.append((time.monotonic(), phase))
 
     # -- what the mode calls
 
@@ -235,6 +237,11 @@ class Ledger:
         step = max(1, -(-len(points) // TIMELINE_POINTS))
         kept = [max(points[i : i + step], key=lambda point: point[1]) for i in range(0, len(points), step)]
         return [(round(t - began, 4), total, half) for t, total, half in kept]
+
+    def marks(self) -> list[tuple[float, str]]:
+        """Return (seconds, phase) of each phase's start, on the clock of `timeline`."""
+        began = self._timeline[0][0] if self._timeline else (self._marks[0][0] if self._marks else 0.0)
+        return [(round(t - began, 4), phase) for t, phase in self._marks]
 
 
 def tally(entries: list[Entry], most: int = 12) -> list[dict[str, Any]]:

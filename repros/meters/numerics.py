@@ -13,7 +13,7 @@ def relative_error(value: torch.Tensor, oracle: torch.Tensor) -> float:
     """Return max|value - oracle| / max|oracle|, computed in float64; inf for another shape or a non-finite value."""
     if tuple(value.shape) != tuple(oracle.shape):
         return math.inf
-    got, want = value.detach().double().cpu(), oracle.detach().double().cpu()
+    got, want = value.detach().cpu().double(), oracle.detach().cpu().double()
     if not bool(torch.isfinite(got).all()):
         return math.inf
     if not want.numel():

@@ -1,0 +1,106 @@
+"""Graphics cards: which there are, what is free on them, and whose turn it is.
+
+An arm has its cards to itself: with several cards arms run side by side, one a card; a second process of this suite on
+the same host waits its turn by the same locks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+from repros.cache import cache_root
+
+#: How long to sleep before the locks of cards that another process holds are tried again.
+PATIENCE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU, as its driver names it; memory in bytes."""
+
+    index: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+    driver: str
+
+
+def cards() -> tuple[Card, ...]:
+    """Return the cards that this process may use (``CUDA_VISIBLE_DEVICES`` counts), with what is free now."""
+    fields = "index,name,memory.total,memory.free,driver_version,uuid"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    rows = [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines()) if len(row) == 6]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = None if allowed is None else {part.strip() for part in allowed.split(",")}
+    return tuple(
+        Card(int(index), name, int(total) << 20, int(free) << 20, driver)
+        for index, name, total, free, driver, uuid in rows
+        if wanted is None or index in wanted or uuid in wanted
+    )
+
+
+@cache
+def known() -> tuple[Card, ...]:
+    """Return the cards as they were when first asked, before any arm was on them."""
+    return cards()
+
+
+_taken: set[int] = set()
+_changed = threading.Condition()
+
+
+@contextmanager
+def turn(count: int) -> Iterator[tuple[int, ...]]:
+    """Hold ``count`` cards; yields their indices once nobody else of this suite is on them."""
+    with contextlib.ExitStack() as stack:
+        mine = _free_cards(count, stack)
+        try:
+            yield mine
+        finally:
+            stack.close()  # the locks first: whoever is woken tries them at once
+            with _changed:
+                _taken.difference_update(mine)
+                _changed.notify_all()
+
+
+def _free_cards(count: int, stack: contextlib.ExitStack) -> tuple[int, ...]:
+    everything = [card.index for card in known()]
+    while True:
+        with _changed:
+            _changed.wait_for(lambda: len(set(everything) - _taken) >= count)
+            mine = tuple(index for index in everything if index not in _taken)[:count]
+            _taken.update(mine)
+        locks = contextlib.ExitStack()
+        if all(_lock(index, locks) for index in mine):
+            stack.push(locks.pop_all())
+            return mine
+        locks.close()
+        with _changed:
+            _taken.difference_update(mine)
+            _changed.notify_all()
+        time.sleep(PATIENCE_S)
+
+
+def _lock(index: int, stack: contextlib.ExitStack) -> bool:
+    path = cache_root() / "cards" / f"{index}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = stack.enter_context(path.open("ab"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,111 @@
+"""Cards are listed as the driver's tool lists them, and are held by one arm at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from repros import cards
+from repros.case import Requires
+from repros.trial import unmet_cards
+
+LISTED = "0, NVIDIA H200, 143771, 143000, 580.95, GPU-aaaa\n1, NVIDIA H200, 143771, 20000, 580.95, GPU-bbbb\n"
+
+
+@pytest.fixture(autouse=True)
+def two_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Put a driver's tool on the path that lists two cards."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("REPROS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cards.known.cache_clear()
+    yield
+    cards.known.cache_clear()
+
+
+def test_cards_are_listed_in_bytes() -> None:
+    first, second = cards.cards()
+    assert (first.index, first.name, first.driver) == (0, "NVIDIA H200", "580.95")
+    assert first.total_bytes == 143771 << 20
+    assert second.free_bytes == 20000 << 20
+
+
+@pytest.mark.parametrize(("visible", "indices"), [("1", [1]), ("GPU-aaaa", [0]), ("0,1", [0, 1]), ("", [])])
+def test_only_visible_cards_count(monkeypatch: pytest.MonkeyPatch, visible: str, indices: list[int]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [card.index for card in cards.cards()] == indices
+
+
+def test_a_host_without_the_tool_has_no_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cards.cards() == ()
+
+
+def test_arms_take_turns_and_use_both_cards() -> None:
+    """Six arms over two cards: never two on one card, and both cards worked at once."""
+    busy: set[int] = set()
+    most, clashes = [0], [0]
+    lock, together = threading.Lock(), threading.Barrier(2, timeout=10)
+
+    def arm(first: bool) -> None:
+        with cards.turn(1) as (card,):
+            with lock:
+                clashes[0] += card in busy
+                busy.add(card)
+                most[0] = max(most[0], len(busy))
+            if first:
+                together.wait()  # both are on a card now, or this breaks
+            with lock:
+                busy.discard(card)
+
+    for first in (True, False):
+        threads = [threading.Thread(target=arm, args=(first,)) for _ in range(2 if first else 4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert (clashes[0], most[0]) == (0, 2)
+
+
+def test_an_arm_may_hold_both() -> None:
+    with cards.turn(2) as mine:
+        assert mine == (0, 1)
+
+
+def test_another_process_is_waited_for(tmp_path: Path) -> None:
+    """A lock on card 0, as another run of this suite would hold it, sends the arm to wait."""
+    import contextlib
+
+    taken = threading.Event()
+
+    def arm() -> None:
+        with cards.turn(2):
+            taken.set()
+
+    with contextlib.ExitStack() as other:
+        assert cards._lock(0, other)
+        thread = threading.Thread(target=arm, daemon=True)
+        thread.start()
+        assert not taken.wait(0.5)
+    assert taken.wait(5)
+
+
+@pytest.mark.parametrize(
+    ("requires", "reason"),
+    [
+        (Requires(), ""),
+        (Requires(card_bytes=100 << 30), ""),
+        (Requires(card_bytes=140 << 30), "needs 143360 MiB free on a card, the best of this machine has 143000 MiB"),
+        (Requires(cards=2, card_bytes=30 << 30), "needs 30720 MiB free on 2 cards, here 1 of 2 have that"),
+        (Requires(cards=3), "needs 3 of the cards that `nvidia-smi` lists, here 2"),
+    ],
+)
+def test_what_cards_lack_is_said(requires: Requires, reason: str) -> None:
+    assert unmet_cards(requires, [card.free_bytes for card in cards.cards()]) == reason
