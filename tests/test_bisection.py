@@ -1,0 +1,373 @@
+"""Searches as they are run: kept probes, shared environments, confirmation, and the page; histories are invented."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from repros import cases, cli, cli_bisect, results
+from repros.bisect import Result, Search
+from repros.bisection import Bisection, Hunt
+from repros.cases import Entry
+from repros.errors import EnvError, UserError
+from repros.matrix import Cell, load_matrix
+from repros.probing import Kept, Probe, load, signature, votes_of
+from repros.report import bisection as pages
+from repros.report.edge_plot import BOTTOM, HEIGHT, TOP, Point, Scale, labelled, plot
+from repros.results import Record
+from repros.revisions import Revision
+from repros.verdict import Observation, Verdict
+from tests.test_results import record
+
+PINS = {"torch": "2.13.0", "bitsandbytes": "0.49.2", "huggingface_hub": "1.0.0", "tokenizers": "0.22.2"}
+BASE = Cell("base", "cpu", PINS)
+CASE = cases.select("gh1935", cases.find())[0]
+
+
+class InventedWorkshop:
+    """Answers from a history in place of environments, and notes what it was asked for."""
+
+    def __init__(self, history: Callable[[str, bool], str]) -> None:
+        self.machine = {"cpu_model": "x", "memory_bytes": 1 << 30}
+        self.history = history
+        self.tried: list[tuple[str, str, bool]] = []
+        self.prepared: list[str] = []
+        self.fresh: list[str] = []
+
+    def prepare(self, revision: Revision) -> Future[Any]:
+        self.prepared.append(revision.name)
+        return Future()
+
+    def prepare_fresh(self, revision: Revision) -> Future[Any]:
+        return Future()
+
+    def drop_fresh(self, revision: Revision) -> None:
+        self.fresh.append(revision.name)
+
+    def trim(self, wanted: set[str]) -> None:
+        pass
+
+    def try_here(self, entry: Entry, condition: str, revision: Revision, future: Any, fresh: bool) -> Probe:
+        from repros.probing import identity
+
+        self.tried.append((condition, revision.name, fresh))
+        vote = self.history(revision.name, fresh)
+        verdict = {"good": "absent", "skip": "error"}.get(vote, "reproduced")
+        value = {"good": 100, "skip": None}.get(vote, 1000)
+        return Probe(
+            entry.name, condition, "bitsandbytes", revision.name, identity(entry, revision), fresh, verdict, (vote,),
+            reason=f"held_bytes {value}", figure="held_bytes", unit="bytes", limit=500, values={"subject": value},
+            margins={"planted_over_budget": 2.0, "budget_over_reference": 2.5}, content=f"c{revision.name}",
+            seconds={"environment": 1.0, "import": 2.0, "trial": 0.5, "waited": 3.0}, machine=self.machine,
+            packages={"bitsandbytes": revision.name, "tokenizers": "0.22.2"}, date="2026-01-01T00:00:00Z",
+        )  # fmt: skip
+
+
+def revisions(n: int) -> tuple[Revision, ...]:
+    return tuple(
+        Revision(f"0.{i}.0", BASE.with_override("bitsandbytes", f"0.{i}.0"), f"2026-01-{i + 1:02}") for i in range(n)
+    )
+
+
+def hunts(n: int, *conditions: str) -> list[Hunt]:
+    return [Hunt(CASE, condition, revisions(n), Search(n)) for condition in conditions or ("nf4-eager",)]
+
+
+def work(found: Sequence[Hunt], folder: Path, history: Callable[[str, bool], str], **options: Any) -> InventedWorkshop:
+    workshop = InventedWorkshop(history)
+    Bisection(found, Kept(folder), workshop, **options).run()  # type: ignore[arg-type]
+    return workshop
+
+
+def number(name: str) -> int:
+    return int(name.split(".")[1])
+
+
+def monotone(name: str, fresh: bool) -> str:
+    return "good" if number(name) < 5 else "bad: held_bytes"
+
+
+def test_an_edge_is_found_and_confirmed_in_fresh_environments(tmp_path: Path) -> None:
+    (hunt,) = found = hunts(16)
+    workshop = work(found, tmp_path, monotone)
+    (edge,) = hunt.answer().edges
+    assert (edge.low, edge.high, edge.result) == (4, 5, Result.FOUND)
+    assert hunt.confirmed(edge)
+    assert workshop.fresh == ["0.4.0", "0.5.0"]
+    assert [name for _, name, fresh in workshop.tried if fresh] == ["0.4.0", "0.5.0"]
+    assert edge.probes <= edge.bound == 6
+
+
+def test_asking_again_costs_nothing(tmp_path: Path) -> None:
+    first, again = hunts(16), hunts(16)
+    assert work(first, tmp_path, monotone).tried
+    workshop = work(again, tmp_path, monotone)
+    assert not workshop.tried and not workshop.prepared
+    assert again[0].answer() == first[0].answer()
+
+
+def test_kept_confirmations_count_where_no_further_ones_are_made(tmp_path: Path) -> None:
+    (plain,) = found = hunts(16)
+    work(found, tmp_path, monotone, confirm=False)
+    assert not plain.confirmed(plain.answer().edges[0])
+    work(hunts(16), tmp_path, monotone)
+    (again,) = found = hunts(16)
+    assert not work(found, tmp_path, monotone, confirm=False).tried
+    assert again.confirmed(again.answer().edges[0])
+
+
+def test_a_killed_bisection_goes_on_where_it_was(tmp_path: Path) -> None:
+    tries = 0
+
+    def dies(name: str, fresh: bool) -> str:
+        nonlocal tries
+        tries += 1
+        if tries > 3:
+            raise KeyboardInterrupt
+        return monotone(name, fresh)
+
+    with pytest.raises(KeyboardInterrupt):
+        work(hunts(16), tmp_path, dies)
+    with (tmp_path / "probes.jsonl").open("a") as file:
+        file.write('{"schema":1,"kind":"pro')  # it died while it wrote
+    (hunt,) = found = hunts(16)
+    workshop = work(found, tmp_path, monotone)
+    assert [edge.high for edge in hunt.answer().edges] == [5]
+    assert len(workshop.tried) + 3 == len(load(tmp_path / "probes.jsonl")) == len(hunt.order)
+
+
+def test_trouble_of_the_machine_ends_it_with_what_was_probed_kept(tmp_path: Path) -> None:
+    def breaks(name: str, fresh: bool) -> str:
+        if number(name) == 7:
+            raise EnvError("error", "uv failed: dns error", "check network")
+        return monotone(name, fresh)
+
+    with pytest.raises(EnvError):
+        work(hunts(16), tmp_path, breaks)
+    assert len(load(tmp_path / "probes.jsonl")) == 2
+
+
+def test_conditions_share_the_environments_that_they_ask_for(tmp_path: Path) -> None:
+    found = hunts(16, "nf4-eager", "fp4-eager")
+    workshop = work(found, tmp_path, monotone)
+    assert {hunt.answer().edges[0].high for hunt in found} == {5}
+    turns = [name for _, name, fresh in workshop.tried if not fresh]
+    assert turns[::2] == turns[1::2]
+
+
+def test_both_possible_next_probes_are_prepared(tmp_path: Path) -> None:
+    workshop = work(hunts(16), tmp_path, monotone)
+    order = [name for _, name, fresh in workshop.tried if not fresh]
+    for before, name in pairwise(order[2:]):
+        assert workshop.prepared.index(name) < len(workshop.prepared)
+        assert workshop.prepared.index(before) <= workshop.prepared.index(name)
+    assert len(set(workshop.prepared)) > len(set(order))
+
+
+def test_a_confirmation_that_says_otherwise_is_voted_on(tmp_path: Path) -> None:
+    """A stale environment said good at 0.4.0; made anew it is bad, and so is every further try."""
+    tries: dict[str, int] = {}
+
+    def stale(name: str, fresh: bool) -> str:
+        tries[name] = tries.get(name, 0) + 1
+        return "good" if number(name) < 4 or (number(name) == 4 and tries[name] == 1) else "bad: held_bytes"
+
+    (hunt,) = found = hunts(16)
+    work(found, tmp_path, stale)
+    (edge,) = hunt.answer().edges
+    assert (edge.low, edge.high) == (3, 4)
+    assert edge.confidence < 0.999
+
+
+def test_a_wrong_end_is_an_error(tmp_path: Path) -> None:
+    (hunt,) = found = hunts(16)
+    hunt.given = {0: "bad", 15: "good"}
+    with pytest.raises(UserError, match=r"0\.0\.0 was given as bad and is good: .*\nhint: name other ends, or swap"):
+        work(found, tmp_path, monotone)
+
+
+def test_a_culprit_with_the_same_files_is_a_no_op(tmp_path: Path) -> None:
+    (hunt,) = found = hunts(16)
+    work(found, tmp_path, monotone)
+    hunt.order = [(i, replace(probe, content="same")) for i, probe in hunt.order]
+    assert hunt.answer().result is Result.NO_OP
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_several_revisions_at_once(tmp_path: Path, k: int) -> None:
+    found = [Hunt(CASE, "nf4-eager", revisions(60), Search(60))]
+    work(found, tmp_path, monotone, k=k)
+    assert [edge.high for edge in found[0].answer().edges] == [5]
+
+
+def test_the_page_says_what_was_found_from_the_probes(tmp_path: Path) -> None:
+    found = hunts(16, "nf4-eager", "fp4-eager")
+    work(found, tmp_path / "run", monotone)
+    pages.write(found, "bitsandbytes", BASE, tmp_path / "page", "the command")
+    text = (tmp_path / "page" / "README.md").read_text()
+    for words in (
+        "`the command`",
+        "first bad: 0.5.0 (2026-01-06); last good: 0.4.0 (2026-01-05); confirmed in fresh environments",
+        "at most 6 allowed",
+        "https://github.com/bitsandbytes-foundation/bitsandbytes/compare/0.4.0...0.5.0",
+        "`git diff 0.4.0 0.5.0 -- bitsandbytes`",
+        "| 0.5.0 (fresh) |",
+        "1.0 s | 2.0 s | 0.5 s | 3.0 s",
+        "signature at 0.5.0: `held_bytes`",
+    ):
+        assert words in text, words
+    svg = ET.fromstring((tmp_path / "page" / "gh1935_saved_weight.nf4-eager.svg").read_text())
+    assert (
+        len([e for e in svg.iter() if e.tag.endswith("circle")])
+        >= len(load(tmp_path / "page" / "probes.jsonl")) // 2 - 2
+    )
+    assert len(load(tmp_path / "page" / "probes.jsonl")) == sum(len(hunt.order) for hunt in found)
+
+
+def test_a_page_without_an_edge_says_so(tmp_path: Path) -> None:
+    found = hunts(6)
+    work(found, tmp_path / "run", lambda name, fresh: "good")
+    pages.write(found, "bitsandbytes", BASE, tmp_path / "page", "c")
+    assert (
+        "not reproduced in any of 6 revisions tried from 0.0.0 to 0.5.0"
+        in (tmp_path / "page" / "README.md").read_text()
+    )
+
+
+# --- votes and signatures ------------------------------------------------------------------------
+
+
+def subject(**fields: Any) -> Observation:
+    return Observation("subject", "done", **fields)
+
+
+def tried(verdict: Verdict, *arms: Observation, reason: str = "r") -> Record:
+    made = replace(record(), verdict=verdict, arms=arms, reason=reason)
+    return replace(made, budget={"figure": "held_bytes", "second": None, "limit": 500_000, "unit": "bytes"})
+
+
+HELD = {"held": [{"dtype": "int8", "shape": [2, 2], "bytes": 4}, {"dtype": "bfloat16", "shape": [8, 8], "bytes": 128}]}
+
+
+@pytest.mark.parametrize("verdict", [Verdict.INCONCLUSIVE, Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.TIMEOUT])
+def test_what_settles_nothing_is_a_skip(verdict: Verdict) -> None:
+    assert votes_of(CASE, "nf4-eager", tried(verdict, subject(figures={"held_bytes": 600_000}))) == ("skip",)
+
+
+def test_one_vote_for_each_repeat() -> None:
+    over = subject(figures={"held_bytes": 600_000}, evidence=HELD)
+    inside = subject(figures={"held_bytes": 1})
+    bad = "bad: held_bytes: bfloat16 (8, 8)"
+    assert votes_of(CASE, "nf4-eager", tried(Verdict.REPRODUCED, over)) == (bad,)
+    split = tried(Verdict.INCONCLUSIVE, over, inside, over, reason="split vote: over the budget in 2 of 3 repeats")
+    assert votes_of(CASE, "nf4-eager", split) == (bad, "good", bad)
+
+
+def test_another_exception_and_another_tensor_have_other_signatures() -> None:
+    int8 = cases.select("gh1927_int8_recompute", cases.find())[0]
+
+    def raised(text: str) -> Observation:
+        return Observation("subject", "raised", exception={"types": ["AttributeError"], "text": text})
+
+    one = signature(int8, raised("'Int8Params' object has no attribute 'SCB'"), "error", 0.1)
+    assert one == "AttributeError: 'Int8Params' object has no attribute 'SCB'"
+    assert one != signature(int8, raised("'NoneType' object has no attribute 'dtype'"), "error", 0.1)
+    wrong = subject(figures={"error": 9.0}, evidence={"errors": {"output": 0.01, "grad_input": "inf"}})
+    assert signature(int8, wrong, "error", 0.1) == "error of grad_input"
+    held = signature(CASE, subject(evidence=HELD), "held_bytes", 1)
+    assert held == "held_bytes: bfloat16 (8, 8)"
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["gh1953", "--package", "torch"], "no case `gh1953`"),
+        (["gh1935", "--package", "numpy"], "unknown package `numpy`"),
+        (["gh1935", "--package", "auto"], "--package auto without --good and --bad"),
+        (["gh1935", "--package", "bitsandbytes", "--repo", "."], "--repo without --good"),
+        (["gh1935", "--package", "bitsandbytes", "--racy", "3"], "--racy 3.0: not a share"),
+        (["gh1935", "--package", "bitsandbytes", "--base", "nowhere"], "matrix.yaml: no cell `nowhere`"),
+    ],
+)
+def test_bad_input(argv: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["bisect", *argv, "--reports", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert says in said.splitlines()[0]
+    assert said.count("\n") == 2 and "\nhint: " in said
+
+
+def test_no_network_is_two_lines(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    assert cli.main(["bisect", "gh1935", "--package", "bitsandbytes", "--reports", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("http://127.0.0.1:9/simple/bitsandbytes/: ")
+    assert said.count("\n") == 2
+
+
+@pytest.mark.parametrize("argv", [["gh1"], ["gh1935", "--condition", "x", "--base", "y"], ["gh1927", "--nonsense"], []])
+def test_a_probe_that_cannot_be_made_aborts_in_place_of_voting(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["probe", *argv]) >= 128
+    assert capsys.readouterr().err
+
+
+def test_gits_codes() -> None:
+    assert [cli_bisect.as_probe(code) for code in (0, 1, 125)] == [0, 1, 125]
+    assert all(cli_bisect.as_probe(code) >= 128 for code in (2, 3, 130))
+
+
+def test_a_probe_that_is_ruled_out_skips_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["probe", "gh1935", "--condition", "fp4-eager", "--base", "tf4.57.5-bnb0.46.0"]
+    assert cli.main(argv) == 125
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert json.loads(said)["probe"] == "skip"
+    assert "fp4 has a CPU kernel" in json.loads(said)["reason"]
+
+
+# --- the plot ------------------------------------------------------------------------------------
+
+
+def test_a_label_is_left_out_where_it_has_no_room() -> None:
+    assert labelled([10, 11, 0, 12, 20], step=5.0) == [0, 10, 20]
+
+
+def test_what_raised_and_what_is_infinite_stand_on_the_rim_of_the_plot() -> None:
+    points = [Point(0, 100.0, "good"), Point(1, None, "bad"), Point(2, math.inf, "bad"), Point(3, 4e6, "bad")]
+    svg = ET.fromstring(plot("a < b", ["w", "x", "y", "z"], points, 500.0, "bytes", [(0, 1, "first bad x")]))
+    paths = [e for e in svg.iter() if e.tag.endswith("path")]
+    assert len(paths) == 2
+    assert [Scale([100.0, 4e6, 500.0]).y(value) for value in (math.inf, 1e-9)] == [TOP, HEIGHT - BOTTOM]
+    assert Scale([1.0, 2.0]).log is False
+    assert Scale([1.0, 100.0]).log is True
+
+
+# --- the page for upstream CI --------------------------------------------------------------------
+
+
+def test_the_documented_workflow_is_yaml_and_its_probe_one_that_the_command_line_takes() -> None:
+    text = (results.ROOT / "reports" / "bisect" / "README.md").read_text()
+    workflow = yaml.safe_load(text.partition("```yaml\n")[2].partition("\n```\n")[0])
+    (job,) = workflow["jobs"].values()
+    (command,) = [step["run"] for step in job["steps"] if step.get("id") == "probe"]
+    words = shlex.split(command.replace("\\\n", "").partition("-m repros ")[2].partition(" > ")[0])
+    options = cli.parser().parse_args(words)
+    assert cli_bisect.only(options.case).condition(options.condition)
+    assert load_matrix(cli_bisect.MATRIX).cell(options.base)
