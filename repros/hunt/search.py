@@ -1,0 +1,311 @@
+"""The search: a Hypothesis state machine makes lives, a cell leads them, and what departs is shrunk.
+
+The parent has Hypothesis and never imports torch; the cell has the packages and nothing of ours. Each life is one
+request to the cell's fork server, so a life that crashes or leaks takes nothing with it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from repros.errors import UserError
+from repros.hunt.known import Known
+from repros.hunt.life import ONLY, SPEC, STEPS, Departure, Life, Step
+from repros.hunt.probe import STEP_MARK
+from repros.verdict import Observation
+
+STEPS_OF_A_LIFE = 6
+LIVES_A_ROUND = 150
+LIFE_TIMEOUT_S = 60.0
+
+
+class Place(Protocol):
+    """Where lives are led."""
+
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
+        """Run one arm."""
+
+
+class FaultOfReferenceError(Exception):
+    """The reference departs from its own oracle: a fault of ours, to be mended before anything is said of upstream."""
+
+
+class OutOfTimeError(BaseException):
+    """Ends Hypothesis wherever it is."""
+
+
+@dataclass
+class Finding:
+    """A departure, the shortest life that shows it, and how often it was tried again."""
+
+    life: Life
+    departure: Departure
+    lives: int
+    seconds: float
+    confirmed: bool = False
+    cells: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """Return a name for files: kind, what, steps."""
+        what = re.sub(r"[^a-z0-9]+", "_", self.departure.what.partition(":")[0].lower()).strip("_")
+        spec = [f"{name}_{value}" for name, value in self.life.spec.items() if name != "kind"]
+        steps = [name + "".join(f"_{v}" for v in p.values()) for name, p in self.life.steps] or ["build"]
+        return re.sub(r"[^a-z0-9]+", "_", "_".join(["hunt", self.life.full()["kind"], what, *spec, *steps]).lower())[
+            :90
+        ]
+
+    def as_known(self) -> Known:
+        """Return the pattern by which later lives that show the same are told apart."""
+        steps = self.life.steps[: self.departure.at + 1]
+        what = re.escape(self.departure.what)
+        if self.departure.what in ("output", "gradient"):
+            what = "output|gradient"  # which of them a lost scale shows in first is the last step's doing
+        # The step that only looks (a forward or a plain training step) may be any other that computes.
+        while len(steps) > 1 and steps[-1] in (("forward", {}), ("step", {})):
+            steps = steps[:-1]
+        if len(steps) == 1 and steps[0] in (("forward", {}), ("step", {})):
+            steps = ()
+        return Known(self.slug, Life(self.life.spec, steps), what)
+
+
+class Hunt:
+    """One cell's hunt."""
+
+    def __init__(
+        self,
+        place: Place,
+        logs: Path,
+        minutes: float,
+        known: Sequence[Known],
+        seed: int = 0,
+        say: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._place, self._logs, self._say = place, logs, say
+        self._until = time.monotonic() + 60 * minutes
+        self._began = time.monotonic()
+        self._known = list(known)
+        self._seed = seed
+        self._seen: dict[str, Departure | None] = {}
+        self._best: tuple[Life, Departure] | None = None
+        self.lives = 0
+        self.known_met: dict[str, int] = {}
+        self.unsupported = 0
+        #: Lives in which the reference departed from its own oracle: faults of ours.
+        self.faults: dict[str, str] = {}
+        self.findings: list[Finding] = []
+
+    def run(self, most: int | None = None) -> list[Finding]:
+        """Hunt until the time is up or ``most`` are found; return what is not known, each in its shortest form."""
+        hypothesis_or_hint()
+        rounds = 0
+        while time.monotonic() < self._until and len(self.findings) != most:
+            rounds += 1
+            self._best = None
+            self._round(self._seed * 1000 + rounds)
+            if self._best is not None:
+                self._keep(*self._best)
+        return self.findings
+
+    def _round(self, seed: int) -> None:
+        import hypothesis
+        from hypothesis import HealthCheck, Phase, settings
+        from hypothesis.stateful import run_state_machine_as_test
+
+        options = settings(
+            max_examples=LIVES_A_ROUND, stateful_step_count=STEPS_OF_A_LIFE, deadline=None, database=None,
+            phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False, print_blob=False, verbosity=hypothesis.Verbosity.quiet,
+        )  # fmt: skip
+        machine = hypothesis.seed(seed)(machine_of(self.judge))
+        try:
+            run_state_machine_as_test(machine, settings=options)
+        except OutOfTimeError:
+            pass
+        except BaseException as error:
+            if self._best is None or isinstance(error, KeyboardInterrupt):
+                raise
+
+    def judge(self, life: Life) -> None:
+        """Lead a life; raise if it departs in a way that is not known yet."""
+        try:
+            departure = self.lead(life)
+        except FaultOfReferenceError as error:
+            self.faults[life.words()] = str(error)
+            self._seen[life.key] = None
+            return
+        if departure is None:
+            return
+        for known in self._known:
+            if known.covers(life, departure):
+                self.known_met[known.title] = self.known_met.get(known.title, 0) + 1
+                return
+        life = Life(life.spec, life.steps[: departure.at + 1])
+        if self._best is None or (self._best[1].what == departure.what and life.size < self._best[0].size):
+            self._best = life, departure
+        # A class for each departure, so that shrinking one does not slip into another.
+        raise type("Found", (AssertionError,), {})(departure.what)
+
+    def lead(self, life: Life, fresh: bool = False) -> Departure | None:
+        """Return how a life departs, from memory if it was led before."""
+        if life.key in self._seen and not fresh:
+            return self._seen[life.key]
+        if time.monotonic() > self._until:
+            raise OutOfTimeError
+        self.lives += 1
+        log = self._logs / f"life{self.lives}.log"
+        request = {
+            "module": "repros.hunt.probe", "arm": "subject", "params": {"life": life.to_json()}, "checkpoint": None,
+            "env": {}, "timeout_s": LIFE_TIMEOUT_S,
+        }  # fmt: skip
+        found = read(self._place.observe(request, log, fresh), log)
+        if found == "unsupported":
+            self.unsupported += 1
+            found = None
+        log.unlink(missing_ok=True)
+        assert found is None or isinstance(found, Departure)
+        self._seen[life.key] = found
+        return found
+
+    def _keep(self, life: Life, departure: Departure) -> None:
+        """Shorten what Hypothesis left, and tell it apart from now on."""
+        life, departure = self._shortest(life, departure)
+        finding = Finding(life, departure, self.lives, time.monotonic() - self._began)
+        self._known.append(finding.as_known())
+        self.findings.append(finding)
+        self._say(f"found after {finding.seconds:.0f} s, {self.lives} lives: {departure.what}: {life.words()}")
+
+    def confirm(self) -> None:
+        """Lead the life of each finding again, in an interpreter of its own; takes no time from the hunt."""
+        self._until = time.monotonic() + LIFE_TIMEOUT_S * (1 + len(self.findings))
+        for finding in self.findings:
+            again = self.lead(finding.life, fresh=True)
+            finding.confirmed = again is not None and again.what == finding.departure.what
+
+    def _shortest(self, life: Life, departure: Departure) -> tuple[Life, Departure]:
+        """Leave out each step, each parameter and each field in turn, as long as the same thing is found."""
+        changed = True
+        while changed:
+            changed = False
+            for candidate in smaller(life):
+                try:
+                    found = self.lead(candidate)
+                except FaultOfReferenceError:
+                    continue
+                except OutOfTimeError:
+                    return life, departure
+                if found is not None and found.what == departure.what:
+                    life, departure = Life(candidate.spec, candidate.steps[: found.at + 1]), found
+                    changed = True
+                    break
+        return life, departure
+
+
+def smaller(life: Life) -> list[Life]:
+    """Return the lives that lack one thing of this one."""
+    steps, found = life.steps, []
+    for i in range(len(steps)):
+        found.append(replace(life, steps=(*steps[:i], *steps[i + 1 :])))
+    for i, (name, parameters) in enumerate(steps):
+        for key in parameters:
+            less = {k: v for k, v in parameters.items() if k != key}
+            found.append(replace(life, steps=(*steps[:i], (name, less), *steps[i + 1 :])))
+        if name == "step":
+            found.append(replace(life, steps=(*steps[:i], ("forward", {}), *steps[i + 1 :])))
+    for key in life.spec:
+        found.append(Life.of({k: v for k, v in life.spec.items() if k != key}, steps))
+    return found
+
+
+def read(seen: Observation, log: Path) -> Departure | str | None:
+    """Return what an observation of a life says: a departure, None, or ``unsupported``."""
+    types = (seen.exception or {}).get("types", [])
+    text = str((seen.exception or {}).get("text", ""))
+    if "FaultError" in types:
+        raise FaultOfReferenceError(text)
+    if "Departed" in types:
+        data = json.loads(text)
+        if NO_KERNEL.search(data["detail"]):
+            return "unsupported"
+        return Departure(data["what"], data["at"], data["detail"], tuple(data["types"]))
+    if seen.state == "crashed":
+        return Departure(f"killed by {types[0] if types else 'something'}", step_reached(log), seen.reason)
+    if seen.state == "unsupported":
+        return "unsupported"
+    if seen.state != "done":
+        raise FaultOfReferenceError(f"a life was not led: {seen.state}: {seen.reason}")
+    return None
+
+
+#: What a package says of a kernel or a shape that it does not have; a refusal in so many words is no departure.
+NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|on CPU, got fp4")
+
+
+def step_reached(log: Path) -> int:
+    """Return the step that a process was killed in."""
+    try:
+        marks = re.findall(rf"{STEP_MARK}(-?\d+)", log.read_text(errors="replace"))
+    except OSError:
+        marks = []
+    return int(marks[-1]) if marks else -1
+
+
+def hypothesis_or_hint() -> None:
+    """Raise UserError where Hypothesis is missing."""
+    try:
+        import hypothesis  # noqa: F401
+    except ImportError:
+        raise UserError(
+            "hunt: hypothesis is not installed", "`python3 -m pip install hypothesis`, or `nox -s hunt`"
+        ) from None
+
+
+def machine_of(judge: Callable[[Life], None]) -> type:
+    """Return a rule-based state machine whose rules are the steps of a life, and which has it judged at its end."""
+    from hypothesis import strategies as st
+    from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+    class LifeOfALayer(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spec: dict[str, Any] = {}
+            self.steps: list[Step] = []
+
+        def construct(self, **spec: Any) -> None:
+            self.spec = spec
+
+        def teardown(self) -> None:
+            # A life ends with a step that computes: what an earlier one broke must have its chance to show.
+            computed = bool(self.steps) and self.steps[-1][0] in ("step", "forward")
+            if self.spec:
+                judge(Life.of(self.spec, self.steps if computed else [*self.steps, ("step", {})]))
+
+    # Rules come from the tables of `life`, so they are put on the class here and not written out.
+    beginning: Any = initialize
+    taken: Any = rule
+    constructing: Any = beginning(**{n: st.sampled_from(v) for n, v in SPEC.items()})
+    LifeOfALayer.construct = constructing(LifeOfALayer.construct)  # type: ignore[method-assign]
+
+    def suits(kind: str) -> Callable[[Any], bool]:
+        return lambda machine: machine.spec.get("kind") == kind
+
+    def taking(name: str) -> Callable[..., None]:
+        def take(self: LifeOfALayer, **parameters: Any) -> None:
+            self.steps.append((name, parameters))
+
+        take.__name__ = name
+        return take
+
+    for name, parameters in STEPS.items():
+        strategies = {key: st.sampled_from(values) for key, values in parameters.items()}
+        made: Any = taken(**strategies)(taking(name))
+        if name in ONLY:
+            made = precondition(suits(ONLY[name]))(made)
+        setattr(LifeOfALayer, name, made)
+    return LifeOfALayer
