@@ -80,3 +80,15 @@ def test_fix() -> None:
     tried = [replace(r, proposed={"effect": e, "reason": ""}) for r, e in zip(found, effects, strict=True)]
     assert standing.of_fix(tried) == "changes nothing in 2 of 3 trials (c, d); cures in 1 of 3 trials (c)"
     assert standing.of_fix(rows({"c": {"1": BAD}})) == ""
+
+
+def test_cells_that_differ_in_two_packages_name_both() -> None:
+    """The two cells of a smoke run differ in transformers and bitsandbytes: neither may be named alone."""
+    first, second = rows({"c": {"0.49.2": BAD, "0.50.2": GOOD}})
+    packages = dict(second.environment["packages"]) | {"transformers": "5.23.0"}
+    found = standing.of_claim(CLAIM, [first, replace(second, environment={"packages": packages})])
+    assert found.word == "confirmed under conditions"
+    assert (
+        "bitsandbytes reproduced in 0.49.2, absent in 0.50.2 or transformers reproduced in 5.2.0, absent in 5.23.0"
+        in (found.because)
+    )

@@ -3,33 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from repros.case import ARMS
+from repros.case import ARMS, Claim
 from repros.cases import Entry
-from repros.report import standing
+from repros.report import changes, reported, standing
 from repros.report.terminal import margins
-from repros.results import Record, shown
+from repros.results import Record
+from repros.trial import two_lines
 from repros.verdict import Verdict, show
 
+#: How many of the peak's owners a row names.
+OWNERS = 3
+#: Peaks below this are nobody's worry.
+WORTH_BYTES = 100 << 20
 
-def page(records: Sequence[Record], known: Mapping[str, Entry], source: Path) -> str:
+Against = tuple[str, Sequence[Record]]
+#: Lines of a job's summary that a long list may have.
+MOST = 40
+
+
+def page(
+    records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str], against: Against | None = None
+) -> str:
     """Return the page; every figure on it is read from the records."""
-    return (
-        "\n".join([*_head(records, source), *_standings(records, known), *_matrix(records), *_figures(records)]) + "\n"
-    )
+    parts = [
+        *_head(records, sources), *_changes(records, against), *_standings(records, known), *_matrix(records),
+        *_owners(records), *_figures(records),
+    ]  # fmt: skip
+    return "\n".join(parts) + "\n"
 
 
-def _head(records: Sequence[Record], source: Path) -> list[str]:
+def summary(
+    records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str], against: Against | None = None
+) -> str:
+    """Return what a CI job shows of itself: what is not as recorded first, then changes and standings."""
+    failed = [record for record in records if record.failed]
+    rows = [*_head(records, sources)]
+    if failed:
+        rows += [f"## {len(failed)} trials are not as recorded, or not settled", ""]
+        for record in failed[:MOST]:
+            first, _, hint = two_lines(record).partition("\n")
+            rows += [f"- {first}", f"  {hint}"]
+        rows += [f"- and {len(failed) - MOST} more" if len(failed) > MOST else "", ""]
+    else:
+        rows += ["Every verdict is as recorded.", ""]
+    return "\n".join([*rows, *_changes(records, against, MOST), *_standings(records, known, because=False)]) + "\n"
+
+
+def _changes(records: Sequence[Record], against: Against | None, most: int | None = None) -> list[str]:
+    if against is None:
+        return []
+    everything = changes.between(against[1], records).values()
+    found = sorted((one for one in everything if not one.lone), key=lambda change: not change.settles)
+    new, gone = (sum(change.lone == run for change in everything) for run in ("after", "before"))
+    says = f"{len(found)} trials differ; {new} are in this run only, {gone} in the other only."
+    rows = [f"## Changed against `{against[0]}`", "", says, ""]
+    if found:
+        rows += ["| case | condition | cell | what | was | is |", "|---|---|---|---|---|---|"]
+        for change in found[:most]:
+            for what, was, now in change.what:
+                rows.append("| " + " | ".join([*change.key, what, was, now]) + " |")
+        rows.append("")
+    return rows
+
+
+def _head(records: Sequence[Record], sources: Sequence[str]) -> list[str]:
     machine = records[0].machine
     dates = sorted(record.date for record in records)
     counts = {v: sum(record.verdict is v for record in records) for v in Verdict}
     listed = ", ".join(f"{count} {v.value}" for v, count in counts.items() if count)
+    made = ", ".join(f"`{source}`" for source in sources)
     memory = show(float(machine.get("memory_bytes", 0)), "bytes")
     return [
         "# Verdicts",
         "",
-        f"{len(records)} trials: {listed}. Made from `{shown(source)}` by `python -m repros report`.",
+        f"{len(records)} trials: {listed}. Made from {made} by `python -m repros report`.",
         "",
         f"Machine: {machine.get('cpu_model')}, {machine.get('cores')} cores, {memory}, {machine.get('system')}, "
         f"{machine.get('libc')}, Python {machine.get('python')}, "
@@ -38,7 +86,7 @@ def _head(records: Sequence[Record], source: Path) -> list[str]:
     ]
 
 
-def _standings(records: Sequence[Record], known: Mapping[str, Entry]) -> list[str]:
+def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: bool = True) -> list[str]:
     rows = ["## Standings", ""]
     for name in dict.fromkeys(record.case for record in records):
         if name not in known:
@@ -50,12 +98,29 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry]) -> list[st
             found = standing.of_claim(claim, mine)
             reported = "; ".join(f"{key}: {value}" for key, value in claim.reported.items())
             rows.append(f"- **{found.word}**: {claim.text}" + (f" (reported: {reported})" if reported else ""))
-            rows.append(f"  {found.because}.")
-        fix = standing.of_fix(mine)
+            rows += [f"  {found.because}.", *_measured(claim, mine)] if because else []
+        fix = standing.of_fix(mine, conditions=because)
         if case.proposes:
             rows.append(f"- Proposed fix ({case.proposes}): {fix or 'untested here'}.")
         rows.append("")
     return rows
+
+
+def _measured(claim: Claim, records: Sequence[Record]) -> list[str]:
+    """Return the numbers of a claim as reported beside those measured; nothing where none was measured."""
+    found = reported.rows(claim, records)
+    if not found:
+        return []
+    table = [
+        "",
+        "  | number | reported | measured | ratio | condition | arm | cell |",
+        "  |---|---|---|---|---|---|---|",
+    ]
+    for row in found:
+        measured = f"{row.measured_bytes / row.unit_bytes:.2f} {row.unit}"
+        cells = [row.name, row.reported, measured, f"{row.ratio:.3f}", row.condition, row.arm, row.cell]
+        table.append("  | " + " | ".join(cells) + " |")
+    return [*table, ""]
 
 
 def _matrix(records: Sequence[Record]) -> list[str]:
@@ -77,6 +142,23 @@ def _matrix(records: Sequence[Record]) -> list[str]:
         *rows,
         *(["Unsupported, with the reason:", "", *(f"- {why}" for why in unsupported), ""] if unsupported else []),
     ]
+
+
+def _owners(records: Sequence[Record]) -> list[str]:
+    """Return what the peak on a card was made of, by who asked for it, in the installed packages."""
+    rows = []
+    for record in records:
+        arm = record.arm("subject")
+        owners = arm.evidence.get("alive_at_peak", []) if arm and record.device == "cuda" else []
+        taken = arm.figures.get("cuda_peak_allocated_bytes", 0) if arm else 0
+        if taken >= WORTH_BYTES:
+            peak = show(taken, "bytes")
+            parts = [f"{show(o['bytes'], 'bytes')} in {o['count']} by `{o['made_by']}`" for o in owners[:OWNERS]]
+            rows.append(f"| {record.condition} | {record.cell} | {peak} | {'; '.join(parts)} |")
+    if not rows:
+        return []
+    return ["## Peaks on the card", "", "What the allocator had given out at the peak, and who had asked for it.", "",
+            "| condition | cell | peak allocated | the largest parts |", "|---|---|---|---|", *rows, ""]  # fmt: skip
 
 
 def _figures(records: Sequence[Record]) -> list[str]:

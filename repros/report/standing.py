@@ -64,6 +64,7 @@ def edges(group: Sequence[Record]) -> Edges:
     good = [r for r in group if r.verdict is Verdict.ABSENT]
     if not good:
         return Edges("reproduced in every cell", "")
+    found = []
     for package in AXES:
         bad_versions, good_versions = ({_version(r, package) for r in side} for side in (bad, good))
         if bad_versions & good_versions or len(bad_versions | good_versions) < 2:
@@ -75,7 +76,11 @@ def edges(group: Sequence[Record]) -> Edges:
         parts = [f"{'reproduced' if is_bad else 'absent'} in {_span(versions)}" for is_bad, versions in runs]
         is_bad, newest = runs[-1]
         fixed = "" if is_bad else f"{package} >{runs[-2][1][-1]},<={newest[0]}"
-        return Edges(f"{package} {', '.join(parts)}", fixed)
+        found.append(Edges(f"{package} {', '.join(parts)}", fixed))
+    if len(found) == 1:
+        return found[0]
+    if found:  # these cells cannot tell which of the packages it was
+        return Edges(" or ".join(edge.text for edge in found), "")
     cells = ", ".join(r.cell for r in bad)
     return Edges(f"reproduced in {cells}; absent in {len(good)} other cells", "")
 
@@ -85,7 +90,7 @@ def _span(versions: Sequence[Version]) -> str:
 
 
 def _version(record: Record, package: str) -> Version:
-    return Version(str(record.environment["packages"][package]).partition("+")[0])
+    return Version(record.versions[package])
 
 
 def _spread(records: Iterable[Record]) -> str:

@@ -92,19 +92,19 @@ def detail(record: Record, console: Console) -> None:
 
 def margins(record: Record) -> str:
     """Return both margins in words."""
-
-    def times(value: float | None) -> str:
-        number = to_number(value)
-        return "-" if number is None else (f"{value:.2f}×" if not isinstance(number, str) else "∞")
-
-    planted, reference = (times(record.margins.get(n)) for n in ("planted_over_budget", "budget_over_reference"))
+    planted, reference = (multiple(record.margins.get(n)) for n in ("planted_over_budget", "budget_over_reference"))
     return f"planted/budget {planted}, budget/reference {reference}"
+
+
+def multiple(value: float | None) -> str:
+    """Print a margin."""
+    number = to_number(value)
+    return "-" if number is None else (f"{value:.2f}×" if not isinstance(number, str) else "∞")
 
 
 def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:
     """Print the counts, what was unsupported and why, and the two lines of each failure."""
-    counts = Counter(record.verdict.value for record in records)
-    console.print(f"{len(records)} trials: " + ", ".join(f"{count} {name}" for name, count in counts.most_common()))
+    console.print(f"{len(records)} trials: {counts(records)}")
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
         console.print(f"unsupported in {count}: {reason}", markup=False)
@@ -113,6 +113,16 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
     if not failed:
         console.print("every verdict is as recorded")
+
+
+def counts(records: Sequence[Record]) -> str:
+    """Return how often each verdict was found, and how many trials are not as recorded."""
+    found = Counter(record.verdict.value for record in records)
+    failed = sum(record.failed for record in records)
+    parts = [f"{count} {name}" for name, count in found.most_common()] + (
+        [f"{failed} not as recorded"] if failed else []
+    )
+    return ", ".join(parts)
 
 
 def times(seconds: Mapping[str, float], console: Console) -> None:

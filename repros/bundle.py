@@ -1,0 +1,245 @@
+"""The attachment of a trial: a script of one file, a comment ready to paste, and the evidence; a folder and a zip."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from repros import onefile, results
+from repros.case import ARMS
+from repros.cases import Entry
+from repros.errors import UserError
+from repros.locks import LOCKS, Lock
+from repros.redact import Redactor
+from repros.report import plot, standing
+from repros.report.terminal import multiple
+from repros.results import ROOT, Record
+from repros.verdict import Verdict, show
+
+#: What GitHub takes: characters of a comment, bytes of an attached zip.
+COMMENT_CHARACTERS = 65_536
+ZIP_BYTES = 25 << 20
+#: Rows of a comment's list of tensors.
+TENSORS = 8
+WHAT = {
+    "subject": "the installed packages, untouched",
+    "reference": "a fixed implementation, plain torch",
+    "planted": "the reference with the reported bug put in on purpose",
+    "proposed": "the subject with the proposed fix",
+}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was made: its folder and zip, and what was left out of the zip because of its size."""
+
+    folder: Path
+    zip: Path
+    left_out: Sequence[str]
+
+
+def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition: str | None, where: str) -> Record:
+    """Return the trial that is meant: reproduced before absent, if several are; UserError if there is none."""
+    if condition:
+        entry.condition(condition)
+    mine = [record for record in records if record.case == entry.name]
+    fit = [r for r in mine if cell in (None, r.cell) and condition in (None, r.condition) and r.arms]
+    for wanted in (Verdict.REPRODUCED, Verdict.ABSENT, None):
+        for record in fit:
+            if wanted in (None, record.verdict):
+                return record
+    asked = "".join([f" [{condition}]" if condition else "", f" in {cell}" if cell else ""])
+    cells = ", ".join(dict.fromkeys(record.cell for record in mine))
+    raise UserError(
+        f"{where}: no trial of {entry.name}{asked} with arms to show",
+        f"it has {entry.name} in {cells}"
+        if cells
+        else "name a run with `--run`, or make one with `python -m repros run`",
+    )
+
+
+def make(record: Record, run: Sequence[Record], entry: Entry, folder: Path, redactor: Redactor, logs: Path) -> Bundle:
+    """Write the bundle of one trial; ``run`` are the records that it is shown among, ``logs`` its run's folder."""
+    mine = [other for other in run if other.case == record.case]
+    lock = lock_of(record)
+    packages = record.environment.get("packages", {})
+    pins = onefile.as_pins(packages, lock, record.environment.get("overrides", {}))
+    arms = [name for name in ARMS if record.arm(name)]
+    condition = entry.condition(record.condition)
+    text = onefile.script(entry, condition, redactor.text(record.cell), record.device, pins, arms)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "repro.py").write_text(text, encoding="utf-8")
+        (folder / "requirements.txt").write_text("\n".join(pins.requirements) + "\n", encoding="utf-8")
+        lines = [json.dumps(redactor.value(json.loads(one.to_line()))) + "\n" for one in mine]
+        (folder / results.RESULTS).write_text("".join(lines), encoding="utf-8")
+        drawn = plot.draw(record, folder, redactor)
+        further(record, logs, folder, redactor)
+        said = comment(record, mine, entry, redactor, bool(drawn))
+        (folder / "comment.md").write_text(said, encoding="utf-8")
+        return pack(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write: {error.strerror}", "name another folder with `--out DIR`") from error
+
+
+def pack(folder: Path) -> Bundle:
+    """Zip a bundle; where it is too large for an attachment, the largest files that explain least stay outside."""
+    target = folder.with_name(folder.name + ".zip")
+    kept = sorted(path for path in folder.rglob("*") if path.is_file())
+    needed = {"repro.py", "comment.md", "requirements.txt", "timeline.png", "timeline.svg"}
+    left: list[str] = []
+    while True:
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+            for path in kept:
+                file.write(path, Path(folder.name) / path.relative_to(folder))
+        if target.stat().st_size <= ZIP_BYTES:
+            return Bundle(folder, target, left)
+        largest = max((path for path in kept if path.name not in needed), key=lambda path: path.stat().st_size)
+        kept.remove(largest)
+        left.append(largest.relative_to(folder).as_posix())
+
+
+def lock_of(record: Record) -> str:
+    """Return the text of the committed lock that a trial's environment was installed from; empty if there is none."""
+    for path in sorted((ROOT / LOCKS).glob("*.txt")):
+        text = path.read_text(encoding="utf-8")
+        if Lock(text, committed=True).digest == record.environment.get("lock"):
+            return text
+    return ""
+
+
+def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> None:
+    """Take along what a run's folder has of this trial: logs, redacted, and snapshots of the allocator."""
+    prefix = f"{record.cell}.{record.case}.{record.condition}."
+    for path in sorted(run.glob("*/*") if run.is_dir() else ()):
+        if not path.is_file() or not path.name.startswith(prefix):
+            continue
+        target = folder / path.parent.name / redactor.text(path.name)
+        target.parent.mkdir(exist_ok=True)
+        if path.suffix in (".pickle", ".pkl"):
+            with path.open("rb") as file:
+                target.write_bytes(pickle.dumps(redactor.value(_Plain(file).load())))
+        else:
+            target.write_text(redactor.text(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+
+
+class _Plain(pickle.Unpickler):
+    """Reads lists, mappings, texts and numbers, of which a snapshot of the allocator is made, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is no plain data")
+
+
+def comment(record: Record, mine: Sequence[Record], entry: Entry, redactor: Redactor, plotted: bool) -> str:
+    """Return the comment: at most so many characters as GitHub takes."""
+    text = ""
+    for tensors, elsewhere, doc in ((TENSORS, 60, entry.doc), (TENSORS, 20, entry.doc), (0, 10, entry.doc[:4000])):
+        text = _comment(record, mine, replace(entry, doc=doc), redactor, plotted, tensors, elsewhere)
+        if len(text) < COMMENT_CHARACTERS:
+            return text
+    return text[: COMMENT_CHARACTERS - 20] + "\n\n(cut)\n"
+
+
+def _comment(
+    record: Record, mine: Sequence[Record], entry: Entry, redactor: Redactor, plotted: bool, tensors: int, most: int
+) -> str:
+    case, budget = entry.case, record.budget
+    unit, figure, second = str(budget["unit"]), str(budget["figure"]), budget.get("second")
+    subject = record.arm("subject")
+    same = [other for other in mine if other.condition == record.condition]
+    lists = dict(subject.evidence) if subject else {}
+    shown = "held" if figure.startswith("held") and lists.get("held") else "alive_at_peak"
+    limit = show(float(budget["limit"]), unit)
+    packages = dict(record.environment.get("packages", {}))
+    values = {
+        "report": f"{case.package}#{case.number}",
+        "case": entry.name,
+        "condition": record.condition,
+        "cell": record.cell,
+        "verdict": record.verdict.value,
+        "versions": ", ".join(f"{name} {packages[name]}" for name in standing.AXES if name in packages),
+        "reason": record.reason,
+        "note": entry.condition(record.condition).note,
+        "claims": [
+            {
+                "text": claim.text,
+                "reported": "; ".join(f"{name}: {value}" for name, value in claim.reported.items()),
+                "standing": standing.of_claim(claim, mine).word,
+            }
+            for claim in case.claims
+            if claim.covers(record.condition)
+        ],
+        "system": system(record),
+        "figure": figure,
+        "second": second,
+        "arms": [
+            {
+                "name": arm.arm,
+                "what": WHAT.get(arm.arm, ""),
+                "reading": record.readings.get(arm.arm, arm.state),
+                "figure": show(arm.figures.get(figure), unit) if figure in arm.figures else arm.state,
+                "second": show(arm.figures.get(second), unit) if second else "",
+                "error": show(arm.figures.get("error"), "ratio"),
+            }
+            for arm in record.arms
+        ],
+        "limit": limit,
+        "margins": [multiple(record.margins.get(name)) for name in ("planted_over_budget", "budget_over_reference")],
+        "plot": plotted,
+        "tensors_of": shown.replace("_", " "),
+        "tensors": [
+            {**row, "shape": row.get("shape"), "bytes": show(row["bytes"], "bytes"), "count": row.get("count", 1)}
+            for row in list(lists.get(shown) or [])[:tensors]
+        ],
+        "exception": subject.exception if subject else None,
+        "expected": f"{figure} stays within {limit}: the budget is a formula over shapes and dtypes, derived below, "
+        "and the reference keeps to it.",
+        "elsewhere": [
+            {
+                "cell": other.cell,
+                "verdict": other.verdict.value,
+                "figure": show(other.figure("subject"), unit),
+                "effect": other.proposed["effect"] if other.proposed else "",
+            }
+            for other in same[:most]
+        ],
+        "proposes": case.proposes,
+        "effect": f"{record.proposed['effect']} here ({record.proposed['reason']}); {standing.of_fix(mine, False)}"
+        if record.proposed
+        else "not tried under this condition",
+        "mechanism": entry.doc,
+        "date": record.date,
+        "lock": str(record.environment.get("lock", ""))[:16] or "none",
+    }
+    clean = redactor.value(values)
+    return onefile.template("comment.md.j2").render(**clean, redacted=redactor.says().capitalize())
+
+
+def system(record: Record) -> list[tuple[str, str]]:
+    """Return the lines that upstream's issue form asks for (``transformers env``), and the packages beside them."""
+    packages: Mapping[str, str] = record.environment.get("packages", {})
+    machine = record.machine
+    gpus = ", ".join(machine.get("gpus") or [])
+    rows = [
+        ("`transformers` version", packages.get("transformers", "none")),
+        ("Platform", f"{machine.get('system', '?')}, {machine.get('libc', '?')}"),
+        ("Python version", str(machine.get("python", "?"))),
+        ("Huggingface_hub version", packages.get("huggingface_hub", "none")),
+        ("Tokenizers version", packages.get("tokenizers", "none")),
+        ("Accelerate version", packages.get("accelerate", "none")),
+        ("PEFT version", packages.get("peft", "none")),
+        ("PyTorch version (accelerator?)", f"{packages.get('torch', 'none')} ({record.device if gpus else 'NA'})"),
+        ("bitsandbytes version", packages.get("bitsandbytes", "none")),
+        ("GPU type", gpus or "none"),
+        ("CPU", f"{machine.get('cpu_model', '?')}, {machine.get('cores', '?')} cores"),
+        ("CPU flags", " ".join(machine.get("cpu_flags") or []) or "none of AVX-512 and AMX"),
+        ("Using distributed or parallel set-up in script?", "no"),
+    ]
+    return [*rows, *(("in place of a pin", f"{k}={v}") for k, v in record.environment.get("overrides", {}).items())]

@@ -1,0 +1,169 @@
+// Theme, filters, and the way into a trial and back.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const blocks = [...document.querySelectorAll("script.evidence")];
+const opened = new Map();
+const root = document.documentElement;
+
+// -- theme
+
+const themes = ["system", "light", "dark"];
+let stored = "system";
+try { stored = localStorage.getItem("repros-theme") || "system"; } catch { /* a file may be refused storage */ }
+const themeButton = document.getElementById("theme");
+function setTheme(name) {
+  if (name === "system") root.removeAttribute("data-theme"); else root.setAttribute("data-theme", name);
+  themeButton.textContent = `Theme: ${name}`;
+  themeButton.value = name;
+  try { localStorage.setItem("repros-theme", name); } catch { /* as above */ }
+}
+setTheme(themes.includes(stored) ? stored : "system");
+themeButton.addEventListener("click", () => setTheme(themes[(themes.indexOf(themeButton.value) + 1) % themes.length]));
+
+// -- filters: everything that is asked of a field is known before any block is opened
+
+const form = document.querySelector("form.filters");
+const fields = [...document.querySelectorAll(".heat button")];
+const rows = [...document.querySelectorAll(".heat tbody tr")].map((row) => {
+  const buttons = [...row.querySelectorAll("button")];
+  const numbers = buttons.map((button) => Number(button.dataset.t));
+  const words = (at) => [data.cases[data.trials[at][0]].name, data.cases[data.trials[at][0]].report, data.conditions[data.trials[at][1]], data.cells[data.trials[at][2]]].join(" ").toLowerCase();
+  return { row, buttons, numbers, texts: numbers.map(words), differs: new Set(numbers.map((at) => data.trials[at][3])).size > 1 };
+});
+const cases = [...document.querySelectorAll(".case")], sections = [...document.querySelectorAll("section.report")];
+
+function filter() {
+  const words = document.getElementById("find").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const verdicts = new Set([...form.querySelectorAll("[name=verdict]:checked")].map((box) => data.verdicts.indexOf(box.value)));
+  const on = (id) => document.getElementById(id)?.checked;
+  const [differs, failed, changed] = ["differs", "failed", "changed"].map(on);
+  const chosen = document.getElementById("effect").value, effect = chosen === "" ? null : Number(chosen);
+  let count = 0;
+  for (const { row, buttons, numbers, texts, differs: isMixed } of rows) {
+    let any = false;
+    numbers.forEach((at, i) => {
+      const trial = data.trials[at];
+      const fits = verdicts.has(trial[3]) && (!differs || isMixed) && (!failed || trial[5]) && (!changed || trial[6]) &&
+        (effect === null || trial[4] === effect) && words.every((word) => texts[i].includes(word));
+      buttons[i].parentElement.classList.toggle("off", !fits);
+      any = any || fits;
+      count += fits;
+    });
+    row.hidden = !any;
+  }
+  for (const one of cases) one.hidden = !one.querySelector("tbody tr:not([hidden])");
+  for (const one of sections) one.hidden = [...one.querySelectorAll(".case")].every((inner) => inner.hidden);
+  document.getElementById("count").textContent = count === data.trials.length ? `${count} trials` : `${count} of ${data.trials.length} trials`;
+  roam();
+}
+
+if (form) {
+  const effects = document.getElementById("effect");
+  data.effects.forEach((name, i) => effects.append(el("option", { value: i }, name)));
+  effects.parentElement.hidden = !data.effects.length;
+  form.addEventListener("input", filter);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => setTimeout(filter));
+}
+
+// -- keys in a heat map: one stop for the tabulator, arrows inside
+
+function roam() {
+  for (const body of document.querySelectorAll(".heat tbody")) {
+    const buttons = [...body.querySelectorAll("tr:not([hidden]) button")];
+    if (!buttons.some((button) => button.tabIndex === 0)) {
+      body.querySelectorAll("button[tabindex='0']").forEach((button) => { button.tabIndex = -1; });
+      if (buttons.length) buttons[0].tabIndex = 0;
+    }
+  }
+}
+
+function neighbour(button, key) {
+  const cell = button.parentElement, row = cell.parentElement, column = [...row.children].indexOf(cell);
+  const near = (start, step) => { for (let at = start; at; at = at[step]) { if (!at.hidden) { const found = at.children[column]?.querySelector("button"); if (found) return found; } } return null; };
+  if (key === "ArrowDown") return near(row.nextElementSibling, "nextElementSibling");
+  if (key === "ArrowUp") return near(row.previousElementSibling, "previousElementSibling");
+  const inRow = [...row.querySelectorAll("button")], at = inRow.indexOf(button);
+  return { ArrowRight: inRow[at + 1], ArrowLeft: inRow[at - 1], Home: inRow[0], End: inRow[inRow.length - 1] }[key] || null;
+}
+
+document.addEventListener("keydown", (event) => {
+  if (dialog.open && (event.key === "ArrowLeft" || event.key === "ArrowRight") && !/SELECT|INPUT/.test(event.target.tagName) && !event.target.closest(".scroll")) {
+    move(event.key === "ArrowRight" ? 1 : -1);
+    return;
+  }
+  const button = event.target.closest?.(".heat button");
+  const next = button && neighbour(button, event.key);
+  if (next) { event.preventDefault(); next.focus(); }
+});
+
+document.addEventListener("focusin", (event) => {
+  const button = event.target.closest?.(".heat button");
+  if (!button) return;
+  button.closest("tbody").querySelectorAll("button[tabindex='0']").forEach((other) => { other.tabIndex = -1; });
+  button.tabIndex = 0;
+});
+
+// -- a trial: #trial-N, so that it can be linked to and Back closes it
+
+const dialog = document.getElementById("trial"), holder = document.getElementById("panel");
+let current = -1, last = null;
+
+async function block(at) {
+  const which = Math.floor(at / BLOCK);
+  if (!opened.has(which)) opened.set(which, openBlock(blocks[which].textContent).then(JSON.parse));
+  return opened.get(which);
+}
+
+async function openTrial(at) {
+  const bar = el("div", { class: "panel-bar" },
+    el("button", { type: "button", onclick: () => move(-1), "aria-label": "previous trial" }, "‹"),
+    el("button", { type: "button", onclick: () => move(1), "aria-label": "next trial" }, "›"),
+    el("span", { class: "place" }, `${at + 1} of ${data.trials.length}`),
+    el("button", { type: "button", onclick: () => dialog.close() }, "Close"));
+  current = at;
+  try {
+    const source = await block(at);
+    const index = at % BLOCK;
+    const trial = source.trials[index].unpacked || (source.trials[index].unpacked = unpacked(source, source.trials[index]));
+    if (current !== at) return;
+    holder.replaceChildren(bar, ...panel(data, at, trial));
+  } catch (error) {
+    holder.replaceChildren(bar, el("h2", { id: "trial-head", tabindex: -1 }, "This trial cannot be opened"), el("p", {}, String(error)));
+  }
+  if (!dialog.open) dialog.showModal();
+  dialog.scrollTop = 0;
+  document.getElementById("trial-head").focus();
+}
+
+function visible() {
+  return fields.filter((field) => !field.parentElement.classList.contains("off")).map((field) => Number(field.dataset.t));
+}
+
+function move(step) {
+  const list = visible(), at = list.indexOf(current);
+  const next = list[(at + step + list.length) % list.length];
+  if (next !== undefined) { history.replaceState(null, "", `#trial-${next}`); openTrial(next); }
+}
+
+function follow() {
+  const found = /^#trial-(\d+)$/.exec(location.hash);
+  if (found && Number(found[1]) < data.trials.length) openTrial(Number(found[1]));
+  else if (dialog.open) dialog.close();
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest(".heat button");
+  if (button) { last = button; location.hash = `#trial-${button.dataset.t}`; if (current === Number(button.dataset.t)) openTrial(current); }
+  if (event.target === dialog) dialog.close();
+});
+dialog.addEventListener("close", () => {
+  if (/^#trial-/.test(location.hash)) history.replaceState(null, "", location.pathname + location.search);
+  const field = last && Number(last.dataset.t) === current ? last : document.querySelector(`.heat button[data-t="${current}"]`);
+  current = -1;
+  field?.focus();
+});
+addEventListener("hashchange", follow);
+addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((one) => { one.open = true; }));
+roam();
+follow();

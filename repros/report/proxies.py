@@ -1,0 +1,64 @@
+"""Verdicts on a GPU beside those of their proxies on a CPU: what a green run without a GPU means. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from repros.cases import Entry
+from repros.results import Record, shown
+from repros.trial import declared
+from repros.verdict import Verdict
+
+SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
+#: Cells are the same experiment on two devices where these are of one version; torch may differ, and the page says so.
+PAIRED_BY = ("transformers", "bitsandbytes")
+
+
+def pairs(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry]) -> list[tuple[Record, Record]]:
+    """Return each settled trial on a GPU with the settled trial of its proxy in the same releases."""
+    by_key = {(r.case, r.condition, *_releases(r)): r for r in cpu if r.verdict in SETTLED}
+    found = []
+    for record in gpu:
+        condition = declared(record, known)
+        if record.verdict not in SETTLED or not condition or not condition.proxy:
+            continue
+        twin = by_key.get((record.case, condition.proxy, *_releases(record)))
+        if twin is not None:
+            found.append((record, twin))
+    return found
+
+
+def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[Path]) -> str:
+    """Return the page as Markdown."""
+    found = pairs(gpu, cpu, known)
+    agree = sum(a.verdict is b.verdict for a, b in found)
+    torch = {side: ", ".join(sorted({_package(r, "torch") for r in records})) for side, records in
+             (("GPU", [a for a, _ in found]), ("CPU", [b for _, b in found]))}  # fmt: skip
+    rows = [
+        "# What the CPU proxies are worth",
+        "",
+        f"{agree} of {len(found)} verdicts on a GPU (torch {torch['GPU']}) are those of their proxies on a CPU (torch "
+        f"{torch['CPU']}) in the same releases of {' and '.join(PAIRED_BY)}. "
+        f"Made from {', '.join(f'`{shown(s)}`' for s in sources)} by `python -m repros proxies`.",
+        "",
+    ]
+    for name in dict.fromkeys(a.case for a, _ in found):
+        mine = [(a, b) for a, b in found if a.case == name]
+        same = sum(a.verdict is b.verdict for a, b in mine)
+        rows += [f"## {name}: {same} of {len(mine)}", "", "| on a GPU | proxy | cell | GPU | CPU | |"]
+        rows.append("|---|---|---|---|---|---|")
+        for a, b in mine:
+            sign = "agree" if a.verdict is b.verdict else "**differ**"
+            cells = [a.condition, b.condition, a.cell, a.verdict.value, b.verdict.value, sign]
+            rows.append("| " + " | ".join(cells) + " |")
+        rows.append("")
+    return "\n".join(rows) + "\n"
+
+
+def _package(record: Record, name: str) -> str:
+    return str(record.environment["packages"][name])
+
+
+def _releases(record: Record) -> tuple[str, ...]:
+    return tuple(record.versions[name] for name in PAIRED_BY)

@@ -1,0 +1,248 @@
+"""The attachment: its script runs outside the repository, and says what the trial said."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repros import bundle, cases, onefile, results
+from repros.cases import Entry
+from repros.envs import ensure
+from repros.errors import UserError
+from repros.locks import Lock
+from repros.matrix import load_matrix
+from repros.redact import Redactor
+from repros.results import Record
+from repros.verdict import Verdict
+from tests.test_cli import errors
+
+EVIDENCE = results.REPORTS / "epyc-2core-cpu"
+CELL = "tf5.2.0-bnb0.49.2"
+KNOWN = {e.name: e for e in cases.find()}
+#: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.
+CHOSEN = {
+    "gh1927_int8_recompute": "codes-scale-module-move",
+    "gh1927_meta_scb": "meta-deepcopy",
+    "gh1927_train_order": "order-enable-train-default-8bit",
+    "gh1935_saved_weight": "nf4-experts-eager",
+    "gh44387_reserved_memory": "int8",
+    "gh44728_fp16_load_leak": "nf4-sync",
+}
+EXITS = {Verdict.REPRODUCED: 1, Verdict.ABSENT: 0}
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return results.load(EVIDENCE)[0]
+
+
+def trial(records: list[Record], case: str, condition: str | None = None, cell: str = CELL) -> Record:
+    return bundle.choose(records, KNOWN[case], cell, condition, "evidence")
+
+
+def made(records: list[Record], record: Record, folder: Path, entry: Entry | None = None) -> bundle.Bundle:
+    return bundle.make(record, records, entry or KNOWN[record.case], folder, Redactor(), EVIDENCE)
+
+
+def test_every_case_has_a_condition_that_is_run_here(records: list[Record]) -> None:
+    assert KNOWN.keys() == CHOSEN.keys()
+    assert {trial(records, *chosen).verdict for chosen in CHOSEN.items()} == set(EXITS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CHOSEN)
+def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Record], tmp_path: Path) -> None:
+    """Run it in the cell's interpreter, isolated, with the script and nothing else in a folder of its own."""
+    record = trial(records, case, CHOSEN[case])
+    one = made(records, record, tmp_path / "b")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(one.folder / "repro.py", alone)
+    python = ensure(load_matrix(results.ROOT / "matrix.yaml").cell(CELL), root=results.ROOT).python
+    done = subprocess.run(
+        [str(python), "-I", "repro.py", "--json", "seen.json"],
+        cwd=alone, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "REPROS_CACHE": str(tmp_path / "cache")},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == EXITS[record.verdict], done.stdout + done.stderr
+    seen = json.loads((alone / "seen.json").read_text())
+    assert seen["verdict"] == record.verdict.value
+    assert seen["readings"] == record.readings
+    assert seen["effect"] == (record.proposed["effect"] if record.proposed else None)
+    assert seen["versions"]["bitsandbytes"] == record.environment["packages"]["bitsandbytes"]
+    assert seen["budget"]["figure"] == record.budget["figure"]
+    for was, now in zip(record.arms, seen["arms"], strict=True):
+        assert now["arm"] == was.arm
+        for name in {record.budget["figure"], "peak_live_bytes"} & was.figures.keys():
+            within = 0.01 if name.endswith("_bytes") else 0.1  # kernels of another CPU round otherwise
+            assert float(now["figures"][name]) == pytest.approx(was.figures[name], rel=within), (was.arm, name)
+    assert f"verdict: {record.verdict.value}" in done.stdout
+    assert "budget: " in done.stdout
+    assert "versions: torch 2.13.0" in done.stdout
+    assert str(results.ROOT) not in done.stdout + (alone / "repro.py").read_text()
+
+
+def test_a_script_without_its_packages_could_not_tell(records: list[Record], tmp_path: Path) -> None:
+    one = made(records, trial(records, "gh1935_saved_weight", "nf4-eager"), tmp_path / "b")
+    base = getattr(sys, "_base_executable", sys.executable)
+    done = subprocess.run(
+        [base, "-I", "-S", "repro.py"], cwd=one.folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.returncode == 125, done.stdout + done.stderr
+    assert "torch none" in done.stdout
+    assert "verdict: error" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("case", CHOSEN)
+def test_a_bundle_is_whole_and_small(case: str, records: list[Record], tmp_path: Path) -> None:
+    record = trial(records, case, CHOSEN[case])
+    one = made(records, record, tmp_path / "b")
+    names = {path.name for path in one.folder.iterdir()}
+    wanted = {"repro.py", "comment.md", "requirements.txt", "results.jsonl", "timeline.svg", "timeline.png"}
+    assert names == wanted
+    assert one.zip.stat().st_size < bundle.ZIP_BYTES
+    assert not one.left_out
+    with zipfile.ZipFile(one.zip) as file:
+        assert {Path(name).name for name in file.namelist()} == wanted
+    assert [r.key for r in results.load(one.folder)[0]] == [r.key for r in records if r.case == case]
+    assert (one.folder / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (one.folder / "timeline.svg").read_text()
+
+
+def test_the_sources_in_a_script_are_the_files_to_the_letter(records: list[Record], tmp_path: Path) -> None:
+    one = made(records, trial(records, "gh44387_reserved_memory", "nf4"), tmp_path / "b")
+    tree = ast.parse((one.folder / "repro.py").read_text())
+    files: dict[str, str] = {
+        ast.literal_eval(node.targets[0].slice): ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript)
+    }
+    assert "repros/cases/transformers/gh44387_reserved_memory.py" in files
+    for name in ("worker.py", "meters/ledger.py", "reference/loader.py", "checkpoints.py", "verdict.py"):
+        assert f"repros/{name}" in files
+    for name, text in files.items():
+        if name.endswith(".py"):
+            assert text == (results.ROOT / name).read_text(), name
+    for name in ("cli", "session", "results", "matrix", "report/html"):
+        assert f"repros/{name}.py" not in files
+
+
+def test_the_pins_are_those_of_the_trials_lock(records: list[Record], tmp_path: Path) -> None:
+    record = trial(records, "gh1935_saved_weight", "nf4-eager")
+    one = made(records, record, tmp_path / "b")
+    text = (one.folder / "repro.py").read_text()
+    block = re.search(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$", text)  # PEP 723's own expression
+    assert block
+    data = tomllib.loads(
+        "".join(line[2:] if line.startswith("# ") else line[1:] for line in block["content"].splitlines(True))
+    )
+    lock = bundle.lock_of(record)
+    assert Lock(lock, committed=True).digest == record.environment["lock"]
+    assert data["requires-python"] == ">=3.11"
+    assert data["dependencies"] == (one.folder / "requirements.txt").read_text().splitlines()
+    pinned = dict(line.partition(" ;")[0].split("==") for line in data["dependencies"])
+    for name, version in record.environment["packages"].items():
+        assert pinned[name.replace("_", "-")] == version.partition("+")[0]
+    assert "torch==2.13.0" in data["dependencies"]
+
+
+def test_a_file_in_place_of_a_pin_is_named_and_not_pinned() -> None:
+    packages = {"torch": "2.13.0+cpu", "bitsandbytes": "0.51.0.dev0"}
+    pins = onefile.as_pins(packages, "", {"bitsandbytes": "../bitsandbytes"})
+    assert pins.requirements == ["torch==2.13.0"]
+    assert pins.missing == ["bitsandbytes 0.51.0.dev0"]
+
+
+def test_comments_fit_and_name_what_upstream_asks_for(records: list[Record]) -> None:
+    seen = set()
+    for record in records:
+        if record.arms and (record.case, record.condition) not in seen:
+            seen.add((record.case, record.condition))
+            mine = [r for r in records if r.case == record.case]
+            text = bundle.comment(record, mine, KNOWN[record.case], Redactor(), plotted=True)
+            assert len(text) < bundle.COMMENT_CHARACTERS
+            for part in ("### System Info", "### Reproduction", "### Expected behavior", "`transformers` version: ",
+                         "PyTorch version (accelerator?): ", "Platform: ", "Python version: ", "| subject |",
+                         "| reference |", "| planted |", "Mechanism and derivation"):  # fmt: skip
+                assert part in text, (record.key, part)
+    assert len(seen) > 50
+
+
+def test_a_long_comment_is_cut_to_what_github_takes(records: list[Record]) -> None:
+    record = trial(records, "gh1935_saved_weight", "nf4-eager")
+    entry = replace(KNOWN[record.case], doc="line\n" * 20_000)
+    many = [replace(record, cell=f"cell-{i}") for i in range(3000)]
+    assert len(bundle.comment(record, many, entry, Redactor(), plotted=True)) < bundle.COMMENT_CHARACTERS
+
+
+def test_a_large_file_stays_out_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "b"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "repro.py").write_text("x")
+    (folder / "logs" / "a.log").write_bytes(bytes(range(256)) * 40)
+    monkeypatch.setattr(bundle, "ZIP_BYTES", 500)
+    assert bundle.pack(folder).left_out == ["logs/a.log"]
+
+
+def test_a_snapshot_with_code_in_it_is_refused(records: list[Record], tmp_path: Path) -> None:
+    record = trial(records, "gh1935_saved_weight", "nf4-eager")
+    logs = tmp_path / "run" / "snapshots"
+    logs.mkdir(parents=True)
+    (logs / f"{record.cell}.{record.case}.{record.condition}.subject.pickle").write_bytes(pickle.dumps(Path("x")))
+    with pytest.raises(UserError, match=r"a snapshot holds pathlib.*\nhint: leave it out"):
+        bundle.make(record, records, KNOWN[record.case], tmp_path / "b", Redactor(), tmp_path / "run")
+
+
+def test_a_source_with_a_secret_is_refused(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", "TOKEN = 'ghp_" + "a1B2" * 9 + "'\n")]))
+    record = trial(records, "gh1935_saved_weight", "nf4-eager")
+    entry = KNOWN[record.case]
+    with pytest.raises(UserError, match=r"x\.py: it would put something private into the script"):
+        onefile.script(entry, entry.condition("nf4-eager"), CELL, "cpu", onefile.as_pins({}, "", {}), ["subject"])
+
+
+@pytest.mark.parametrize(
+    "text", ["a = r'\\d'\n", "x = '''y'''\n", "ends in '", "back\\", "tab\tand ü\n", '"""doc"""\n']
+)
+def test_a_literal_says_the_text(text: str) -> None:
+    assert ast.literal_eval(onefile.literal(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("argv", "says", "hint"),
+    [
+        (["bundle", "gh7"], "no case `gh7`", "one of: "),
+        (["bundle", "gh1935", "--condition", "nope"], "no condition of gh1935_saved_weight `nope`", "one of: "),
+        (
+            ["bundle", "gh1935", "--cell", "nope"],
+            "no trial of gh1935_saved_weight in nope",
+            "it has gh1935_saved_weight in",
+        ),
+        (["bundle", "gh1935", "--run", "/nowhere"], "/nowhere: No such file", "name the folder of a run"),
+    ],
+)
+def test_bad_input(argv: list[str], says: str, hint: str, capsys: Any) -> None:
+    more = [] if "--run" in argv else ["--run", str(EVIDENCE)]
+    said = errors([*argv, *more], capsys)
+    assert says in said.splitlines()[0]
+    assert hint in said.splitlines()[1]
+
+
+def test_a_missing_template_is_said_in_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    said = errors(["bundle", "gh1935", "--run", str(EVIDENCE), "--out", str(tmp_path / "b")], capsys)
+    assert "repros/templates/repro.py.j2: No such file or directory" in said
+    assert "install the suite again" in said

@@ -1,0 +1,117 @@
+"""Reported numbers stand beside measured ones, and verdicts on a GPU beside those of their proxies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repros import cases
+from repros.case import Claim, Reading
+from repros.report import proxies, reported
+from repros.results import Record
+from repros.trial import judged_again
+from repros.verdict import Outcome, Verdict
+from tests.test_results import record
+
+GIB = 1 << 30
+KNOWN = {e.name: e for e in cases.find()}
+
+
+def measured(condition: str, version: str, figures: dict[str, float], verdict: Verdict = Verdict.ABSENT) -> Record:
+    """Return a record of transformers#44387 in a release of transformers."""
+    made = record(case="gh44387_reserved_memory", condition=condition, cell=f"cell-{version}", verdict=verdict)
+    arms = tuple(replace(arm, figures=figures) for arm in made.arms)
+    packages = {"torch": "2.11.0+cu130", "transformers": version, "bitsandbytes": "0.49.2"}
+    return replace(made, arms=arms, environment={"packages": packages})
+
+
+CLAIM = Claim(
+    "it doubles",
+    {"after": "about 13.83 GB", "limit": "1 GB"},
+    readings={
+        "after": (Reading("cuda_end_reserved_bytes", "big", GIB, versions={"transformers": ">=5"}),),
+        "limit": (Reading("", "big", GIB, arm="budget"),),
+    },
+)
+
+
+def test_a_number_is_read_where_the_claim_says() -> None:
+    figures = {"cuda_end_reserved_bytes": 13.6 * GIB}
+    trials = [
+        measured("big", "5.2.0", figures),
+        measured("big", "4.57.5", figures),
+        measured("small", "5.2.0", figures),
+    ]
+    after, *limits = reported.rows(CLAIM, trials)
+    assert (after.name, after.cell, after.unit, after.arm) == ("after", "cell-5.2.0", "GB", "subject")
+    assert after.ratio == pytest.approx(13.6 / 13.83)
+    assert [row.cell for row in limits] == ["cell-5.2.0", "cell-4.57.5"]
+    assert limits[0].measured_bytes == trials[0].budget["limit"]
+
+
+def test_an_arm_that_ended_early_has_no_number() -> None:
+    assert [row.name for row in reported.rows(CLAIM, [measured("big", "5.2.0", {})])] == ["limit"]
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("13.83 GB", 13.83), ("about 889 MB", 889.0), ("1,024 MiB, more or less", 1024.0)]
+)
+def test_numbers_are_read_out_of_the_reports_words(text: str, number: float) -> None:
+    assert reported.quantity(text)[0] == number
+
+
+def test_words_without_a_number_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no number with a unit in `a lot`"):
+        reported.quantity("a lot")
+
+
+def test_every_reading_of_a_case_is_of_a_condition_and_a_number() -> None:
+    for entry in KNOWN.values():
+        names = {condition.name for condition in entry.case.conditions}
+        for claim in entry.case.claims:
+            assert claim.readings.keys() <= claim.reported.keys()
+            for name, several in claim.readings.items():
+                assert {reading.condition for reading in several} <= names
+                assert reported.quantity(claim.reported[name])[0] > 0
+
+
+def test_every_proxy_is_a_condition_on_a_cpu() -> None:
+    for entry in KNOWN.values():
+        for condition in entry.case.on("cuda"):
+            assert entry.condition(condition.proxy).device == "cpu"
+            assert condition.params["device"] == "cuda"
+
+
+def test_proxies_are_paired_by_releases() -> None:
+    gpu = [
+        measured("nf4-7b-cuda", "5.2.0", {}, Verdict.REPRODUCED),
+        measured("nf4-7b-cuda", "4.57.5", {}, Verdict.REPRODUCED),
+        measured("nf4-7b-cuda", "5.4.0", {}, Verdict.ABSENT),
+        measured("int8-7b-cuda", "5.2.0", {}, Verdict.INCONCLUSIVE),
+    ]
+    cpu = [
+        measured("nf4", "5.2.0", {}, Verdict.REPRODUCED),
+        measured("nf4", "4.57.5", {}, Verdict.ABSENT),
+        measured("int8", "5.2.0", {}, Verdict.REPRODUCED),
+    ]
+    found = proxies.pairs(gpu, cpu, KNOWN)
+    assert [(a.condition, a.verdict is b.verdict) for a, b in found] == [("nf4-7b-cuda", True), ("nf4-7b-cuda", False)]
+    text = proxies.page(gpu, cpu, KNOWN, [Path("reports/a")])
+    assert "1 of 2 verdicts on a GPU" in text
+    assert "| nf4-7b-cuda | nf4 | cell-4.57.5 | reproduced | absent | **differ** |" in text
+
+
+def test_a_record_is_held_against_todays_expectations() -> None:
+    """5.2.0 is recorded as affected on a CPU: a record that says otherwise was written before that was known."""
+    old = replace(
+        measured("nf4", "5.2.0", {}, Verdict.REPRODUCED),
+        device="cpu",
+        expected=False,
+        outcome=Outcome.REGRESSION,
+        failed=True,
+    )
+    new = judged_again(old, KNOWN)
+    assert (new.expected, new.outcome, new.failed) == (True, Outcome.AS_EXPECTED, False)
+    assert judged_again(new, {}) == new

@@ -1,0 +1,104 @@
+"""A story says what its results say, and a sentence that they contradict stops the command."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repros import cases, cli, results
+from repros.errors import UserError
+from repros.report import story
+from repros.results import Record
+from repros.verdict import Verdict
+from tests.test_cli import errors
+
+KNOWN = {e.name: e for e in cases.find()}
+STORIES = sorted(story.STORIES.glob("*.md"))
+READINGS = sorted((results.ROOT / "repros" / "cases").glob("*/gh*.md"))
+RUNS = [results.REPORTS / name for name in ("epyc-2core-cpu", "epyc-2core-edges", "h200")]
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Record]:
+    return results.load_all(RUNS)[0]
+
+
+def test_every_report_has_a_story_and_a_reading() -> None:
+    reports = {f"{e.case.package}-{e.case.number}" for e in KNOWN.values()}
+    assert {path.stem for path in STORIES} == reports
+    assert {f"{path.parent.name}-{path.stem.removeprefix('gh')}" for path in READINGS} == reports
+
+
+@pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
+def test_a_committed_story_is_what_its_results_make(path: Path) -> None:
+    text = path.read_text()
+    command = re.search(r"Made by `python -m repros stories ([^`]+)`", text)
+    assert command
+    sources = command[1].split()
+    made = story.stories(results.load_all([results.ROOT / source for source in sources])[0], KNOWN, sources)
+    assert made[path.name] == text, f"make it again: python -m repros stories {command[1]}"
+
+
+@pytest.mark.parametrize("path", READINGS, ids=lambda path: path.stem)
+def test_a_reading_types_no_figure(path: Path) -> None:
+    prose = re.sub(r"\{\{.*?\}\}", "", path.read_text(), flags=re.DOTALL)
+    prose = re.sub(r"`[^`]*`", "", prose)
+    names = r"(transformers|bitsandbytes)#\d+|Qwen[\d.]+-\d+B|\b(4|8|16) bits?\b|\b(4|8|16)-bit\b|[Ii]nt8\b|NF4|float32"
+    assert not re.findall(r"\d[\d.,]*", re.sub(names, "", prose)), "a figure comes from `figure(…)` and its like"
+    assert "{{" in path.read_text()
+
+
+def test_a_sentence_that_results_contradict_stops_the_command(records: list[Record]) -> None:
+    key = ("gh1935_saved_weight", "nf4-eager", "tf5.2.0-bnb0.49.2")
+    turned = [replace(r, verdict=Verdict.REPRODUCED) if r.key == key else r for r in records]
+    with pytest.raises(
+        UserError, match=r"gh1935\.md: says absent of gh1935_saved_weight .*nf4-eager in tf5\.2\.0-bnb0\.49\.2"
+    ):
+        story.stories(turned, KNOWN, ["x"])
+
+
+def test_a_story_follows_its_results(records: list[Record]) -> None:
+    entry = KNOWN["gh44387_reserved_memory"]
+    before = story.story([entry], records, ["x"])
+    kept = [r for r in records if not (r.case == entry.name and "5.4.0" in r.cell)]
+    after = story.story([entry], kept, ["x"])
+    assert ">5.3.0,<=5.4.0" in before
+    assert ">5.3.0,<=5.23.0" in after
+    assert ">5.3.0,<=5.4.0" not in after
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{{ figure('gh1935_saved_weight', 'nope', 'x') }}", "no trial of gh1935_saved_weight [nope] in x"),
+        (
+            "{{ figure('gh1935_saved_weight', 'nf4-eager', 'tf5.2.0-bnb0.49.2', 'subject', 'x_bytes') }}",
+            "no x_bytes of subject",
+        ),
+        ("{{ absent('gh1935_saved_weight', 'nope*') }}", "no settled trial of gh1935_saved_weight [nope*]"),
+        ("{{ nothing() }}", "'nothing' is undefined"),
+    ],
+)
+def test_a_reading_that_asks_for_what_is_not_there(text: str, says: str, records: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "gh1.md"
+    path.write_text("".join(f"## {name}\n\n{text}\n\n" for name in story.PARTS))
+    with pytest.raises(UserError, match=re.escape(says)):
+        story.parts(path, story.Results(records, path))
+
+
+def test_a_reading_that_is_missing_or_lacks_a_part(records: list[Record], tmp_path: Path) -> None:
+    path = tmp_path / "gh1.md"
+    with pytest.raises(UserError, match=r"No such file.*\nhint: write the reading"):
+        story.parts(path, story.Results(records, path))
+    path.write_text("## in short\n\nx\n")
+    with pytest.raises(UserError, match="its parts are in short"):
+        story.parts(path, story.Results(records, path))
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["stories", *map(str, RUNS), "--to", str(tmp_path / "s")]) == 0
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {path.name for path in STORIES}
+    assert "No such file" in errors(["stories", "/nowhere"], capsys)
