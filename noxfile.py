@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -34,15 +35,21 @@ def group(session: nox.Session, *names: str) -> None:
 
 def trials(session: nox.Session, tier: str, cell: str) -> None:
     """Try every case in one cell; all cells of one invocation share a run, which `summary` prints at the end."""
-    group(session, "run")
     arguments = list(session.posargs)
+    if "--wheelhouse" in arguments:
+        at = arguments.index("--wheelhouse")
+        folder = Path(arguments[at + 1]).absolute()
+        os.environ |= {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(folder), "UV_OFFLINE": "1"}
+        del arguments[at : at + 2]
+    group(session, "run")
     if not {"--run", "--resume", "--reports"} & set(arguments):
         arguments += ["--run", str(HERE / "reports" / "runs" / f"{STAMP}-{tier}")]
     if "--run" in arguments:
         os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
     command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *arguments, "repros/cases"]
     session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5])
-    session.notify("summary")
+    if "--dry-run" not in arguments:
+        session.notify("summary")
 
 
 @nox.session
@@ -67,6 +74,19 @@ def full(session: nox.Session, cell: str) -> None:
 
 
 @nox.session
+@nox.parametrize("cell", cells("gpu"))
+def gpu(session: nox.Session, cell: str) -> None:
+    """Try every case on a GPU, with the torch that the host has; `-- --wheelhouse DIR` needs no network."""
+    sys.path.insert(0, str(HERE))
+    from repros import host
+
+    if "--dry-run" not in session.posargs and not host.gpu_kind():
+        print(host.without_gpu(cells("gpu")), file=sys.stderr)
+        raise SystemExit(2)
+    trials(session, "gpu", cell)
+
+
+@nox.session
 def summary(session: nox.Session) -> None:
     """Print the verdicts and standings of the run that was just made (or the newest)."""
     group(session, "run")
@@ -74,9 +94,9 @@ def summary(session: nox.Session) -> None:
     session.run("python", "-m", "repros", "report", *run, success_codes=[0, 1])
 
 
-def borrow_cell(session: nox.Session) -> None:
-    """Lay the newest smoke cell's packages beside the session's tools, for the tests to import."""
-    find = ["python", "-m", "repros", "env", "--quiet", "--cell", cells("smoke")[-1]]
+def borrow_cell(session: nox.Session, cell: str = "") -> None:
+    """Lay a cell's packages (the newest smoke cell's) beside the session's tools, for the tests to import."""
+    find = ["python", "-m", "repros", "env", "--quiet", "--cell", cell or cells("smoke")[-1]]
     python = str(session.run(*find, silent=True, stderr=None)).strip().splitlines()[-1]
     where = "import sysconfig; print(sysconfig.get_path('purelib'))"
     theirs = str(session.run(python, "-c", where, silent=True, external=True)).strip()
@@ -93,6 +113,36 @@ def tests(session: nox.Session) -> None:
     borrow_cell(session)
     session.run("mypy")
     session.run("pytest", "--benchmark-skip", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+@nox.parametrize("cell", [cells("cpu")[0], cells("cpu")[-1]])
+def prove(session: nox.Session, cell: str) -> None:
+    """Prove the reference in depth: 10,000 examples a property, in the oldest and the newest cell without a GPU."""
+    group(session, "test")
+    borrow_cell(session, cell)
+    kept = HERE / "reports" / "runs" / "prove" / f"{cell}.json"
+    command = ["pytest", "tests/properties", "--hypothesis-profile", "deep", "-q", "--durations", "0"]
+    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1", "PROVE_RESULTS": str(kept)})
+
+
+@nox.session
+def hunt(session: nox.Session) -> None:
+    """Hunt for departures from the reference; `-- --cell NAME --minutes N --hide-known` go through."""
+    group(session, "test")
+    arguments = list(session.posargs)
+    if "--cell" not in arguments:
+        arguments += ["--cell", cells("smoke")[-1]]
+    session.run("python", "-m", "repros", "hunt", *arguments)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Put each known kind of bug into the reference and see that the tests notice."""
+    group(session, "test")
+    borrow_cell(session)
+    kept = HERE / "reports" / "runs" / "mutants.json"
+    session.run("python", "-m", "tests.mutants", "--results", str(kept), *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

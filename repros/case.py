@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 ARMS = ("subject", "reference", "planted", "proposed")
@@ -46,13 +46,31 @@ Params = Mapping[str, object]
 
 
 @dataclass(frozen=True)
+class Reading:
+    """Where the suite measures a number that a report gives.
+
+    ``figure`` of ``arm`` under ``condition``, in cells whose packages satisfy ``versions``; the arm ``budget`` means
+    the limit itself. ``unit_bytes`` is what the report's unit means: some write GB for 2**30 bytes, others for 10**9.
+    """
+
+    figure: str
+    condition: str
+    unit_bytes: int
+    arm: str = "subject"
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Claim:
     """What the report says in numbers, quoted in its own units; never used as a budget."""
 
     text: str
+    #: Name of a number -> how the report gives it, such as ``13.83 GB``.
     reported: Mapping[str, str] = field(default_factory=dict)
     #: Globs, separated by blanks, over the names of the conditions that speak to this claim; empty if none can yet.
     conditions: str = "*"
+    #: Name of a reported number -> where it is measured, in one place or several.
+    readings: Mapping[str, tuple[Reading, ...]] = field(default_factory=dict)
 
     def covers(self, condition: str) -> bool:
         """Return whether a condition speaks to this claim."""
@@ -92,6 +110,9 @@ class Requires:
     #: A C++ compiler on the host (inductor's CPU backend builds its kernels with one).
     compiler: bool = False
     memory_bytes: int = 0
+    #: How many cards the arms see, and the free memory that each of them must have.
+    cards: int = 1
+    card_bytes: int = 0
     reason: str = ""
 
 
@@ -111,6 +132,18 @@ class Condition:
     env: Mapping[str, str] = field(default_factory=dict)
     #: Start a new interpreter for each arm: needed where import time is the point, which a fork server has behind it.
     fresh: bool = False
+    #: The condition on a CPU that stands for this one on a GPU; empty if none does.
+    proxy: str = ""
+
+    def on_cuda(self, **changes: object) -> Condition:
+        """Return the same condition on a GPU, with these parameters changed; this one is its proxy on a CPU."""
+        params = {**self.params, "device": "cuda", **changes}
+        return replace(self, name=f"{self.name}-cuda", params=params, proxy=self.name)
+
+    @property
+    def device(self) -> str:
+        """Return ``cpu`` or ``cuda``: only cells of that device try this condition."""
+        return str(self.params.get("device", "cpu"))
 
 
 @dataclass(frozen=True)
@@ -129,6 +162,18 @@ class Affected:
     def covers(self, condition: str) -> bool:
         """Return whether this window speaks of the condition."""
         return fnmatchcase(condition, self.conditions)
+
+
+def on_cards(source: str, **windows: tuple[str, ...]) -> tuple[Affected, ...]:
+    """Return windows on a GPU: specifiers of a package -> the conditions that they hold for.
+
+    ``on_cards("reports/NAME", transformers=(">=5,<5.4", "nf4-*", "int8-*"))`` gives one window a condition.
+    """
+    return tuple(
+        Affected({package: specifier}, condition, "cuda", source)
+        for package, (specifier, *conditions) in windows.items()
+        for condition in conditions
+    )
 
 
 @dataclass(frozen=True)
@@ -178,6 +223,10 @@ class Case:
             if condition.name == name:
                 return condition
         raise KeyError(name)
+
+    def on(self, device: str) -> tuple[Condition, ...]:
+        """Return the conditions for cells of a device."""
+        return tuple(condition for condition in self.conditions if condition.device == device)
 
     def budget_of(self, condition: Condition) -> Budget:
         """Return the budget that judges a condition."""

@@ -20,6 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from math import prod
@@ -266,13 +267,14 @@ def write(recipe: Recipe, folder: Path) -> None:
     """Write configuration, shards, index and the recipe itself into an empty folder."""
     cut = shards(recipe)
     places: dict[str, str] = {}
-    for i, specs in enumerate(cut):
-        path = folder / _shard_name(i, len(cut))
-        with path.open("wb") as file:
-            file.write(_header(specs))
-            for spec in specs:
-                _write_tensor(file, spec, recipe.seed)
-        places |= {spec.name: path.name for spec in specs}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # torch draws without the interpreter's lock
+        for i, specs in enumerate(cut):
+            path = folder / _shard_name(i, len(cut))
+            with path.open("wb") as file:
+                file.write(_header(specs))
+                for spec in specs:
+                    _write_tensor(file, spec, recipe.seed, pool)
+            places |= {spec.name: path.name for spec in specs}
     total = sum(spec.nbytes for specs in cut for spec in specs)
     index = {"metadata": {"total_size": total}, "weight_map": places}
     if len(cut) > 1:
@@ -303,23 +305,25 @@ def _header(specs: list[Spec]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_tensor(file: BinaryIO, spec: Spec, seed: int) -> None:
+def _write_tensor(file: BinaryIO, spec: Spec, seed: int, pool: Executor) -> None:
     """Write normal values of deviation 0.02, about 1 for the weight of a norm and else about 0.
 
     Each chunk is seeded by the recipe's seed, the tensor's name and its place, so that a tensor
-    does not depend on those before it.
+    does not depend on those before it and chunks can be drawn side by side.
     """
     import torch
 
     mean = float("norm" in spec.name and spec.name.endswith("weight"))
-    left = prod(spec.shape)
-    for i in range(-(left // -CHUNK)):
+    count = prod(spec.shape)
+
+    def draw(i: int) -> Any:
         key = hashlib.sha256(f"{seed}/{spec.name}/{i}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-        values = torch.empty(min(CHUNK, left), dtype=getattr(torch, spec.dtype))
-        values.normal_(mean, 0.02, generator=generator)
-        file.write(values.view(torch.uint8).numpy().data)
-        left -= values.numel()
+        values = torch.empty(min(CHUNK, count - i * CHUNK), dtype=getattr(torch, spec.dtype))
+        return values.normal_(mean, 0.02, generator=generator).view(torch.uint8).numpy().data
+
+    for chunk in pool.map(draw, range(-(count // -CHUNK))):
+        file.write(chunk)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Exit codes: 0 as expected, 1 a regression or a stale record, 2 usage or environm
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -22,9 +23,9 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.host import probe_host
 from repros.matrix import Cell, chosen_cells, load_matrix
-from repros.report import markdown, standing, terminal
+from repros.report import evidence, standing, terminal
 from repros.results import ROOT, Record, Run
-from repros.trial import Trial
+from repros.trial import Trial, judged_again
 from repros.verdict import show
 
 MATRIX = ROOT / "matrix.yaml"
@@ -33,6 +34,18 @@ EXIT_AS_EXPECTED, EXIT_FAILED, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 1, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] != ["probe"]:
+        return _main(words)
+    from repros.cli_bisect import EXIT_ABORT, as_probe
+
+    try:
+        return as_probe(_main(words))
+    except SystemExit as error:  # argparse's own 2 would be a vote in `git bisect run`
+        return EXIT_ABORT if error.code else EXIT_AS_EXPECTED
+
+
+def _main(argv: Sequence[str]) -> int:
     arguments = parser().parse_args(argv)
     console = terminal.console()
     command: Callable[[argparse.Namespace, Console], int] = arguments.command
@@ -67,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     run = add("run", cmd_run, "try a case: verdict, arms' figures, budget and margins")
-    run.add_argument("case", nargs="+", help="a case's name, or the number of its report (gh1927)")
+    run.add_argument("case", nargs="+", help="a case's name, the number of its report (gh1927), or a case file")
     _cell_options(run)
     run.add_argument(
         "--condition", default="*", help="names of conditions, or globs, separated by blanks (default: all)"
@@ -84,11 +97,28 @@ def parser() -> argparse.ArgumentParser:
     doctor = add("doctor", cmd_doctor, "say what can run on this machine, and why the rest cannot")
     doctor.add_argument("--tier", help="only the cells of this tier")
     report = add("report", cmd_report, "print a run: verdicts, standings; or write its page")
-    report.add_argument("run", nargs="?", type=Path, help="folder of a run (default: the newest)")
+    report.add_argument("run", nargs="*", type=Path, help="folders of runs, read as one (default: the newest)")
+    report.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens from disk")
+    report.add_argument("--against", type=Path, metavar="RUN", help="with --html or --markdown: show what changed")
+    report.add_argument("--summary", type=Path, metavar="FILE", help="write what a CI job shows of itself")
+    report.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML there")
     report.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there (`-`: print it)")
     report.add_argument(
         "--commit-to", type=Path, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME"
     )
+    proxies = add("proxies", cmd_proxies, "hold verdicts on a GPU beside those of their proxies on a CPU")
+    proxies.add_argument("gpu", type=Path, help="folder of a run on a GPU")
+    proxies.add_argument("cpu", type=Path, nargs="+", help="folders of runs on a CPU")
+    proxies.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
+    bundle = add("bundle", cmd_bundle, "write a trial as an attachment: one-file script, comment, evidence")
+    bundle.add_argument("case", help="a case's name, or the number of its report (gh1927)")
+    bundle.add_argument("--cell", help="a cell of the run (default: one in which it is reproduced)")
+    bundle.add_argument("--condition", help="a condition of the case (default: one that is reproduced)")
+    bundle.add_argument("--run", type=Path, help="folder of a run (default: the newest, or the committed evidence)")
+    bundle.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: below reports/bundles)")
+    stories = add("stories", cmd_stories, "write the story of each report from committed evidence")
+    stories.add_argument("run", nargs="+", type=Path, help="folders of results, read as one")
+    stories.add_argument("--to", type=Path, metavar="DIR", help="folder of the stories (default: reports/stories)")
     readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
     readme.add_argument("--evidence", type=Path, required=True, metavar="DIR", help="e.g. reports/NAME")
     readme.add_argument(
@@ -97,8 +127,25 @@ def parser() -> argparse.ArgumentParser:
     env = add("env", cmd_env, "build the environments of cells and print their interpreters")
     _cell_options(env)
     env.add_argument("--quiet", action="store_true", help="print the interpreters and nothing else")
+    house = add("wheelhouse", cmd_wheelhouse, "gather the wheels of a tier for a machine without a network")
+    house.add_argument("--tier", default="gpu")
+    house.add_argument("--out", type=Path, required=True, metavar="DIR")
+    house.add_argument("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="of that machine")
+    house.add_argument(
+        "--slim", default="", metavar="CUDA", help="keep one CUDA's library of bitsandbytes, e.g. cuda130"
+    )
     locks = add("lock", cmd_lock, "make the committed locks of a tier anew")
     locks.add_argument("--tier", default="cpu")
+    hunted = add("hunt", cmd_hunt, "hunt for departures of the installed package from the reference")
+    hunted.add_argument("--cell", action="append", required=True, help="the cell to hunt in")
+    hunted.add_argument("--minutes", type=float, default=10.0)
+    hunted.add_argument("--seed", type=int, default=0, help="of the lives that are made")
+    hunted.add_argument("--hide-known", action="store_true", help="put the list of known departures away")
+    hunted.add_argument("--tier", default="cpu", help="the cells of the table (default: cpu)")
+    hunted.add_argument("--out", type=Path, help="folder of page, cases and scripts (default: below reports/runs/)")
+    from repros import cli_bisect
+
+    cli_bisect.register(add)
     new = add("new", cmd_new, "start a case file: new PACKAGE NUMBER SLUG")
     new.add_argument("package", choices=["bitsandbytes", "transformers"])
     new.add_argument("number", type=int)
@@ -127,7 +174,7 @@ def chosen_trials(names: Sequence[str], condition: str, cells: Sequence[Cell]) -
     if not matching:
         for e in entries:
             e.condition(condition)
-    return [(Trial(e, c, cell.label), cell) for cell in cells for e, c in matching]
+    return [(Trial(e, c, cell.label), cell) for cell in cells for e, c in matching if c.device == cell.device]
 
 
 def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
@@ -142,17 +189,18 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     wanted = [(trial, cell) for trial, cell in wanted if trial.key not in done]
     progress = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=console, transient=True,
+        TextColumn("{task.fields[found]}"),
+        console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     session = Session(run, jobs=arguments.jobs, say=lambda text: progress.console.print(text, markup=False))
     records: list[Record] = []
     try:
         with progress:
-            task = progress.add_task("trials", total=len(wanted))
+            task = progress.add_task("trials", total=len(wanted), found="")
             for at, (trial, _) in enumerate(wanted):
                 progress.update(task, description=f"{trial.entry.name} [{trial.condition.name}]")
                 records.append(session.take(wanted, at))
-                progress.advance(task)
+                progress.update(task, advance=1, found=terminal.counts(records))
     finally:
         session.close()
         run.note("time", seconds=session.clock.summary())
@@ -252,31 +300,42 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
 
 def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     """Print a run, or write its page."""
-    folder = arguments.run or results.latest_run()
-    records, notice = results.load(folder)
-    if notice:
+    folders = arguments.run or [results.latest_run()]
+    records, notices = results.load_all(folders)
+    for notice in notices:
         print(notice, file=sys.stderr)
-    if not records:
-        raise UserError(f"{results.shown(folder)}: no finished trial", "make a run: `nox -s cpu`")
     known = {e.name: e for e in cases.find()}
+    records = [judged_again(record, known) for record in records]
     if arguments.commit_to:
-        arguments.commit_to.mkdir(parents=True, exist_ok=True)
-        kept = arguments.commit_to / results.RESULTS
-        results.keep(folder, kept)
-        (arguments.commit_to / "README.md").write_text(markdown.page(records, known, kept), encoding="utf-8")
+        kept = evidence.commit(folders, records, known, arguments.commit_to)
         console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
         return EXIT_AS_EXPECTED
-    if arguments.markdown:
-        text = markdown.page(records, known, folder)
-        if str(arguments.markdown) == "-":
-            print(text)
-        else:
-            arguments.markdown.write_text(text, encoding="utf-8")
+    wanted = (arguments.html, arguments.markdown, arguments.summary, arguments.junit)
+    if any(wanted):
+        outputs = evidence.Outputs(records, known, folders, arguments.against, notices)
+        for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
+            if path:
+                evidence.write(path, make())
+                print(f"wrote {path}; {outputs.redactor.says()}", file=sys.stderr)
         return EXIT_AS_EXPECTED
     terminal.matrix(records, console)
     _standings(records, known, console)
     terminal.summary(records, console)
     return EXIT_FAILED if any(record.failed for record in records) else EXIT_AS_EXPECTED
+
+
+def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
+    """Count how often a proxy says what the card says."""
+    from repros.report import proxies
+
+    known = {e.name: e for e in cases.find()}
+    on_cpu = [record for folder in arguments.cpu for record in results.load(folder)[0]]
+    text = proxies.page(results.load(arguments.gpu)[0], on_cpu, known, [arguments.gpu, *arguments.cpu])
+    if arguments.markdown:
+        arguments.markdown.write_text(text, encoding="utf-8")
+    else:
+        console.print(text, markup=False)
+    return EXIT_AS_EXPECTED
 
 
 def _standings(records: Sequence[Record], known: dict[str, Entry], console: Console) -> None:
@@ -294,17 +353,63 @@ def _standings(records: Sequence[Record], known: dict[str, Entry], console: Cons
             console.print(f"  proposed fix ({case.proposes}): {fix}", markup=False)
 
 
+def cmd_bundle(arguments: argparse.Namespace, console: Console) -> int:
+    """Write a trial as an attachment."""
+    from repros import bundle
+    from repros.redact import Redactor
+    from repros.uv import pip_settings
+
+    folders = [arguments.run] if arguments.run else results.newest_or_committed()
+    records, notices = results.load_all(folders)
+    for notice in notices:
+        print(notice, file=sys.stderr)
+    entries = cases.select(arguments.case, cases.find())
+    tried = {record.case for record in records}
+    e = next((e for e in entries if e.name in tried), entries[0])
+    where = ", ".join(results.shown(folder) for folder in folders)
+    record = bundle.choose(records, e, arguments.cell, arguments.condition, where)
+    name = re.sub(r"[^\w.=+-]+", "_", f"{e.name}-{record.condition}-{record.cell}")
+    redactor = Redactor.here(settings=pip_settings())
+    folder = arguments.out or results.REPORTS / "bundles" / name
+    made = bundle.make(record, records, e, folder, redactor, folders[0])
+    size = made.zip.stat().st_size / (1 << 20)
+    console.print(f"{results.shown(made.folder)}: {record.condition} in {record.cell}: {record.verdict.value}",
+                  markup=False)  # fmt: skip
+    console.print(f"{results.shown(made.zip)}: {size:.2f} MiB", markup=False)
+    for left in made.left_out:
+        console.print(f"left out of the zip, which may have 25 MiB: {left}", markup=False)
+    console.print(redactor.says(), markup=False)
+    return EXIT_AS_EXPECTED
+
+
+def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the story of each report."""
+    from repros.redact import Redactor
+    from repros.report import story
+
+    records, _ = results.load_all(arguments.run)
+    target = arguments.to or story.STORIES
+    redactor = Redactor.here()
+    made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
+    for name, text in made.items():
+        target.mkdir(parents=True, exist_ok=True)
+        evidence.write(target / name, redactor.text(text))
+        console.print(results.shown(target / name), markup=False)
+    return EXIT_AS_EXPECTED
+
+
 def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     """Refresh the README."""
     import json
 
-    from repros.report import readme
+    from repros.report import oracle, readme
 
     if arguments.benchmarks:
         figures = readme.trimmed(json.loads(arguments.benchmarks.read_text(encoding="utf-8")))
         (arguments.evidence / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     path = ROOT / "README.md"
     made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()})
+    made["oracle"] = oracle.block(ROOT / "reports")
     path.write_text(readme.refreshed(path.read_text(encoding="utf-8"), made), encoding="utf-8")
     console.print(f"{results.shown(path)}: figures from {results.shown(arguments.evidence)}", markup=False)
     return EXIT_AS_EXPECTED
@@ -322,6 +427,18 @@ def cmd_env(arguments: argparse.Namespace, console: Console) -> int:
     return EXIT_AS_EXPECTED
 
 
+def cmd_wheelhouse(arguments: argparse.Namespace, console: Console) -> int:
+    """Gather wheels."""
+    from repros.wheelhouse import gather
+
+    cells = load_matrix(MATRIX).tier(arguments.tier)
+    wheels = gather(cells, arguments.out, python=arguments.python, slim=arguments.slim,
+                    say=lambda text: console.print(text, markup=False))  # fmt: skip
+    size = sum(wheel.stat().st_size for wheel in wheels)
+    console.print(f"{len(wheels)} wheels, {size / 2**20:.1f} MiB, in {results.shown(arguments.out)}", markup=False)
+    return EXIT_AS_EXPECTED
+
+
 def cmd_lock(arguments: argparse.Namespace, console: Console) -> int:
     """Make locks anew."""
     from repros.locks import write_locks
@@ -330,6 +447,23 @@ def cmd_lock(arguments: argparse.Namespace, console: Console) -> int:
     for path, changed in write_locks(matrix, root=ROOT, cells=matrix.tier(arguments.tier)).items():
         console.print(f"{results.shown(path)}{' (changed)' if changed else ''}", markup=False)
     return EXIT_AS_EXPECTED
+
+
+def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
+    """Hunt, and write down what was found."""
+    from repros.hunt.command import hunt
+
+    matrix = load_matrix(MATRIX)
+    (cell,) = chosen_cells(matrix, None, arguments.cell[-1:], [])
+    stem = re.sub(r"\W", "_", f"hunt_{cell.label}")
+    out = arguments.out or ROOT / "reports" / "runs" / stem
+    options = {"seed": arguments.seed, "hide_known": arguments.hide_known}
+    others = matrix.tier(arguments.tier)
+    found, faults = hunt(cell, others, arguments.minutes, out, say=lambda t: console.print(t, markup=False), **options)
+    console.print(f"{len(found)} departures: {results.shown(out / 'README.md')}", markup=False)
+    for life, text in faults.items():
+        print(f"hunt: {life}: {text}\nhint: mend repros/reference, or the hunt's oracle", file=sys.stderr)
+    return EXIT_FAULT if faults else EXIT_AS_EXPECTED
 
 
 def cmd_new(arguments: argparse.Namespace, console: Console) -> int:

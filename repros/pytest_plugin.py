@@ -7,6 +7,8 @@ Load it with ``-p repros.pytest_plugin`` and name ``repros/cases`` (or one case 
 from __future__ import annotations
 
 import importlib
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 from repros import results
 from repros.cases import entry
 from repros.errors import UserError
+from repros.host import gpu_kind, without_gpu
 from repros.matrix import Cell, chosen_cells, load_matrix
 from repros.report import terminal
 from repros.session import Session
@@ -31,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                     help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
     group.addoption("--jobs", type=int, help="arms at a time (default: cores and one)")
+    group.addoption("--dry-run", action="store_true", help="list what would be tried; build and run nothing")
     group.addoption("--run", type=Path, help="folder of the run (default: a new one under reports/runs)")
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
     group.addoption("--reports", type=Path, help="folder in place of reports/")
@@ -51,11 +55,19 @@ class Plugin:
         option = config.option
         self.config = config
         self.cells = chosen_cells(load_matrix(results.ROOT / "matrix.yaml"), option.tier, option.cell, option.overrides)
+        option.collectonly = option.collectonly or option.dry_run
+        lacking = [cell.label for cell in self.cells if cell.device == "cuda"] if not gpu_kind() else []
+        if lacking and not option.collectonly:
+            raise without_gpu(lacking)
         self.worker = getattr(config, "workerinput", None)
         folder = Path(self.worker["repros_run"]) if self.worker else option.run
         if folder is None and option.resume:
             folder = results.latest_run(option.reports)
-        self.run = results.Run(folder or results.new_run(option.tier or "run", option.reports))
+        folder = folder or results.new_run(option.tier or "run", option.reports)
+        if option.collectonly:  # nothing is written where nothing is tried
+            folder = Path(tempfile.mkdtemp(prefix="repros-dry-"))
+            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        self.run = results.Run(folder)
         self.done = results.settled(self.run.folder) if option.resume else set()
         self.said: list[str] = []
         self.session: Session | None = None
@@ -116,6 +128,8 @@ class Plugin:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the verdicts of this run."""
+        if self.config.option.collectonly:
+            return
         records, notice = results.load(self.run.folder)
         console = terminal.console()
         terminalreporter.ensure_newline()
@@ -137,7 +151,7 @@ class CaseFile(pytest.File):
         module = ".".join(self.path.relative_to(results.ROOT).with_suffix("").parts)
         found = entry(importlib.import_module(module))
         for cell in plugin.cells:
-            for condition in found.case.conditions:
+            for condition in found.case.on(cell.device):
                 trial = Trial(found, condition, cell.label)
                 if trial.key not in plugin.done:
                     yield TrialItem.from_parent(

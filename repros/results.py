@@ -6,14 +6,18 @@ the mark of such a death and is left out with a notice; a bad line anywhere else
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from repros.errors import UserError
 from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
@@ -21,6 +25,9 @@ from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports"
 RESULTS = "results.jsonl"
+
+#: Schema version -> what makes of a line one of the next version. A version without an entry is refused in two lines.
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,12 @@ class Record:
     repeat: str = ""
 
     @property
+    def versions(self) -> dict[str, str]:
+        """Return package -> version as installed, without a local part; empty where the cell could not be had."""
+        packages = self.environment.get("packages", {})
+        return {name: str(version).partition("+")[0] for name, version in packages.items()}
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Return what makes a trial: case, condition and cell."""
         return self.case, self.condition, self.cell
@@ -70,12 +83,14 @@ class Record:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Record:
         """Read what `to_line` wrote."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in record.items() if name in known}
+        values = {name: value for name, value in record.items() if name in _FIELDS}
         values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
         values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
         values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
         return cls(**values)
+
+
+_FIELDS = frozenset(f.name for f in fields(Record))
 
 
 class Run:
@@ -137,27 +152,30 @@ def append(path: Path, line: bytes) -> None:
 def lines(path: Path) -> tuple[list[dict[str, Any]], str]:
     """Return the records of a results file as plain dicts, and a notice if its last line was cut off."""
     try:
-        data = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{shown(path)}: {error.strerror}", "name the folder of a run, see `reports/`") from error
     found: list[dict[str, Any]] = []
-    rows = data.split("\n")
+    rows = data.split(b"\n")
     for number, row in enumerate(rows[:-1], 1):
         try:
-            record = json.loads(row)
+            record = orjson.loads(row)
             schema = record["schema"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{shown(path)}:{number}: not a record ({type(error).__name__})",
                 "delete that line and try its trial again with `--resume`",
             ) from error
-        if schema != SCHEMA:
-            raise UserError(
-                f"{shown(path)}:{number}: schema version {schema!r}, this version reads {SCHEMA}",
-                "read it with the version of the suite that wrote it, or make the run again",
-            )
+        while schema != SCHEMA:
+            if schema not in UPGRADES:
+                raise UserError(
+                    f"{shown(path)}:{number}: schema version {schema!r}, this version reads {SCHEMA}",
+                    "read it with the version of the suite that wrote it, or make the run again",
+                )
+            record = UPGRADES[schema](record)
+            schema = record["schema"]
         found.append(record)
-    cut = rows[-1] != ""
+    cut = rows[-1] != b""
     notice = f"{shown(path)}: the last line is cut off, {len(found)} whole lines were read" if cut else ""
     return found, notice
 
@@ -180,18 +198,58 @@ def load(path: Path) -> tuple[list[Record], str]:
     return list(records.values()), notice
 
 
+def load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    """Return the trials of several runs, of a trial in two of them that of the later named, and what to know of them.
+
+    UserError where there is no finished trial at all.
+    """
+    with collector_paused():
+        return _load_all(paths)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep the collector from looking through records again and again while more are read: they have no cycles."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
+    records: dict[tuple[str, str, str], Record] = {}
+    notices = []
+    for path in paths:
+        found, notice = load(path)
+        again = sum(record.key in records for record in found)
+        notices += [notice] if notice else []
+        if again:
+            notices.append(f"{shown(path)}: {again} trials are in a run named before it; this one counts")
+        records.update((record.key, record) for record in found)
+    if not records:
+        where = ", ".join(shown(path) for path in paths)
+        raise UserError(f"{where}: no finished trial", "make a run: `nox -s cpu`")
+    return list(records.values()), notices
+
+
 def settled(run: Path) -> set[tuple[str, str, str]]:
     """Return the keys of the trials that `--resume` need not try again: an error may go well another time."""
     wanted = (Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED)
     return {record.key for record in load(run)[0] if record.verdict in wanted}
 
 
-def keep(run: Path, target: Path) -> None:
-    """Copy the trials of a run, each once, and its notes of where the time went."""
-    records, _ = load(run)
-    file = run / RESULTS if run.is_dir() else run
-    notes = [json.dumps(line) + "\n" for line in lines(file)[0] if line["kind"] != "trial"]
-    target.write_text("".join([*(record.to_line() for record in records), *notes]), encoding="utf-8")
+def keep(
+    runs: Sequence[Path], target: Path, records: Sequence[Record], clean: Callable[[Any], Any] = lambda line: line
+) -> None:
+    """Write these trials of runs, each once, and the runs' notes of where the time went; ``clean`` redacts a line."""
+    files = [run / RESULTS if run.is_dir() else run for run in runs]
+    notes = [line for file in files for line in lines(file)[0] if line["kind"] != "trial"]
+    texts = [json.dumps(clean(json.loads(record.to_line())), separators=(",", ":")) for record in records]
+    texts += [json.dumps(clean(line)) for line in notes]
+    target.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
 
 
 def new_run(name: str, root: Path | None = None) -> Path:
@@ -205,6 +263,13 @@ def latest_run(root: Path | None = None) -> Path:
     for path in reversed(list(runs)):
         return path.parent
     raise UserError(f"{shown((root or REPORTS) / 'runs')}: no run there", "make one: `nox -s cpu`")
+
+
+def newest_or_committed(root: Path | None = None) -> list[Path]:
+    """Return the newest run, or what is committed where there is none."""
+    root = root or REPORTS
+    committed = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
+    return [latest_run(root)] if any((root / "runs").glob(f"*/{RESULTS}")) or not committed else committed
 
 
 def shown(path: Path) -> str:

@@ -36,7 +36,7 @@ class ReadyCell:
         self.device = cell.device
         self.environment = environment
         self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
-        self.server = CellServer(environment.python, clock, cell.name)
+        self.server = CellServer(environment.python, clock, cell.name, cell.device)
         self._checkpoints: dict[str, str] = {}
         self._lock = threading.Lock()
         self.observe = self.server.observe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from repros.cards import known
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
 from repros.results import Record
@@ -38,8 +39,8 @@ class Place(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What the record keeps: packages as resolved, lock, build of torch."""
 
-    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
-        """Run one arm."""
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
+        """Run one arm, with cards of its own where the cell is for a GPU."""
 
     def checkpoint(self, recipe: str) -> str:
         """Return the folder of a checkpoint, made if it is missing."""
@@ -65,7 +66,11 @@ class Trial:
 
     def missing(self, versions: Mapping[str, str], memory_bytes: int) -> str:
         """Return why this trial cannot run with these packages on this machine; empty if it can."""
-        return unmet(self.condition.requires, versions, memory_bytes)
+        requires = self.condition.requires
+        lacking = unmet(requires, versions, memory_bytes)
+        if lacking or self.condition.device != "cuda":
+            return lacking
+        return unmet_cards(requires, [card.free_bytes for card in known()])
 
     def expected(self, versions: Mapping[str, str], device: str) -> bool:
         """Return whether the case is recorded as affecting these versions under this condition."""
@@ -98,6 +103,20 @@ def unmet(requires: Requires, versions: Mapping[str, str], memory_bytes: int) ->
     return ""
 
 
+def unmet_cards(requires: Requires, free_bytes: Sequence[int]) -> str:
+    """Return what the cards, with these bytes free on each, lack for a condition; empty if they will do."""
+    if len(free_bytes) < requires.cards:
+        return f"needs {requires.cards} of the cards that `nvidia-smi` lists, here {len(free_bytes)}"
+    enough = [free for free in free_bytes if free >= requires.card_bytes]
+    if len(enough) < requires.cards and requires.cards > 1:
+        least = requires.card_bytes >> 20
+        return f"needs {least} MiB free on {requires.cards} cards, here {len(enough)} of {len(free_bytes)} have that"
+    if len(enough) < requires.cards:
+        largest = max(free_bytes) >> 20
+        return f"needs {requires.card_bytes >> 20} MiB free on a card, the best of this machine has {largest} MiB"
+    return ""
+
+
 class Running:
     """A trial whose arms are on their way; `record` waits for them."""
 
@@ -124,7 +143,7 @@ class Running:
                     "timeout_s": entry.case.timeout_s,
                 }
                 name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"
-                future = arms.submit(place.observe, request, logs / name, condition.fresh)
+                future = arms.submit(place.observe, request, logs / name, condition.fresh, condition.requires.cards)
                 self._futures.append((arm, future))
 
     def cancel(self) -> None:
@@ -178,6 +197,22 @@ class Running:
             date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             repeat=trial.repeat,
         )
+
+
+def declared(record: Record, known: Mapping[str, Entry]) -> Condition | None:
+    """Return the condition that a record is of; None where its case or its condition is no more."""
+    entry = known.get(record.case)
+    return next((c for c in entry.case.conditions if c.name == record.condition), None) if entry else None
+
+
+def judged_again(record: Record, known: Mapping[str, Entry]) -> Record:
+    """Return a record with its verdict held against what is recorded of the case now, not when it was tried."""
+    condition = declared(record, known)
+    if condition is None or not record.versions:
+        return record
+    expected = Trial(known[record.case], condition, record.cell).expected(record.versions, record.device)
+    result = outcome(record.verdict, expected)
+    return replace(record, expected=expected, outcome=result, failed=is_failure(record.verdict, result))
 
 
 def as_record(budget: Budget, limit: float) -> dict[str, Any]:

@@ -88,10 +88,12 @@ class Observation:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Observation:
         """Read what `to_json` wrote; unknown fields are left out, so newer minor additions do no harm."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in record.items() if name in known}
+        values = {name: value for name, value in record.items() if name in _FIELDS}
         values["figures"] = {name: float(v) if isinstance(v, str) else v for name, v in record["figures"].items()}
         return cls(**values)
+
+
+_FIELDS = frozenset(f.name for f in fields(Observation))
 
 
 def to_number(value: float | None) -> float | int | str | None:

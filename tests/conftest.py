@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from repros.arms import CellServer, Clock, pool
 from repros.cases import Entry, entry
 from repros.results import Record
 from repros.trial import Running, Trial
 from repros.verdict import Observation
+
+#: `--hypothesis-profile deep` is what `nox -s prove` asks for.
+SMALL = settings(max_examples=60, deadline=None, derandomize=True, database=None, print_blob=True,
+                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])  # fmt: skip
+settings.register_profile("small", SMALL)
+settings.register_profile("deep", SMALL, max_examples=10_000, derandomize=False)
+settings.load_profile("small")
 
 METERS = tuple(f"repros.meters.{name}" for name in ("ledger", "saved", "heap", "numerics"))
 
@@ -31,12 +39,12 @@ class Bench:
         self.clock = Clock()
         self.folder = folder
         self.server = CellServer(
-            Path(sys.executable), self.clock, "here", ("torch", "torch._dynamo", "repros.worker", *METERS)
+            Path(sys.executable), self.clock, "here", "cpu", ("torch", "torch._dynamo", "repros.worker", *METERS)
         )
 
-    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
         """Run one arm."""
-        return self.server.observe(request, log, fresh)
+        return self.server.observe(request, log, fresh, cards)
 
     def checkpoint(self, recipe: str) -> str:
         """No case here needs one."""

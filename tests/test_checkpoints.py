@@ -132,11 +132,11 @@ def test_an_interrupted_writer_leaves_nothing_that_is_used(
 ) -> None:
     write_tensor, seen = checkpoints._write_tensor, []
 
-    def interrupted(file: object, spec: object, seed: int) -> None:
+    def interrupted(file: object, spec: object, *more: object) -> None:
         seen.append(spec)
         if len(seen) == 5:
             raise KeyboardInterrupt
-        write_tensor(file, spec, seed)  # type: ignore[arg-type]
+        write_tensor(file, spec, *more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "_write_tensor", interrupted)

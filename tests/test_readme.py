@@ -30,7 +30,9 @@ def test_a_committed_page_is_what_its_results_make(folder: Path) -> None:
     known = {e.name: e for e in cases.find()}
     records, notice = results.load(folder)
     assert notice == ""
-    assert (folder / "README.md").read_text() == markdown.page(records, known, folder / results.RESULTS)
+    assert (folder / "README.md").read_text() == markdown.page(
+        records, known, [results.shown(folder / results.RESULTS)]
+    )
 
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)

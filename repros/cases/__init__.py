@@ -6,8 +6,10 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -67,10 +69,27 @@ def entry(module: ModuleType) -> Entry:
 
 
 def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    """Return the cases that a user's word means: a file name, or the number of a report (``gh1927``, ``1927``)."""
+    """Return the cases that a user's word means: a name, a report's number (``gh1927``, ``1927``), a path of a file."""
+    if name.endswith(".py"):
+        return (from_file(Path(name)),)
     number = name.removeprefix("gh").lstrip("#")
     found = tuple(e for e in entries if e.name == name or str(e.case.number) == number)
     return found or (choose(name, {e.name: e for e in entries}, "case"),)
+
+
+def from_file(path: Path) -> Entry:
+    """Return the case in a file below this project that is not a registered one, such as a finding of the hunt."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        parts = path.resolve().relative_to(root).with_suffix("").parts
+    except ValueError:
+        raise UserError(f"{path}: not below {root}, so a cell cannot import it", "copy it to reports/hunt/") from None
+    if not path.is_file() or not all(part.isidentifier() for part in parts):
+        problem = "names a folder or file that Python cannot import" if path.is_file() else "no such file"
+        raise UserError(f"{path}: {problem}", "give the path of a case file, e.g. reports/hunt/NAME/hunt_NAME.py")
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+    return entry(importlib.import_module(".".join(parts)))
 
 
 def choose(name: str, among: Mapping[str, T], what: str) -> T:

@@ -17,13 +17,15 @@ LOST_SCALE = (
     Symptom("AttributeError", r"^'(Int8Params|Parameter)' object has no attribute 'S?CB'$"),
     Symptom("AttributeError", r"^'NoneType' object has no attribute '(unsqueeze|dtype)'$"),
     Symptom("Exception", r"^State must contain CB matrix for backward$"),
+    Symptom(
+        "NotImplementedError", r"^Cannot copy out of meta tensor; no data!$"
+    ),  # SCB itself, left on the meta device
 )
 
 
 def affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
-    """Return the windows of several conditions; a bound between two cells was read from trials next to it."""
-    between_cells = package == "bitsandbytes" and versions != ">=0.46"
-    source = "reports/epyc-2core-" + ("edges" if between_cells else "cpu")
+    """Return the windows of several conditions: bitsandbytes by bisection, others by the cells' trials."""
+    source = "reports/bisect/gh1927-bitsandbytes" if package == "bitsandbytes" else "reports/epyc-2core-cpu"
     return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 
@@ -45,9 +47,10 @@ def inputs(p: Mapping[str, Any]) -> SimpleNamespace:
     import torch
 
     dtype = getattr(torch, str(p.get("dtype", "bfloat16")))
-    weight = (torch.randn(OUT, IN) * 0.02).half().float()
+    device = torch.device(str(p.get("device", "cpu")))
+    weight = (torch.randn(OUT, IN) * 0.02).half().float().to(device)
     scale = weight.abs().amax(dim=1)
-    x = torch.randn(BATCH, LENGTH, IN)
+    x = torch.randn(BATCH, LENGTH, IN).to(device)
     if p.get("threshold"):
         x[..., :4] *= 10
     return SimpleNamespace(
@@ -55,10 +58,11 @@ def inputs(p: Mapping[str, Any]) -> SimpleNamespace:
         weight=weight,
         codes=torch.round(weight * (127 / scale).unsqueeze(1)).to(torch.int8),
         scale=scale,
-        bias=torch.randint(-8, 9, (OUT,)) / 64 * float(p.get("bias", True)),  # exact in every dtype
+        device=device,
+        bias=(torch.randint(-8, 9, (OUT,)) / 64 * float(p.get("bias", True))).to(device),  # exact in every dtype
         x=(x * float(p.get("amplitude", 1))).to(dtype).requires_grad_(),
-        gate=torch.ones(OUT, dtype=dtype, requires_grad=True),
-        grad=torch.randn(BATCH, LENGTH, OUT).to(dtype),
+        gate=torch.ones(OUT, dtype=dtype, device=device, requires_grad=True),
+        grad=torch.randn(BATCH, LENGTH, OUT).to(device, dtype),
         threshold=float(p.get("threshold", 0)),
         trigger=str(p.get("trigger", "")),
     )
@@ -74,37 +78,35 @@ def oracle(i: Any) -> dict[str, Any]:
 
 def bnb_layer(i: Any) -> Any:
     """Return the layer as bitsandbytes documents it: load 16- or 32-bit weights, then move."""
-    import torch
     from bitsandbytes.nn import Linear8bitLt
 
     layer = Linear8bitLt(IN, OUT, has_fp16_weights=False, threshold=i.threshold)
     layer.load_state_dict({"weight": i.weight, "bias": i.bias})
-    return layer.requires_grad_(False).to(torch.device("cpu"))
+    return layer.requires_grad_(False).to(i.device)
 
 
 def disturb(i: Any, layer: Any) -> tuple[Any, Any]:
     """Do to a bitsandbytes layer what the condition is about; also return what to do between forward and backward."""
-    import torch
     from bitsandbytes.nn import Int8Params
 
     # A device object: accelerate takes the string "cpu" as an order to quantize on an accelerator first.
-    cpu, trigger, between = torch.device("cpu"), i.trigger, None
+    device, trigger, between = i.device, i.trigger, None
     if trigger == "codes-scale-module-move":
         layer.weight = Int8Params(i.codes.clone(), requires_grad=False, SCB=i.scale)
-        layer = layer.to(cpu)
+        layer = layer.to(device)
     elif trigger.startswith("codes"):
         scale = i.scale if trigger == "codes-scale-before-move" else None
-        layer.weight = Int8Params(i.codes.clone(), requires_grad=False, SCB=scale).to(cpu)
+        layer.weight = Int8Params(i.codes.clone(), requires_grad=False, SCB=scale).to(device)
         if trigger == "codes-scale-after-move":
             layer.weight.SCB = i.scale
     elif trigger == "second-to":
-        layer = layer.to(cpu)
+        layer = layer.to(device)
     elif trigger == "to-after-forward":
         layer(i.x.detach())
-        layer = layer.to(cpu)
+        layer = layer.to(device)
     elif trigger == "weight-to-after-forward":
         layer(i.x.detach())
-        layer.weight = layer.weight.to(cpu)
+        layer.weight = layer.weight.to(device)
     elif trigger == "tied-weight":
         other = bnb_layer(i)
         other.weight = layer.weight
@@ -112,14 +114,14 @@ def disturb(i: Any, layer: Any) -> tuple[Any, Any]:
     elif trigger.startswith("offload"):
         import accelerate
 
-        weights = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in layer.state_dict().items()}
         if trigger == "offload-map-without-scale":
             weights.pop("SCB")
-        layer = accelerate.cpu_offload(layer, execution_device=cpu, state_dict=weights)
+        layer = accelerate.cpu_offload(layer, execution_device=device, state_dict=weights)
     elif trigger.startswith("state-dict-reload"):
         saved, layer = layer.state_dict(), bnb_layer(SimpleNamespace(**{**vars(i), "weight": -2 * i.weight}))
         layer.load_state_dict(saved)
-        layer = layer.to(cpu) if trigger.endswith("then-to") else layer
+        layer = layer.to(device) if trigger.endswith("then-to") else layer
     elif trigger.startswith("from-pretrained"):
         layer = pretrained_layer(i, again=trigger.endswith("reload"))
     elif trigger.startswith("reset-grads"):

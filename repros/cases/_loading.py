@@ -8,11 +8,17 @@
   bitsandbytes' int8 quantization starts from. A cast copy replaces its source, so there are never two copies.
 
 A source counts whether it lies on the heap or is a view of the mapped file: on an accelerator both are allocations.
+
+On a GPU the whole is judged, as the reports do: what stays, quantized or not; one tensor on its way, the largest,
+beside what it becomes; the copy that a conversion makes; and what the caching allocator rounds by (`allocated_limit`,
+`reserved_limit`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
+from dataclasses import replace
 from math import prod
 from types import SimpleNamespace
 from typing import Any
@@ -32,12 +38,14 @@ GATE = ("bitsandbytes::quantize_4bit", "bitsandbytes::int8_vectorwise_quant", "r
 SYNC = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
 POOL = Requires({"transformers": ">=5"}, reason="the loader has a thread pool, and the switch, from 5.0")
 
-#: What is compared with the checkpoint, two quantized weights and one that is not: small, so that comparing is no peak.
-COMPARED = (
-    "model.layers.0.self_attn.k_proj.weight",
-    "model.layers.0.self_attn.v_proj.weight",
-    "model.embed_tokens.weight",
-)
+#: What one quantization may take for itself: the reference's chunk of a million elements, in float32, with its codes.
+SCRATCH = 32 << 20
+
+#: Threads that copy to a card.
+READERS = 4
+
+#: How the caching allocator of torch takes memory: c10/cuda/CUDACachingAllocator.h, kRoundLarge and kLargeBuffer.
+SEGMENT_STEP, SHARED_SEGMENT = 2 << 20, 20 << 20
 
 #: Half of the widest gap between two NF4 values (-1 and -0.696), and of one int8 step.
 HALF_STEP = {"nf4": 0.152, "int8": 0.5 / 127}
@@ -50,7 +58,8 @@ def params(scheme: str, dtype: str = "bfloat16", recipe: str | None = None) -> P
 
 def sync(condition: Condition) -> Condition:
     """Return the same condition with asynchronous materialization switched off."""
-    return Condition(f"{condition.name}-sync", condition.params, POOL, condition.without, env=SYNC)
+    requires = replace(condition.requires, packages=POOL.packages, reason=POOL.reason)
+    return replace(condition, name=f"{condition.name}-sync", requires=requires, env=SYNC)
 
 
 def recipe(p: Params) -> str:
@@ -99,6 +108,38 @@ def peak_limit(p: Params) -> int:
     return resident_bytes(p) + (1 + copies(p)) * largest_bytes(p)
 
 
+def compared(p: Params) -> tuple[str, ...]:
+    """Return what is compared with the checkpoint: of the first layer two quantized weights and one that is not."""
+    first = [s for s in specs(p) if ".layers.0." in s.name and s.name.endswith("weight")]
+    quantized = [s.name for s in first if s.name.endswith(("k_proj.weight", "v_proj.weight"))]
+    return (*quantized, next(s.name for s in first if not is_quantized(s.name, s.shape)))
+
+
+def allocated_limit(p: Params) -> int:
+    """Return the bytes of a card that tensors may take while a checkpoint is loaded, each rounded up to 512.
+
+    Before it loads anything, a loader may take half of the 16-bit size and give it back, to have it reserved
+    (`caching_allocator_warmup` of transformers does for quantized models); no source is in it.
+    """
+    on_its_way = max(s.nbytes for s in specs(p)) + copies(p) * largest_bytes(p)
+    loading = resident_bytes(p) + quantized_bytes(p) + on_its_way + 2 * 512 * len(specs(p)) + SCRATCH
+    return max(loading, model_bytes(p) // 2)
+
+
+def reserved_limit(p: Params) -> int:
+    """Return the bytes that the caching allocator may take for them.
+
+    It takes segments in steps of 2 MiB, and a block of 10 MiB or more has one to itself: 2 MiB for each quantized
+    weight. Blocks below share segments of 20 MiB; one of these may be begun by codes, one by scales, one by sources.
+    """
+    return allocated_limit(p) + len(linear_elements(p)) * SEGMENT_STEP + 3 * SHARED_SEGMENT
+
+
+def card_bytes(recipe: str) -> int:
+    """Return the memory that a card must have free: the planted bug holds the whole model and what it becomes."""
+    return 2 * sum(s.nbytes for s in tensors(recipe_of(recipe)))
+
+
 def model_bytes(p: Params) -> int:
     """Return the size of the model in 16 bits."""
     return ITEMSIZE[str(p["dtype"])] * sum(prod(s.shape) for s in specs(p))
@@ -122,7 +163,7 @@ def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    return SimpleNamespace(p=p, checkpoint=checkpoint, dtype=dtype, config=config)
+    return SimpleNamespace(p=p, checkpoint=checkpoint, dtype=dtype, config=config, device=p.get("device", "cpu"))
 
 
 def oracle(i: Any) -> dict[str, Any]:
@@ -133,7 +174,7 @@ def oracle(i: Any) -> dict[str, Any]:
 
     shards = {entry.name: entry.path for entry in list_entries(i.checkpoint)}
     found = {}
-    for name in COMPARED:
+    for name in compared(i.p):
         with safe_open(shards[name], framework="pt") as shard:
             found[name] = shard.get_tensor(name).double()
     return found
@@ -142,16 +183,21 @@ def oracle(i: Any) -> dict[str, Any]:
 def load_installed(i: Any) -> Arm:
     """Load with the installed packages; return the compared weights, dequantized."""
     import torch
+    import transformers
     from bitsandbytes.functional import dequantize_4bit
     from transformers import AutoModelForCausalLM
 
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     yield "load"
     i.model = AutoModelForCausalLM.from_pretrained(
-        i.checkpoint, quantization_config=i.config, dtype=i.dtype, device_map={"": "cpu"}
+        i.checkpoint,
+        quantization_config=i.config,
+        device_map={"": "cpu"} if i.device == "cpu" else "auto",
+        **{"dtype" if release >= (4, 56) else "torch_dtype": i.dtype},
     )
     yield "compare"
     found = {}
-    for name in COMPARED:
+    for name in compared(i.p):
         weight = i.model.get_parameter(name)
         if weight.dtype == torch.uint8:
             found[name] = dequantize_4bit(weight.data, weight.quant_state).float()
@@ -171,8 +217,21 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0) -> Arm:
 
     quantize = _register()
     kept: list[Any] = []
+    ahead = threading.Semaphore(0)
+    unread = [len(specs(i.p))]
 
     class Loader(StreamingLoader):
+        def read(self, entry: Any) -> Any:
+            tensor = super().read(entry).to(i.device)
+            ahead.release()
+            return tensor
+
+        def convert_one(self, name: str, tensor: Any) -> Any:
+            if ahead_bytes is None:  # what may run ahead has done so before the first conversion: no race here
+                for _ in range(unread.pop() if unread else 0):
+                    ahead.acquire()
+            return super().convert_one(name, tensor)
+
         def release(self, name: str, tensor: Any) -> None:
             if keep_every and is_quantized(name, tuple(tensor.shape)):
                 kept.append(tensor if len(kept) % keep_every == 0 else None)
@@ -180,19 +239,23 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0) -> Arm:
     def convert(name: str, tensor: Any) -> Any:
         if is_quantized(name, tuple(tensor.shape)):
             return (*quantize(tensor.to(i.dtype), i.p["scheme"]), tuple(tensor.shape))
-        return tensor.to(i.dtype, copy=True)
+        return tensor.to(i.dtype, copy=i.device == "cpu")  # there the ledger tells a source from what is kept
 
     yield "load"
-    i.model, i.kept = Loader(i.checkpoint, convert, prefetch_bytes=ahead_bytes).load(), kept
+    threads = 1 if i.device == "cpu" else READERS
+    i.model, i.kept = Loader(i.checkpoint, convert, prefetch_bytes=ahead_bytes, threads=threads).load(), kept
     yield "compare"
-    return {name: _dequantize(i, i.model[name]) for name in COMPARED}
+    return {name: _dequantize(i, i.model[name]) for name in compared(i.p)}
 
 
 def ahead_bytes(p: Params) -> int:
     """Return how many bytes of sources the reference may have alive; 0 is one at a time.
 
-    It quantizes to int8 without a float16 copy, so there it may read ahead into the room for one.
+    It quantizes to int8 without a float16 copy, so there it may read ahead into the room for one; on a GPU into the
+    room for the largest tensor, which the budget has anyway.
     """
+    if p.get("device") == "cuda":
+        return max(s.nbytes for s in specs(p))
     cast = p["dtype"] != recipe_of(recipe(p)).dtype
     return 2 * largest_bytes(p) if copies(p) > cast else 0
 

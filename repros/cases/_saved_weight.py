@@ -7,7 +7,8 @@ condition's placement says, and `steps` runs that under the condition's mode.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
+from types import SimpleNamespace
 from typing import Any
 
 #: A condition's mode -> backend of `torch.compile`. aot_eager partitions by default, its sibling by min-cut.
@@ -16,6 +17,15 @@ RANK, DROPOUT = 8, 0.1
 
 Product = Callable[[Any], Any]
 Steps = Generator[str, None, dict[str, Any]]
+
+
+class Inputs(SimpleNamespace):
+    """What `prepare` drew: ``p``, ``x``, ``grad``, 16-bit ``weights``; ``kept`` is what a late planted bug holds."""
+
+    @cached_property
+    def quantized(self) -> list[Any]:
+        """The weights as the reference quantizes them; the subject of a deep model has no use for it."""
+        return [quantize(weight, self.p) for weight in self.weights]
 
 
 def steps(i: Any, run: Product) -> Steps:
@@ -67,6 +77,7 @@ def installed(i: Any) -> Product:
 
         settings = {"r": RANK, "lora_alpha": RANK, "lora_dropout": DROPOUT, "use_dora": place == "dora"}
         peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["0"], **settings), model)
+        model.to(p["device"])
     model.train(p["train"])
     return model
 
@@ -78,11 +89,11 @@ def _installed_layer(weight: Any, p: Any) -> Any:
     n, k = weight.shape
     if p["quant"] == "int8":
         layer = nn.Linear8bitLt(k, n, bias=False, has_fp16_weights=False, threshold=p["threshold"], device="meta")
-        layer.weight = nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False).to("cpu")
+        layer.weight = nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False).to(p["device"])
         return layer
     scheme = {"quant_type": p["quant"], "compress_statistics": p["double"]}
     layer = nn.Linear4bit(k, n, bias=False, compute_dtype=weight.dtype, device="meta", **scheme)
-    layer.weight = nn.Params4bit(weight, requires_grad=False, **scheme).to("cpu")
+    layer.weight = nn.Params4bit(weight, requires_grad=False, **scheme).to(p["device"])
     return layer
 
 
@@ -235,8 +246,9 @@ def _adapted(i: Any, product: Product) -> Product:
     """Add what PEFT adds with dropout: LoRA (arXiv:2106.09685), or DoRA (arXiv:2402.09353)."""
     import torch
 
-    (n, k), dtype = i.weights[0].shape, i.x.dtype
-    down, up = torch.nn.Linear(k, RANK, bias=False, dtype=dtype), torch.nn.Linear(RANK, n, bias=False, dtype=dtype)
+    (n, k), kind = i.weights[0].shape, {"dtype": i.x.dtype, "device": i.x.device}
+    dtype = i.x.dtype
+    down, up = torch.nn.Linear(k, RANK, bias=False, **kind), torch.nn.Linear(RANK, n, bias=False, **kind)
     torch.nn.init.zeros_(up.weight)
 
     def norm() -> Any:

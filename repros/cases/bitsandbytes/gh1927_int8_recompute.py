@@ -13,10 +13,11 @@ Budget: ``repros.cases._int8.error_limit``, from the code steps of ``x`` and the
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Budget, Case, Claim, Condition
+from repros.case import Budget, Case, Claim, Condition, on_cards
 from repros.cases import _int8
 from repros.cases._int8 import error_limit, oracle
 
@@ -34,6 +35,48 @@ def _trigger(name: str, note: str, **params: object) -> Condition:
     return Condition(name, {"trigger": name, **params}, note=note)
 
 
+ON_CPU = (
+    _plain("reentrant", "train", "bfloat16", 0),
+    _plain("reentrant", "train", "float16", 6),
+    _plain("reentrant", "eval", "bfloat16", 6),
+    _plain("reentrant", "eval", "float32", 0),
+    _plain("nonreentrant", "train", "bfloat16", 6),
+    _plain("nonreentrant", "train", "float32", 0),
+    _plain("nonreentrant", "eval", "float16", 0),
+    _plain("nonreentrant", "eval", "bfloat16", 6),
+    _trigger("codes-scale-after-move", "int8 codes, moved, then given their SCB (as transformers 4.x loads them)"),
+    _trigger("codes-scale-before-move", "int8 codes with their SCB, weight moved (as transformers 5.x loads them)"),
+    _trigger("codes-scale-module-move", "the same, but the module is moved: CB stays None, SCB is not looked at"),
+    _trigger("codes-no-scale", "int8 codes whose scale is nowhere: the only right answer is an error"),
+    _trigger("second-to", "layer.to(device) twice before the first forward"),
+    _trigger("to-after-forward", "layer.to(device) between two forwards"),
+    _trigger("weight-to-after-forward", "layer.weight = layer.weight.to(device) between two forwards"),
+    _trigger("tied-weight", "two layers share one weight; the other one has run first"),
+    _trigger("reset-grads-between", "state.reset_grads() between forward and recompute", lose="between"),
+    _trigger("clear-cb-between", "state.CB = None between forward and recompute", lose="between"),
+    _trigger("reset-grads-no-checkpoint", "state.reset_grads() between forward and backward", checkpoint="none"),
+    _trigger("offload", "accelerate.cpu_offload around checkpointed training"),
+    _trigger("offload-no-checkpoint", "the same without checkpointing", checkpoint="none"),
+    _trigger("offload-map-without-scale", "its map of weights lacks SCB"),
+    _trigger("offload-eval", "the same hooks, eval mode, no checkpointing", train=False, checkpoint="none"),
+    _trigger("large-bfloat16-train", "activations above 65,504, the largest float16", amplitude=2e4),
+    _trigger("large-bfloat16-eval", "the same in eval mode", amplitude=2e4, train=False),
+    _trigger("state-dict-reload", "a saved int8 layer loaded into one that was moved first, as documented"),
+    _trigger("state-dict-reload-then-to", "the same, then moved again"),
+    _trigger("from-pretrained", "the layer out of a model that transformers quantized while loading"),
+    _trigger("from-pretrained-reload", "the same, saved in int8 and loaded again"),
+)
+#: What is tried on a GPU too: the recompute, and the ways to lose a scale that differ in kind.
+ON_CARD = [
+    "recompute-reentrant-train-bfloat16-t0",
+    "recompute-nonreentrant-train-bfloat16-t6",
+    "codes-scale-after-move",
+    "weight-to-after-forward",
+    "tied-weight",
+    "reset-grads-between",
+    "offload",
+]
+
 CASE = Case(
     package="bitsandbytes",
     number=1927,
@@ -43,47 +86,23 @@ CASE = Case(
     claims=(
         Claim("on recompute: NaN loss, failed SCB lookup or wrong SCB", {"tested": "0.43.x / 0.44.x"}, "recompute-*"),
         Claim("a pre-quantized int8 weight is not handled", conditions="codes-*"),
-        Claim("not in the report: a moved or tied weight loses its scale", conditions="*to* tied-weight"),
+        Claim("not in the report: a moved or tied weight loses its scale", conditions="*to* tied-weight*"),
         Claim("not in the report: a state cleared before backward loses the scale", conditions="reset-grads-* clear-*"),
         Claim("not in the report: accelerate's offload hooks lose the scale", conditions="offload*"),
         Claim("not in the report: a saved or converted model loses its scale", conditions="from-* state-dict-reload"),
         Claim("not in the report: bfloat16 above 65,504 overflows", conditions="large-*"),
     ),
     conditions=(
-        _plain("reentrant", "train", "bfloat16", 0),
-        _plain("reentrant", "train", "float16", 6),
-        _plain("reentrant", "eval", "bfloat16", 6),
-        _plain("reentrant", "eval", "float32", 0),
-        _plain("nonreentrant", "train", "bfloat16", 6),
-        _plain("nonreentrant", "train", "float32", 0),
-        _plain("nonreentrant", "eval", "float16", 0),
-        _plain("nonreentrant", "eval", "bfloat16", 6),
-        _trigger("codes-scale-after-move", "int8 codes, moved, then given their SCB (as transformers 4.x loads them)"),
-        _trigger("codes-scale-before-move", "int8 codes with their SCB, weight moved (as transformers 5.x loads them)"),
-        _trigger("codes-scale-module-move", "the same, but the module is moved: CB stays None, SCB is not looked at"),
-        _trigger("codes-no-scale", "int8 codes whose scale is nowhere: the only right answer is an error"),
-        _trigger("second-to", "layer.to(device) twice before the first forward"),
-        _trigger("to-after-forward", "layer.to(device) between two forwards"),
-        _trigger("weight-to-after-forward", "layer.weight = layer.weight.to(device) between two forwards"),
-        _trigger("tied-weight", "two layers share one weight; the other one has run first"),
-        _trigger("reset-grads-between", "state.reset_grads() between forward and recompute", lose="between"),
-        _trigger("clear-cb-between", "state.CB = None between forward and recompute", lose="between"),
-        _trigger("reset-grads-no-checkpoint", "state.reset_grads() between forward and backward", checkpoint="none"),
-        _trigger("offload", "accelerate.cpu_offload around checkpointed training"),
-        _trigger("offload-no-checkpoint", "the same without checkpointing", checkpoint="none"),
-        _trigger("offload-map-without-scale", "its map of weights lacks SCB"),
-        _trigger("offload-eval", "the same hooks, eval mode, no checkpointing", train=False, checkpoint="none"),
-        _trigger("large-bfloat16-train", "activations above 65,504, the largest float16", amplitude=2e4),
-        _trigger("large-bfloat16-eval", "the same in eval mode", amplitude=2e4, train=False),
-        _trigger("state-dict-reload", "a saved int8 layer loaded into one that was moved first, as documented"),
-        _trigger("state-dict-reload-then-to", "the same, then moved again"),
-        _trigger("from-pretrained", "the layer out of a model that transformers quantized while loading"),
-        _trigger("from-pretrained-reload", "the same, saved in int8 and loaded again"),
+        *ON_CPU,
+        *(replace(condition.on_cuda(), without=("proposed",)) for condition in ON_CPU if condition.name in ON_CARD),
     ),
     budget=Budget("error", error_limit),
     numbers=error_limit,
     symptoms=_int8.LOST_SCALE,
     affected=(
+        *on_cards("reports/h200", bitsandbytes=("<0.48.1", "codes-scale-after-move-cuda")),
+        *on_cards("reports/h200", bitsandbytes=(">=0.48.1", "weight-to-after-forward-cuda")),
+        *on_cards("reports/h200", bitsandbytes=(">=0.48", "tied-weight-cuda", "reset-grads-*-cuda", "offload-cuda")),
         *_int8.affected("bitsandbytes", "<0.47", "second-to", "to-after-forward", "*-then-to", "from-pretrained"),
         *_int8.affected("bitsandbytes", "<0.47", "weight-to-after-forward"),
         *_int8.affected("bitsandbytes", "<0.48", "large-bfloat16-train"),
@@ -134,18 +153,17 @@ def proposed(i: Any) -> Arm:
 def reference(i: Any) -> Arm:
     """Codes and scale are buffers of one module: moved, saved, loaded and offloaded together, owned by nobody else."""
     import accelerate
-    import torch
 
     from repros.reference.modules import Linear8bit
 
-    layer, cpu = Linear8bit.from_weight(i.weight, i.bias, threshold=i.threshold), torch.device("cpu")
+    layer = Linear8bit.from_weight(i.weight, i.bias, threshold=i.threshold)
     yield "disturb"
     if "reload" in i.trigger:
         saved, layer = layer.state_dict(), Linear8bit(_int8.IN, _int8.OUT)
         layer.load_state_dict(saved)
-    layer = layer.to(cpu)
+    layer = layer.to(i.device)
     if i.trigger.startswith("offload"):
-        layer = accelerate.cpu_offload(layer, execution_device=cpu, offload_buffers=True)
+        layer = accelerate.cpu_offload(layer, execution_device=i.device, offload_buffers=True)
     return (yield from _steps(i, layer))
 
 

@@ -18,10 +18,11 @@ keeps a dozen states and more. A step before the measured one makes what kernels
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Budget, Case, Claim, Condition
+from repros.case import Budget, Case, Claim, Condition, on_cards
 from repros.cases import _int8
 
 Arm = Generator[str, None, Mapping[str, Any]]
@@ -42,6 +43,17 @@ def _condition(question: str, order: str, mode: str, bits: int = 8, bare: bool =
     skipped = Budget("skipped_calls", lambda p: 0)
     return Condition(name, params, note=note, budget=skipped if question == "order" else None)
 
+
+#: Peak memory and what is held on a GPU, in the orders and modes that differ.
+ON_CARD = [
+    replace(condition.on_cuda(), budget=Budget("cuda_held_bytes", _held))
+    for condition in (
+        _condition("held", "enable-train", "default"),
+        _condition("held", "train-enable", "default"),
+        _condition("held", "enable-train", "nonreentrant"),
+        _condition("held", "enable-train", "reentrant", bits=4),
+    )
+]
 
 CASE = Case(
     package="bitsandbytes",
@@ -69,9 +81,12 @@ CASE = Case(
         _condition("held", "enable-train", "nonreentrant"),
         _condition("held", "enable-train", "reentrant", bits=4),
         _condition("held", "enable-train", "nonreentrant", bits=4),
+        *ON_CARD,
     ),
     budget=Budget("held_bytes", _held, second="heap_held_bytes"),
     affected=(
+        *on_cards("reports/h200", transformers=(">=4.57", "held-*-nonreentrant-8bit-cuda")),
+        *on_cards("reports/h200", transformers=(">=5", "held-*-default-8bit-cuda")),
         *_int8.affected(
             "transformers", ">=4.57", "order-enable-only-*", "held-enable-only-*", "held-*-nonreentrant-8bit"
         ),
@@ -85,11 +100,13 @@ CASE = Case(
 def prepare(p: Mapping[str, Any], checkpoint: object) -> SimpleNamespace:
     import torch
 
-    ids = torch.arange(p["length"])[None] % 64
-    return SimpleNamespace(**p, ids=ids, grad=torch.randn(*ids.shape, HIDDEN) / HIDDEN)
+    device = p.get("device", "cpu")
+    ids = torch.arange(p["length"], device=device)[None] % 64
+    grad = torch.randn(*ids.shape, HIDDEN, device=device) / HIDDEN
+    return SimpleNamespace(**{**p, "device": device}, ids=ids, grad=grad)
 
 
-def _quantized(linear: Any, bits: int) -> Any:
+def _quantized(linear: Any, bits: int, device: str) -> Any:
     import torch
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
@@ -100,7 +117,7 @@ def _quantized(linear: Any, bits: int) -> Any:
     else:
         layer = Linear8bitLt(*shape, has_fp16_weights=False)
     layer.load_state_dict(linear.state_dict())
-    return layer.requires_grad_(False).to("cpu")
+    return layer.requires_grad_(False).to(device)
 
 
 def _llama(i: Any) -> Any:
@@ -121,9 +138,9 @@ def _llama(i: Any) -> Any:
         for part in (block.self_attn, block.mlp):
             for name, child in list(part.named_children()):
                 if isinstance(child, torch.nn.Linear):
-                    setattr(part, name, _quantized(child, i.bits))
+                    setattr(part, name, _quantized(child, i.bits, i.device))
     model.embed_tokens.requires_grad_(False)
-    return model.eval()
+    return model.eval().to(i.device)
 
 
 def _counts(calls: list[int], trained: list[Any]) -> dict[str, Any]:
@@ -166,6 +183,7 @@ def _plain(i: Any, checkpointed: bool) -> Arm:
 
     from repros.reference.modules import Linear4bit, Linear8bit
 
+    torch.set_default_device(i.device)  # this process makes nothing else
     layer = Linear4bit if i.bits == 4 else Linear8bit
     shapes = dict.fromkeys("qkvo", (HIDDEN, HIDDEN)) | dict.fromkeys(("gate", "up"), (INNER, HIDDEN))
     shapes["down"] = (HIDDEN, INNER)

@@ -18,6 +18,7 @@ weight, its scales and x are alive before the step and are not counted; what a s
   + M*(2*K + RANK)*itemsize            with LoRA or DoRA: dropout's mask and result, and its product by A
   + 2*M*N*itemsize                     with DoRA: two factors of the gradient of the magnitude
   + SLACK                              page rounding and small objects, as the heap counts them
+  + SEGMENT                            on a GPU instead: the driver knows segments of 20 MiB, and late kernels
   + COMPILER                           under `torch.compile`: its own objects, where the judged call is compiled anew
                                        (torch 2.9 compiles every call that is made under a dispatch mode, as the ledger)
 
@@ -30,37 +31,50 @@ operator, where the ledger does not look.)
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
+from itertools import pairwise
 from typing import Any
 
-from repros.case import ITEMSIZE, Affected, Budget, Case, Claim, Condition, Requires
+from repros.case import ITEMSIZE, Affected, Budget, Case, Claim, Condition, Reading, Requires, on_cards
 from repros.cases import _saved_weight as parts
 
-SLACK, COMPILER = 64 * 1024, 256 * 1024
+SLACK, COMPILER, SEGMENT = 64 * 1024, 256 * 1024, 64 * 1024 * 1024
 LAYERS = 4
+#: Six weights of 235 million elements, 0.47 GB in 16 bits: a layer of the report's 9B model comes to 0.48 GB.
+DEEP = 6
+LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
 USUAL = {
     "quant": "nf4", "double": False, "threshold": 0.0, "mode": "eager", "train": True, "place": "linear",
-    "tokens": 128, "in": 768, "out": 768, "weights": 1, "late": False, "dtype": "bfloat16",
+    "tokens": 128, "widths": (768, 768), "late": False, "dtype": "bfloat16", "device": "cpu",
 }  # fmt: skip
 
 
 def held(p: Any) -> Any:
-    m, n, k = p["tokens"], p["out"], p["in"]
+    m, n, k = p["tokens"], p["widths"][-1], p["widths"][0]
     elements = m * n
     if p["place"] in ("lora", "dora"):
         elements += m * (2 * k + parts.RANK)
     if p["place"] == "dora":
         elements += 2 * m * n
+    if p["device"] == "cuda":
+        return elements * ITEMSIZE[p["dtype"]] + SEGMENT
     return elements * ITEMSIZE[p["dtype"]] + SLACK + (COMPILER if p["mode"] in parts.BACKENDS else 0)
 
 
 def peak(p: Any) -> Any:
-    m, n, k, size = p["tokens"], p["out"], p["in"], ITEMSIZE[p["dtype"]]
-    return n * k * size + (2 * p["weights"] + 4) * m * n * size
+    m, widths, size = p["tokens"], p["widths"], ITEMSIZE[p["dtype"]]
+    largest = max(n * k for k, n in pairwise(widths))
+    return (
+        largest * size
+        + (2 * (len(widths) - 1) + 4) * m * max(widths) * size
+        + (SEGMENT if p["device"] == "cuda" else 0)
+    )
 
 
 HELD = Budget("held_bytes", held, second="heap_held_bytes")
+CARD_HELD = Budget("cuda_held_bytes", held, second="cuda_held_driver_bytes")
+CARD_PEAK = Budget("cuda_peak_allocated_bytes", peak)
 PEAK = Budget("peak_live_16bit_bytes", peak)
 FP4 = Requires({"bitsandbytes": ">=0.47.0"}, reason="fp4 has a CPU kernel from bitsandbytes 0.47.0 on")
 PARAMETRIZE = Requires({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
@@ -80,11 +94,11 @@ def on(
 ) -> Condition:
     """Declare a condition by what differs from the usual parameters; a checkpointed one runs a block of layers."""
     block = changes.get("mode") in ("reentrant", "nonreentrant") and not changes.get("late")
-    shape = {"tokens": 16, "in": 512, "out": 512, "weights": LAYERS} if block else {}
+    shape = {"tokens": 16, "widths": (512,) * (LAYERS + 1)} if block else {}
     return Condition(name, {**USUAL, **shape, **changes}, requires, without, note, PEAK if block else None)
 
 
-CONDITIONS = (
+ON_CPU = (
     on("nf4-eager"),
     on("nf4-double-eager", double=True),
     on("fp4-eager", FP4, quant="fp4"),
@@ -97,9 +111,9 @@ CONDITIONS = (
     on("fp4-double-compile-mincut", FP4, quant="fp4", double=True, mode="mincut"),
     on("nf4-customop-eager", without=("proposed",), note=CUSTOM_OP, place="customop"),
     on("nf4-customop-compile-mincut", without=("proposed",), note=CUSTOM_OP, place="customop", mode="mincut"),
-    on("nf4-experts-eager", PARAMETRIZE, note=EXPERTS, place="experts", weights=2),
+    on("nf4-experts-eager", PARAMETRIZE, note=EXPERTS, place="experts"),
     on("nf4-experts-checkpoint-nonreentrant", PARAMETRIZE, note=SECOND_STEP,
-       place="experts", weights=2, mode="nonreentrant", late=True),
+       place="experts", mode="nonreentrant", late=True),
     on("nf4-lora-eager", note="PEFT LoRA with dropout", place="lora"),
     on("nf4-dora-eager", DEEPCOPY, note="PEFT DoRA with dropout", place="dora"),
     on("int8-eager", quant="int8"),
@@ -111,6 +125,31 @@ CONDITIONS = (
     on("int8-compile-inductor", KERNELS, quant="int8", mode="inductor"),
 )  # fmt: skip
 
+
+def on_card(size: str, widths: tuple[int, ...], names: str, without: tuple[str, ...] = ()) -> tuple[Condition, ...]:
+    """Return conditions of the report's size, judged by allocator and driver where those on a CPU are by the ledger."""
+    proxies = {condition.name: condition for condition in ON_CPU}
+    chosen = []
+    for proxy in (proxies[name] for name in names.split()):
+        # The planted bug of a checkpointed block keeps every weight, and every arm has the 16-bit ones it began with.
+        needs = replace(proxy.requires, compiler=False, card_bytes=6 * sum(n * k for k, n in pairwise(widths)))
+        budget = CARD_PEAK if proxy.budget is PEAK else CARD_HELD
+        condition = replace(proxy.on_cuda(widths=widths, tokens=128), requires=needs, budget=budget)
+        chosen.append(replace(condition, name=f"{proxy.name}-{size}-cuda", without=without))
+    return tuple(chosen)
+
+
+#: Conditions whose fix the report proposes; elsewhere on a GPU that arm would cost more than it tells.
+TRIED = "nf4-eager nf4-compile-inductor int8-eager"
+LAYER = "nf4-checkpoint-nonreentrant nf4-compile-mincut int8-compile-inductor"
+CONDITIONS = (
+    *ON_CPU,
+    *on_card("layer", LAYER_9B, TRIED),
+    *on_card("layer", LAYER_9B, LAYER, without=("proposed",)),
+    *on_card("32-layers", LAYER_9B + LAYER_9B[1:] * 31, "nf4-eager nf4-checkpoint-nonreentrant", without=("proposed",)),
+    *on_card("weight", (4096, 12288), "nf4-dora-eager", without=("proposed",)),
+)
+
 CASE = Case(
     package="bitsandbytes",
     number=1935,
@@ -120,8 +159,18 @@ CASE = Case(
     claims=(
         Claim(
             "autograd saves the dequantized weight of a 4-bit layer",
-            {"a layer": "0.48 GB, 0.06 GB packed", "32 layers of a 9B model": "15.4 GB, 1.9 GB packed"},
+            {"a layer": "0.48 GB (0.06 GB packed)", "32 layers of a 9B model": "15.4 GB (1.9 GB packed)"},
             "?[fp]4-*",
+            {
+                "a layer": tuple(
+                    Reading("cuda_held_bytes", condition, 10**9, arm)
+                    for condition in ("nf4-eager-layer-cuda", "nf4-compile-inductor-layer-cuda")
+                    for arm in ("subject", "planted")
+                ),
+                "32 layers of a 9B model": tuple(
+                    Reading("cuda_held_bytes", "nf4-eager-32-layers-cuda", 10**9, arm) for arm in ("subject", "planted")
+                ),
+            },
         ),
         Claim("autograd saves the dequantized weight of an 8-bit layer", conditions="int8-*"),
         Claim("the maintainer suspects a graph compiler's joint graph, not eager mode", conditions="*-compile-*"),
@@ -134,8 +183,11 @@ CASE = Case(
     conditions=CONDITIONS,
     budget=HELD,
     timeout_s=120.0,  # inductor's first kernel in a cell precompiles torch's headers
-    affected=tuple(
-        Affected(versions, conditions, source="reports/epyc-2core-edges")
+    affected=on_cards("reports/h200", bitsandbytes=("<0.50", "nf4-compile-*-cuda"))
+    + on_cards("reports/h200", bitsandbytes=(">=0.48", "nf4-dora-*-cuda"))
+    + tuple(
+        # The bounds of bitsandbytes; that of torch is read from reports/epyc-2core-edges.
+        Affected(versions, conditions, source="reports/bisect/gh1935-bitsandbytes")
         for conditions, versions in {
             "nf4-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},
             "nf4-eval-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},
@@ -151,28 +203,37 @@ CASE = Case(
 )
 
 
-def prepare(p: Any, checkpoint: str | None) -> SimpleNamespace:
+def prepare(p: Any, checkpoint: str | None) -> parts.Inputs:
     import torch
 
     dtype = getattr(torch, p["dtype"])
-    n, k, m = p["out"], p["in"], p["tokens"]
-    x = torch.randn(m, k).to(dtype)
+    m, widths, device = p["tokens"], p["widths"], p["device"]
+    x = torch.randn(m, widths[0], device=device).to(dtype)
     if p["threshold"]:
-        x[:, :: k // 4] *= 4 * p["threshold"]
-    weights = [(torch.randn(n, k) * k**-0.5).to(dtype) for _ in range(p["weights"])]
-    quantized = [parts.quantize(weight, p) for weight in weights]
-    grad = torch.randn(m, n).to(dtype)
-    return SimpleNamespace(p=p, x=x.requires_grad_(), grad=grad, weights=weights, quantized=quantized, kept={})
+        x[:, :: widths[0] // 4] *= 4 * p["threshold"]
+    shapes = [(n, k) for k, n in pairwise(widths)] * (2 if p["place"] == "experts" else 1)
+    weights = [(torch.randn(n, k, device=device) * k**-0.5).to(dtype) for n, k in shapes]
+    grad = torch.randn(m, widths[-1], device=device).to(dtype)
+    return parts.Inputs(p=p, x=x.requires_grad_(), grad=grad, weights=weights, kept={})
 
 
 def oracle(i: Any) -> dict[str, Any]:
     import torch
 
-    weights = [parts.dequantize(q, torch.float64) for q in i.quantized]
-    x = i.x.detach().double().requires_grad_()
-    output = parts.compose(i, [partial(torch.nn.functional.linear, weight=w) for w in weights])(x)
-    output.backward(i.grad.double())
-    return {"output": output.detach(), "grad_input": x.grad}
+    if len(i.weights) > DEEP:  # what is right over one layer is judged over one layer
+        return {}
+    if i.p["place"] == "experts":
+        weights = [parts.dequantize(q, torch.float64) for q in i.quantized]
+        x = i.x.detach().double().requires_grad_()
+        output = parts.compose(i, [partial(torch.nn.functional.linear, weight=w) for w in weights])(x)
+        output.backward(i.grad.double())
+        return {"output": output.detach(), "grad_input": x.grad}
+    output, grad = i.x.detach().double(), i.grad.double()
+    for q in i.quantized:  # one weight at a time: 32 layers in float64 would fill a card
+        output = output @ parts.dequantize(q, torch.float64).t()
+    for q in reversed(i.quantized):
+        grad = grad @ parts.dequantize(q, torch.float64)
+    return {"output": output, "grad_input": grad}
 
 
 def subject(i: Any) -> parts.Steps:

@@ -14,14 +14,18 @@ conversion makes one. Where the dtype is cast, sources become heap copies, and `
 the C library's count instead: that sees no mapped file but everything else, so its budget adds the quantized weights
 and 1 MiB for large objects of Python.
 
+On a GPU (``*-7b-cuda``): the report's own model and figure, what is reserved when loading has ended, with the driver as
+second instrument; budget: ``repros.cases._loading.reserved_limit``.
+
 Planted: the reference's reader runs ahead without a bound.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Params
+from repros.case import Affected, Budget, Case, Claim, Condition, Params, Reading, on_cards
 from repros.cases import _loading
 from repros.cases._loading import Arm, numbers, oracle, params, peak_limit, prepare, sync
 
@@ -36,7 +40,20 @@ def heap_limit(p: Params) -> int:
 NF4 = Condition("nf4", params("nf4"))
 NF4_CAST = Condition("nf4-cast", params("nf4", "float16"), note="bfloat16 checkpoint, loaded as float16")
 INT8 = Condition("int8", params("int8"))
+WHOLE = "qwen2.5-7b"
+RESERVED = Budget("cuda_end_reserved_bytes", _loading.reserved_limit, second="cuda_end_driver_bytes")
 INT8_CAST = Condition("int8-cast", params("int8", "float16"), note="bfloat16 checkpoint, loaded as float16")
+
+
+def _whole(condition: Condition) -> Condition:
+    """Return a condition with the report's own model, on a GPU."""
+    on_cuda = condition.on_cuda(recipe=WHOLE)
+    requires = replace(condition.requires, card_bytes=_loading.card_bytes(WHOLE))
+    if condition.env:
+        inside = {"transformers": ">=5,<5.4"}
+        requires = replace(requires, packages=inside, reason="the switch tells something inside the affected releases")
+    return replace(on_cuda, name=f"{condition.name}-7b-cuda", requires=requires, budget=RESERVED)
+
 
 CASE = Case(
     package="transformers",
@@ -47,8 +64,22 @@ CASE = Case(
     claims=(
         Claim(
             "5.x reserves twice as much as 4.57.5 while it loads in 4 bits",
-            {"reserved, 5.2.0": "13.83 GB", "reserved, 4.57.5": "6.70 GB", "allocated, both": "5.46 GB"},
+            {
+                "reserved, 5.2.0": "13.83 GB",
+                "reserved, 4.57.5": "6.70 GB",
+                "allocated, 5.2.0": "5.46 GB",
+                "allocated, 4.57.5": "5.46 GB",
+            },
             "nf4*",
+            {
+                f"{what}, {version}": (
+                    Reading(
+                        f"cuda_end_{what}_bytes", "nf4-7b-cuda", 1 << 30, versions={"transformers": f"=={version}"}
+                    ),
+                )
+                for what in ("reserved", "allocated")
+                for version in ("5.2.0", "4.57.5")
+            },
         ),
         Claim("not in the report: int8 goes the same way", conditions="int8*"),
     ),
@@ -64,14 +95,23 @@ CASE = Case(
         sync(INT8),
         INT8_CAST,
         sync(INT8_CAST),
+        _whole(NF4),
+        _whole(sync(NF4)),
+        _whole(INT8),
     ),
     budget=Budget("peak_live_16bit_bytes", peak_limit),
     numbers=numbers,
     checkpoint=_loading.recipe,
     gate=_loading.GATE,
-    affected=tuple(
-        Affected({"transformers": ">=5.0,<5.4"}, name, source="reports/epyc-2core-edges")
-        for name in ("nf4", "nf4-cast", "nf4-cast-heap", "int8", "int8-cast")
+    timeout_s=180.0,
+    affected=on_cards("reports/h200", transformers=(">=5.0,<5.4", "nf4-7b-cuda", "int8-7b-cuda"))
+    + tuple(
+        Affected({"transformers": versions}, name, source="reports/bisect/gh44387-gh44728-transformers")
+        for versions, names in {
+            ">=5.0,<5.4": ("nf4", "nf4-cast", "nf4-cast-heap", "int8", "int8-cast"),
+            ">=4.53,<4.57": ("nf4-cast", "int8", "int8-cast"),  # 4.53.0 is the oldest that quantizes on a CPU
+        }.items()
+        for name in names
     ),
     url="https://github.com/huggingface/transformers/issues/44387",
 )
