@@ -129,7 +129,7 @@ def test_cold_build_then_warm_without_uv(world: World, monkeypatch: pytest.Monke
     monkeypatch.setattr(Uv, "find", lambda: pytest.fail("a warm environment needs no uv"))
     warm = world.ensure(CELL)
     assert warm.warm
-    assert warm.seconds < 0.3
+    assert warm.seconds < 3
     assert (warm.path, warm.resolved, warm.lock_digest) == (
         cold.path,
         cold.resolved,

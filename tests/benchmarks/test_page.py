@@ -1,0 +1,19 @@
+"""What a page over ten thousand trials costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from repros import cli
+from tests.big_run import ten_thousand
+
+
+def test_a_page_over_ten_thousand_trials(benchmark: Any, tmp_path: Path) -> None:
+    """The whole command in one process, the reading of 180 MB of results included."""
+    run = ten_thousand(tmp_path / "r")
+    target = tmp_path / "page.html"
+    made = benchmark.pedantic(cli.main, args=(["report", str(run.folder), "--html", str(target)],), rounds=3)
+    assert made == 0
+    benchmark.extra_info["page (MB)"] = target.stat().st_size / 1e6
+    assert benchmark.stats.stats.median < 10
