@@ -1,7 +1,7 @@
 """Checkpoints with the shapes of real models and random weights, made once and kept.
 
 A recipe (``fixtures/recipes.json``) names a real configuration (``fixtures/models/``) and says
-what is cut from it: layers and vocabulary, never the shape of a layer. ``ensure`` turns it into a
+what is cut from it: layers, vocabulary and experts, never the shape of one. ``ensure`` turns it into a
 folder that ``from_pretrained`` loads: ``config.json``, safetensors shards and their index.
 
 The folder is written to a staging place and renamed, under a lock, in the cache; its name carries
@@ -44,13 +44,14 @@ SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a checkpoint is made; ``layers`` and ``vocab`` are None where the model is whole."""
+    """How a checkpoint is made; ``layers``, ``vocab`` and ``experts`` are None where the model is whole."""
 
     name: str
     model: str
     dtype: str
     layers: int | None = None
     vocab: int | None = None
+    experts: int | None = None
     shard_bytes: int = 5_000_000_000
     seed: int = 0
     note: str = ""
@@ -91,7 +92,7 @@ def recipes(path: Path = FIXTURES / "recipes.json") -> Mapping[str, Recipe]:
                 f"{path.name}: {name}.model: there is no models/{recipe.model}.json beside it",
                 f"use one of {', '.join(sorted(p.stem for p in (FIXTURES / 'models').glob('*.json')))}",
             )
-        for key in ("layers", "vocab", "shard_bytes"):
+        for key in ("layers", "vocab", "experts", "shard_bytes"):
             value = getattr(recipe, key)
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"{path.name}: {name}.{key}: `{value}` is not a count", "write 1 or more")
@@ -113,14 +114,17 @@ def config_of(recipe: Recipe) -> Mapping[str, Any]:
     """
     config = _read_json(FIXTURES / "models" / f"{recipe.model}.json")
     config["torch_dtype"] = recipe.dtype
-    if recipe.layers is not None:
-        if recipe.layers > config["num_hidden_layers"]:
-            raise UserError(
-                f"recipes.json: {recipe.name}.layers: {recipe.layers}, but {recipe.model} has "
-                f"{config['num_hidden_layers']}",
-                "keep fewer layers",
-            )
-        config["num_hidden_layers"] = recipe.layers
+    for what, key in (("layers", "num_hidden_layers"), ("experts", "num_experts")):
+        kept = getattr(recipe, what)
+        if kept is not None:
+            if kept > config.get(key, 0):
+                raise UserError(
+                    f"recipes.json: {recipe.name}.{what}: {kept}, but {recipe.model} has {config.get(key, 0)}",
+                    f"keep fewer {what}",
+                )
+            config[key] = kept
+    if recipe.experts is not None:
+        config["num_experts_per_tok"] = min(config["num_experts_per_tok"], recipe.experts)
     if recipe.vocab is not None:
         config["vocab_size"] = recipe.vocab
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -198,7 +202,84 @@ def _opt(config: Mapping[str, Any]) -> Shapes:
         yield f"{layer}.fc2.bias", (hidden,)
 
 
-_LISTINGS = {"llama": _decoder, "qwen2": _decoder, "opt": _opt}
+def _qwen3_moe(config: Mapping[str, Any]) -> Shapes:
+    """List the tensors of Qwen3 with experts, one tensor an expert and projection as they are published.
+
+    Source: transformers' ``Qwen3MoeForCausalLM`` of 4.x; 5.x fuses the experts of a layer while it loads them.
+    """
+    hidden, inner = config["hidden_size"], config["moe_intermediate_size"]
+    yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        yield from _full_attention(config, layer, config["num_attention_heads"])
+        yield f"{layer}.mlp.gate.weight", (config["num_experts"], hidden)
+        for expert in range(config["num_experts"]):
+            yield from _gated(f"{layer}.mlp.experts.{expert}", hidden, inner)
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+    yield "model.norm.weight", (hidden,)
+    yield "lm_head.weight", (config["vocab_size"], hidden)
+
+
+def _qwen3_5_moe(config: Mapping[str, Any]) -> Shapes:
+    """List the tensors of the text model of Qwen3.5 with fused experts: every fourth layer has full attention.
+
+    Source: transformers' ``Qwen3_5MoeForCausalLM``.
+    """
+    hidden, inner, experts = config["hidden_size"], config["moe_intermediate_size"], config["num_experts"]
+    heads, width = config["linear_num_value_heads"], config["linear_value_head_dim"]
+    keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+    values = heads * width
+    yield "model.embed_tokens.weight", (config["vocab_size"], hidden)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        if (i + 1) % 4:
+            linear = f"{layer}.linear_attn"
+            yield f"{linear}.dt_bias", (heads,)
+            yield f"{linear}.A_log", (heads,)
+            yield f"{linear}.conv1d.weight", (2 * keys + values, 1, config["linear_conv_kernel_dim"])
+            yield f"{linear}.norm.weight", (width,)
+            yield f"{linear}.out_proj.weight", (hidden, values)
+            yield f"{linear}.in_proj_qkv.weight", (2 * keys + values, hidden)
+            yield f"{linear}.in_proj_z.weight", (values, hidden)
+            yield f"{linear}.in_proj_b.weight", (heads, hidden)
+            yield f"{linear}.in_proj_a.weight", (heads, hidden)
+        else:
+            yield from _full_attention(config, layer, 2 * config["num_attention_heads"])  # half of q is a gate
+        yield f"{layer}.mlp.gate.weight", (experts, hidden)
+        yield f"{layer}.mlp.experts.gate_up_proj", (experts, 2 * inner, hidden)
+        yield f"{layer}.mlp.experts.down_proj", (experts, hidden, inner)
+        yield from _gated(f"{layer}.mlp.shared_expert", hidden, config["shared_expert_intermediate_size"])
+        yield f"{layer}.mlp.shared_expert_gate.weight", (1, hidden)
+        yield f"{layer}.input_layernorm.weight", (hidden,)
+        yield f"{layer}.post_attention_layernorm.weight", (hidden,)
+    yield "model.norm.weight", (hidden,)
+    yield "lm_head.weight", (config["vocab_size"], hidden)
+
+
+def _full_attention(config: Mapping[str, Any], layer: str, q_heads: int) -> Shapes:
+    hidden, head = config["hidden_size"], config["head_dim"]
+    kv = head * config["num_key_value_heads"]
+    for part, out in (("q", head * q_heads), ("k", kv), ("v", kv)):
+        yield f"{layer}.self_attn.{part}_proj.weight", (out, hidden)
+    yield f"{layer}.self_attn.o_proj.weight", (hidden, head * config["num_attention_heads"])
+    yield f"{layer}.self_attn.q_norm.weight", (head,)
+    yield f"{layer}.self_attn.k_norm.weight", (head,)
+
+
+def _gated(name: str, hidden: int, inner: int) -> Shapes:
+    yield f"{name}.gate_proj.weight", (inner, hidden)
+    yield f"{name}.up_proj.weight", (inner, hidden)
+    yield f"{name}.down_proj.weight", (hidden, inner)
+
+
+_LISTINGS = {
+    "llama": _decoder,
+    "qwen2": _decoder,
+    "opt": _opt,
+    "qwen3_moe": _qwen3_moe,
+    "qwen3_5_moe_text": _qwen3_5_moe,
+}
 
 
 def shards(recipe: Recipe) -> list[list[Spec]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from repros import results
 from repros.results import Run
 
-EVIDENCE = Path(__file__).parents[1] / "reports/epyc-2core-cpu"
+EVIDENCE = Path(__file__).parents[1] / "reports/cpu"
 
 
 def ten_thousand(folder: Path) -> Run:

@@ -28,7 +28,7 @@ from repros.results import Record
 from repros.verdict import Verdict
 from tests.test_cli import errors
 
-EVIDENCE = results.REPORTS / "epyc-2core-cpu"
+EVIDENCE = results.REPORTS / "cpu"
 CELL = "tf5.2.0-bnb0.49.2"
 KNOWN = {e.name: e for e in cases.find()}
 #: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.

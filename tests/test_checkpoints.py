@@ -32,6 +32,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recipe]:
         ("qwen2.5-7b-instruct", "bfloat16", 339, 7_615_616_512),
         ("opt-350m", "float16", 388, 331_196_416),
         ("smollm2-135m", "bfloat16", 272, 134_515_008),
+        ("qwen3-30b-a3b", "bfloat16", 18_867, 30_532_122_624),
     ],
 )
 def test_a_whole_model_has_the_published_number_of_parameters(
@@ -54,20 +55,30 @@ def test_shards_hold_every_tensor_once_and_keep_to_their_size(name: str) -> None
     assert all(len(specs) == 1 or sum(s.nbytes for s in specs) <= recipe.shard_bytes for specs in cut)
 
 
+def test_the_mixture_of_experts_has_35_billion_parameters_of_which_3_are_active() -> None:
+    listed = tensors(Recipe("whole", "qwen3.5-35b-a3b", "bfloat16"))
+    everything = sum(spec.nbytes for spec in listed) // 2
+    experts = sum(spec.nbytes for spec in listed if ".experts." in spec.name) // 2
+    assert 34e9 < everything < 36e9
+    assert 2.5e9 < everything - experts + experts * 8 // 256 < 4e9
+
+
 @pytest.mark.parametrize("name", [name for name, recipe in recipes().items() if recipe.layers])
 def test_a_cut_leaves_every_layer_its_shape(name: str) -> None:
     recipe = recipe_of(name)
-    whole = {spec.name: spec.shape for spec in tensors(replace(recipe, layers=None, vocab=None))}
+    whole = {spec.name: spec.shape for spec in tensors(replace(recipe, layers=None, vocab=None, experts=None))}
     cut = [spec for spec in tensors(recipe) if ".layers." in spec.name]
+    if recipe.experts:  # a row of the router is an expert's
+        cut = [spec for spec in cut if not spec.name.endswith("mlp.gate.weight")]
     assert all(spec.shape == whole[spec.name] for spec in cut)
 
 
-@pytest.mark.parametrize("model", ["qwen2.5-7b-instruct", "opt-350m", "smollm2-135m"])
+@pytest.mark.parametrize("model", ["qwen2.5-7b-instruct", "opt-350m", "smollm2-135m", "qwen3.5-35b-a3b"])
 def test_the_listing_is_the_model_that_transformers_builds(model: str) -> None:
     transformers = pytest.importorskip("transformers")
     import torch
 
-    recipe = Recipe("x", model, "bfloat16", layers=2, vocab=64)
+    recipe = Recipe("x", model, "bfloat16", layers=4, vocab=64)
     config = transformers.AutoConfig.for_model(**checkpoints.config_of(recipe))
     with torch.device("meta"):
         built = transformers.AutoModelForCausalLM.from_config(config).state_dict()

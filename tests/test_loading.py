@@ -41,7 +41,8 @@ def test_sums_of_one_layer_by_hand() -> None:
 def test_copies_that_a_conversion_makes(scheme: str, dtype: str, copies: int) -> None:
     p = _loading.params(scheme, dtype)
     assert _loading.copies(p) == copies
-    assert _loading.peak_limit(p) == _loading.resident_bytes(p) + (1 + copies) * _loading.largest_bytes(p)
+    cast = 2 * 256 * 576 if dtype == "float16" else 0  # the embedding, as the checkpoint has it
+    assert _loading.peak_limit(p) == _loading.resident_bytes(p) + (1 + copies) * _loading.largest_bytes(p) + cast
 
 
 @pytest.mark.parametrize("condition", CONDITIONS, ids=lambda condition: condition.name)

@@ -26,7 +26,7 @@ from tests.test_cli import errors
 from tests.test_redact import inflated
 from tests.test_results import record
 
-EVIDENCE = results.REPORTS / "epyc-2core-cpu"
+EVIDENCE = results.REPORTS / "cpu"
 KNOWN = {e.name: e for e in cases.find()}
 
 
@@ -37,7 +37,7 @@ def records() -> list[Record]:
 
 @pytest.fixture(scope="module")
 def page(records: list[Record]) -> str:
-    return html.page(records, KNOWN, ["reports/epyc-2core-cpu"], Redactor())
+    return html.page(records, KNOWN, ["reports/cpu"], Redactor())
 
 
 def test_every_trial_is_a_field_with_its_verdict(page: str, records: list[Record]) -> None:

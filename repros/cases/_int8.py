@@ -25,7 +25,7 @@ LOST_SCALE = (
 
 def affected(package: str, versions: str, *conditions: str) -> tuple[Affected, ...]:
     """Return the windows of several conditions: bitsandbytes by bisection, others by the cells' trials."""
-    source = "reports/bisect/gh1927-bitsandbytes" if package == "bitsandbytes" else "reports/epyc-2core-cpu"
+    source = "reports/bisect/gh1927-bitsandbytes" if package == "bitsandbytes" else "reports/cpu"
     return tuple(Affected({package: versions}, condition, source=source) for condition in conditions)
 
 

@@ -5,7 +5,9 @@
 - *resident*: tensors that stay 16-bit (embedding, norms, an untied head), in the dtype that was asked for;
 - *one source*, the largest, from its reading to the end of its quantization;
 - *one copy* of it where a conversion makes one: a cast to another dtype than the checkpoint's, or the float16 that
-  bitsandbytes' int8 quantization starts from. A cast copy replaces its source, so there are never two copies.
+  bitsandbytes' int8 quantization starts from. A cast copy replaces its source, so there are never two copies;
+- where the dtype is cast, *the source of one that stays*, the largest: a loop may drop it only with its next round, as
+  transformers before 4.57 does.
 
 A source counts whether it lies on the heap or is a view of the mapped file: on an accelerator both are allocations.
 
@@ -71,8 +73,13 @@ def specs(p: Params) -> tuple[Spec, ...]:
 
 
 def is_quantized(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether a tensor is the weight of a linear layer, other than the head."""
-    return len(shape) == 2 and "embed" not in name and not name.startswith("lm_head")
+    """Return whether a tensor is to be quantized: a linear layer's weight, other than the head's, or its experts'.
+
+    A router is left alone; transformers 4 has it quantized, which only takes less.
+    """
+    if ".experts." in name:
+        return True
+    return len(shape) == 2 and not name.startswith("lm_head") and "embed" not in name and "mlp.gate." not in name
 
 
 def linear_elements(p: Params) -> list[int]:
@@ -97,22 +104,30 @@ def quantized_bytes(p: Params) -> int:
     return sum(linear_elements(p)) + 4 * rows
 
 
+def is_cast(p: Params) -> bool:
+    """Return whether the model is loaded in another dtype than its checkpoint's."""
+    return bool(p["dtype"] != recipe_of(recipe(p)).dtype)
+
+
 def copies(p: Params) -> int:
     """Return how many copies of a source its conversion makes."""
-    cast = p["dtype"] != recipe_of(recipe(p)).dtype
-    return int(cast or (p["scheme"] == "int8" and p["dtype"] != "float16"))
+    return int(is_cast(p) or (p["scheme"] == "int8" and p["dtype"] != "float16"))
 
 
 def peak_limit(p: Params) -> int:
     """Return the 16-bit bytes that may be alive at once: see the head of this module."""
-    return resident_bytes(p) + (1 + copies(p)) * largest_bytes(p)
+    staying = max(s.nbytes for s in specs(p) if not is_quantized(s.name, s.shape))
+    return resident_bytes(p) + (1 + copies(p)) * largest_bytes(p) + is_cast(p) * staying
 
 
 def compared(p: Params) -> tuple[str, ...]:
-    """Return what is compared with the checkpoint: of the first layer two quantized weights and one that is not."""
-    first = [s for s in specs(p) if ".layers.0." in s.name and s.name.endswith("weight")]
-    quantized = [s.name for s in first if s.name.endswith(("k_proj.weight", "v_proj.weight"))]
-    return (*quantized, next(s.name for s in first if not is_quantized(s.name, s.shape)))
+    """Return what is compared with the checkpoint: of the first layer two quantized weights and one that is not.
+
+    Two of the smallest are chosen, and none of an expert: those are kept under another name where they are fused.
+    """
+    first = [s for s in specs(p) if ".layers.0." in s.name and s.name.endswith("weight") and "expert" not in s.name]
+    quantized = sorted((s for s in first if is_quantized(s.name, s.shape)), key=lambda s: s.nbytes)
+    return (*(s.name for s in quantized[:2]), next(s.name for s in first if s not in quantized))
 
 
 def allocated_limit(p: Params) -> int:
@@ -208,10 +223,11 @@ def load_installed(i: Any) -> Arm:
     return found
 
 
-def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0) -> Arm:
+def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_alone: str = "") -> Arm:
     """Load with the reference; ``ahead_bytes`` of sources may be alive, None is no bound.
 
-    With ``keep_every`` n every n-th source of a linear layer is kept for good, as a leak would.
+    With ``keep_every`` n every n-th source of a linear layer is kept for good, as a leak would. What has
+    ``left_alone`` in its name is not quantized.
     """
     from repros.reference.loader import StreamingLoader
 
@@ -237,7 +253,7 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0) -> Arm:
                 kept.append(tensor if len(kept) % keep_every == 0 else None)
 
     def convert(name: str, tensor: Any) -> Any:
-        if is_quantized(name, tuple(tensor.shape)):
+        if is_quantized(name, tuple(tensor.shape)) and not (left_alone and left_alone in name):
             return (*quantize(tensor.to(i.dtype), i.p["scheme"]), tuple(tensor.shape))
         return tensor.to(i.dtype, copy=i.device == "cpu")  # there the ledger tells a source from what is kept
 
@@ -256,8 +272,7 @@ def ahead_bytes(p: Params) -> int:
     """
     if p.get("device") == "cuda":
         return max(s.nbytes for s in specs(p))
-    cast = p["dtype"] != recipe_of(recipe(p)).dtype
-    return 2 * largest_bytes(p) if copies(p) > cast else 0
+    return 2 * largest_bytes(p) if copies(p) > is_cast(p) else 0
 
 
 def _dequantize(i: Any, weight: Any) -> Any:

@@ -1,0 +1,118 @@
+"""Fused experts stay 16-bit: a mixture of experts "in 4 bits" keeps most of its bytes.
+
+The report: transformers 5 holds the experts of a layer in one parameter of three dimensions, where 4.x had a linear layer
+for each. What is replaced by a quantized layer is ``nn.Linear``, so the experts, nearly all of such a model, are passed
+over without a word. (Upstream's answer to come is a module for fused experts, bitsandbytes#1965.)
+
+Two checkpoints of true layers: Qwen3-30B-A3B, a tensor each expert and projection as it is published, which 4.x loads as
+it is and 5.x fuses; and Qwen3.5-35B-A3B, published fused, which 4.x does not know: it is the model of 67 GB that fails on
+32 GB in transformers#44728 and #44387.
+
+Budget: what stays 16-bit by its nature (embedding, head, norms, convolutions, router), from the shapes. The ledger's
+count at the end is held beside the sizes of the model's own tensors. On a GPU what is allocated at the end, beside the
+same sizes: what stays, codes, scales, and the allocator's rounding. Figures named ``whole_*`` are the loaded model's
+bytes taken to its true depth and number of experts, by layers and by experts.
+
+Planted: the reference leaves the experts as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from repros.case import Budget, Case, Claim, Condition, Params, Requires
+from repros.cases import _loading
+from repros.cases._loading import Arm, numbers, oracle, params, prepare
+from repros.checkpoints import config_of, recipe_of
+
+__all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
+
+ONE_LAYER, QWEN3, QWEN35 = "qwen3-30b-a3b-1l-2e", "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"
+KNOWN = Requires({"transformers": ">=5.2"}, reason="Qwen3.5 with experts came to transformers with 5.2")
+
+
+def on_card(name: str, recipe: str, requires: Requires = KNOWN) -> Condition:
+    """Return a condition with layers as they are, on a GPU."""
+    condition = replace(Condition(name, params("nf4")).on_cuda(recipe=recipe), name=f"{name}-cuda", proxy="nf4-experts")
+    return replace(condition, requires=replace(requires, card_bytes=_loading.card_bytes(recipe)), budget=ALLOCATED)
+
+
+def allocated_limit(p: Params) -> int:
+    """Return the bytes that the loaded model may have, each tensor rounded up to the allocator's 512."""
+    return _loading.resident_bytes(p) + _loading.quantized_bytes(p) + 2 * 512 * len(_loading.specs(p))
+
+
+ALLOCATED = Budget("cuda_end_allocated_bytes", allocated_limit, second="model_bytes")
+
+CASE = Case(
+    package="bitsandbytes",
+    number=1849,
+    title="Failed to quant MoE models with fused expert weights in transformers v5",
+    kind="issue",
+    status="open",
+    claims=(
+        Claim("from transformers 5 on the experts of a mixture are not quantized to 4 bits", conditions="nf4-*"),
+        Claim("not in the report: nor to 8 bits", conditions="int8-*"),
+    ),
+    conditions=(
+        Condition("nf4-experts", params("nf4", recipe=ONE_LAYER)),
+        Condition("int8-experts", params("int8", recipe=ONE_LAYER)),
+        on_card("nf4-experts-30b", QWEN3, Requires()),
+        on_card("nf4-experts-35b", QWEN35),
+    ),
+    budget=Budget("live_end_16bit_bytes", _loading.resident_bytes, second="model_16bit_bytes"),
+    numbers=numbers,
+    checkpoint=_loading.recipe,
+    timeout_s=180.0,
+    url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1849",
+)
+
+
+def subject(i: Any) -> Arm:
+    found = yield from _loading.load_installed(i)
+    states = ((name, value.quant_state) for name, value in i.model.named_parameters() if hasattr(value, "quant_state"))
+    scales = [(f"{name}.absmax", state.absmax) for name, state in states if state is not None]
+    scales += [(f"{name}.SCB", value.SCB) for name, value in i.model.named_parameters() if hasattr(value, "SCB")]
+    return {**found, **made_of(i, [*i.model.named_parameters(), *scales])}
+
+
+def reference(i: Any) -> Arm:
+    return (yield from _load(i))
+
+
+def planted(i: Any) -> Arm:
+    """Leave the experts as they are."""
+    return (yield from _load(i, left_alone=".experts."))
+
+
+def _load(i: Any, left_alone: str = "") -> Arm:
+    found = yield from _loading.load_reference(i, _loading.ahead_bytes(i.p), left_alone=left_alone)
+    parts = ((name, value if isinstance(value, tuple) else (value,)) for name, value in i.model.items())
+    tensors = ((name, one) for name, several in parts for one in several if hasattr(one, "dtype"))
+    return {**found, **made_of(i, tensors)}
+
+
+def made_of(i: Any, tensors: Iterable[tuple[str, Any]]) -> dict[str, float]:
+    """Return what a loaded model's bytes are made of, as loaded and at its true depth and number of experts."""
+    recipe = recipe_of(_loading.recipe(i.p))
+    cut, true = config_of(recipe), config_of(replace(recipe, layers=None, vocab=None, experts=None))
+    deeper = true["num_hidden_layers"] / cut["num_hidden_layers"]
+    more = true["num_experts"] / cut["num_experts"]
+    wider = true["vocab_size"] / cut["vocab_size"]
+    found = dict.fromkeys(
+        ("model_bytes", "model_16bit_bytes", "whole_bytes", "whole_16bit_bytes", "whole_experts_bytes"), 0.0
+    )
+    for name, tensor in tensors:
+        size = tensor.numel() * tensor.element_size()
+        is_16bit = str(tensor.dtype).rpartition(".")[2] in ("bfloat16", "float16")
+        expert = ".experts." in name
+        times = deeper * (more if expert else 1) if ".layers." in name else (wider if tensor.dim() == 2 else 1)
+        found["model_bytes"] += size
+        found["whole_bytes"] += size * times
+        found["whole_experts_bytes"] += size * times * expert
+        if is_16bit:
+            found["model_16bit_bytes"] += size
+            found["whole_16bit_bytes"] += size * times
+    return found
