@@ -210,11 +210,11 @@ class CellServer:
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
         """Run one arm and return what was observed of it; never raises for what the arm does.
 
-        On a GPU it waits until ``cards`` cards are its own.
+        On a GPU it waits until ``cards`` cards are its own, or, where the request says ``shared``, for a share of one.
         """
         if self._device != "cuda":
             return self._observe({"memory_bytes": MEMORY_BYTES, **request}, log, fresh)
-        with turn(cards) as mine:
+        with turn(cards, request.get("shared", False)) as mine:
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
             return self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh)
 

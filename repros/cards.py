@@ -1,7 +1,8 @@
 """Graphics cards: which there are, what is free on them, and whose turn it is.
 
-An arm has its cards to itself: with several cards arms run side by side, one a card; a second process of this suite on
-the same host waits its turn by the same locks.
+An arm whose bytes are judged has its cards to itself: with several cards such arms run side by side, one a card. Arms
+of which only numbers are judged may share one. A second process of this suite on the same host waits its turn by the
+same locks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,48 +61,86 @@ def known() -> tuple[Card, ...]:
     return cards()
 
 
+#: Cards that one arm has to itself, how many arms share each, and how many wait for cards of their own.
 _taken: set[int] = set()
+_shared: Counter[int] = Counter()
+_wanted: list[int] = []
 _changed = threading.Condition()
 
 
 @contextmanager
-def turn(count: int) -> Iterator[tuple[int, ...]]:
-    """Hold ``count`` cards; yields their indices once nobody else of this suite is on them."""
+def turn(count: int, shared: bool = False) -> Iterator[tuple[int, ...]]:
+    """Hold ``count`` cards; yields their indices once nobody else of this suite is on them.
+
+    With ``shared`` one card is held beside others who share it. Who wants a card alone goes first.
+    """
     with contextlib.ExitStack() as stack:
-        mine = _free_cards(count, stack)
+        mine = _shared_card(stack) if shared else _own_cards(count, stack)
         try:
             yield mine
         finally:
             stack.close()  # the locks first: whoever is woken tries them at once
             with _changed:
-                _taken.difference_update(mine)
+                if shared:
+                    _shared.subtract(mine)
+                else:
+                    _taken.difference_update(mine)
                 _changed.notify_all()
 
 
-def _free_cards(count: int, stack: contextlib.ExitStack) -> tuple[int, ...]:
+def _own_cards(count: int, stack: contextlib.ExitStack) -> tuple[int, ...]:
+    everything = [card.index for card in known()]
+    with _changed:
+        _wanted.append(count)
+    try:
+        while True:
+            with _changed:
+                _changed.wait_for(lambda: len(_free(everything)) >= count)
+                mine = tuple(_free(everything))[:count]
+                _taken.update(mine)
+            locks = contextlib.ExitStack()
+            if all(_lock(index, locks, fcntl.LOCK_EX) for index in mine):
+                stack.push(locks.pop_all())
+                return mine
+            locks.close()
+            with _changed:
+                _taken.difference_update(mine)
+                _changed.notify_all()
+            time.sleep(PATIENCE_S)
+    finally:
+        with _changed:
+            _wanted.remove(count)
+            _changed.notify_all()
+
+
+def _shared_card(stack: contextlib.ExitStack) -> tuple[int, ...]:
     everything = [card.index for card in known()]
     while True:
         with _changed:
-            _changed.wait_for(lambda: len(set(everything) - _taken) >= count)
-            mine = tuple(index for index in everything if index not in _taken)[:count]
-            _taken.update(mine)
+            _changed.wait_for(lambda: not _wanted and set(everything) - _taken)
+            card = min(set(everything) - _taken, key=lambda index: (_shared[index], index))
+            _shared[card] += 1
         locks = contextlib.ExitStack()
-        if all(_lock(index, locks) for index in mine):
+        if _lock(card, locks, fcntl.LOCK_SH):
             stack.push(locks.pop_all())
-            return mine
+            return (card,)
         locks.close()
         with _changed:
-            _taken.difference_update(mine)
+            _shared[card] -= 1
             _changed.notify_all()
         time.sleep(PATIENCE_S)
 
 
-def _lock(index: int, stack: contextlib.ExitStack) -> bool:
+def _free(everything: list[int]) -> list[int]:
+    return [index for index in everything if index not in _taken and not _shared[index]]
+
+
+def _lock(index: int, stack: contextlib.ExitStack, how: int) -> bool:
     path = cache_root() / "cards" / f"{index}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     file = stack.enter_context(path.open("ab"))
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

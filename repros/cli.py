@@ -110,6 +110,10 @@ def parser() -> argparse.ArgumentParser:
     proxies.add_argument("gpu", type=Path, help="folder of a run on a GPU")
     proxies.add_argument("cpu", type=Path, nargs="+", help="folders of runs on a CPU")
     proxies.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
+
+    fits = add("fits", cmd_fits, "say what trains on which card, and what a mixture of experts comes to")
+    fits.add_argument("run", type=Path, nargs="+", help="folders of runs")
+    fits.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
     bundle = add("bundle", cmd_bundle, "write a trial as an attachment: one-file script, comment, evidence")
     bundle.add_argument("case", help="a case's name, or the number of its report (gh1927)")
     bundle.add_argument("--cell", help="a cell of the run (default: one in which it is reproduced)")
@@ -331,11 +335,25 @@ def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
     known = {e.name: e for e in cases.find()}
     on_cpu = [record for folder in arguments.cpu for record in results.load(folder)[0]]
     text = proxies.page(results.load(arguments.gpu)[0], on_cpu, known, [arguments.gpu, *arguments.cpu])
-    if arguments.markdown:
-        arguments.markdown.write_text(text, encoding="utf-8")
-    else:
-        console.print(text, markup=False)
+    _page(text, arguments.markdown, console)
     return EXIT_AS_EXPECTED
+
+
+def cmd_fits(arguments: argparse.Namespace, console: Console) -> int:
+    """Say what fits on which card."""
+    from repros.report import fits
+
+    _page(fits.page(results.load_all(arguments.run)[0], arguments.run), arguments.markdown, console)
+    return EXIT_AS_EXPECTED
+
+
+def _page(text: str, target: Path | None, console: Console) -> None:
+    from repros.report import evidence
+
+    if target is None:
+        console.print(text, markup=False)
+    else:
+        evidence.write(target, text)
 
 
 def _standings(records: Sequence[Record], known: dict[str, Entry], console: Console) -> None:

@@ -132,6 +132,8 @@ class Running:
         recipe = entry.case.recipe(condition)
         checkpoint = place.checkpoint(recipe) if recipe else None
         can_propose = not unmet(entry.case.proposed_requires, place.versions, 1 << 62)
+        # Bytes are never read on a card that others are on.
+        shared = entry.case.budget_of(condition).unit != "bytes" and condition.requires.cards == 1
         for arm in [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]:
             for number in range(entry.case.repeats if arm == "subject" else 1):
                 request = {
@@ -141,6 +143,7 @@ class Running:
                     "checkpoint": checkpoint,
                     "env": dict(condition.env),
                     "timeout_s": entry.case.timeout_s,
+                    "shared": shared,
                 }
                 name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"
                 future = arms.submit(place.observe, request, logs / name, condition.fresh, condition.requires.cards)

@@ -133,12 +133,12 @@ class Meters(Protocol):
         """Return figures and evidence read so far."""
 
 
-def meters_of(device: str, gate: tuple[str, ...]) -> Meters:
-    """Return the instruments of ``cpu`` or ``cuda``."""
+def meters_of(device: str, gate: tuple[str, ...], shared: bool = False) -> Meters:
+    """Return the instruments of ``cpu`` or ``cuda``; on a ``shared`` card the driver says nothing of one arm."""
     if device == "cuda":
         from repros.meters.cuda import CudaMeters
 
-        return CudaMeters()
+        return CudaMeters(shared)
     from repros.meters.cpu import CpuMeters
 
     return CpuMeters(gate)
@@ -161,7 +161,9 @@ class Probe:
         case: Case = module.CASE
         arm: Callable[[Any], Any] = getattr(module, request["arm"])
         seed()
-        meters = self._meters = meters_of(request["params"].get("device", "cpu"), case.gate)
+        meters = self._meters = meters_of(
+            request["params"].get("device", "cpu"), case.gate, request.get("shared", False)
+        )
         with meters.open():
             self.phase = "prepare"
             inputs = module.prepare(request["params"], request["checkpoint"])

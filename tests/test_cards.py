@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,35 @@ def test_arms_take_turns_and_use_both_cards() -> None:
     assert (clashes[0], most[0]) == (0, 2)
 
 
+def test_arms_that_share_a_card_keep_others_off_it() -> None:
+    """Two share a card at once, spread over both cards first; who wants one alone waits for them, and goes next."""
+    order: list[str] = []
+    with cards.turn(1, shared=True) as first, cards.turn(1, shared=True) as second:
+        assert {first, second} == {(0,), (1,)}
+        with cards.turn(1, shared=True) as third:
+            assert third == (0,)
+
+        def alone() -> None:
+            with cards.turn(1):
+                order.append("alone")
+
+        def shares() -> None:
+            with cards.turn(1, shared=True):
+                order.append("shares")
+
+        threads = [threading.Thread(target=alone)]
+        threads[0].start()
+        while not cards._wanted:
+            pass
+        threads.append(threading.Thread(target=shares))
+        threads[1].start()
+        threads[1].join(0.3)
+        assert order == []
+    for thread in threads:
+        thread.join(10)
+    assert order == ["alone", "shares"]
+
+
 def test_an_arm_may_hold_both() -> None:
     with cards.turn(2) as mine:
         assert mine == (0, 1)
@@ -90,7 +120,7 @@ def test_another_process_is_waited_for(tmp_path: Path) -> None:
             taken.set()
 
     with contextlib.ExitStack() as other:
-        assert cards._lock(0, other)
+        assert cards._lock(0, other, fcntl.LOCK_EX)
         thread = threading.Thread(target=arm, daemon=True)
         thread.start()
         assert not taken.wait(0.5)

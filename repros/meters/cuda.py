@@ -6,8 +6,8 @@ cache. *Driver*: what is gone from the card's free memory, an instrument that kn
 kernels and libraries are in it, so it is read against the same card a moment before. *History*: every allocation with
 the Python frame that asked for it, from which the timeline is made and the owners of the peak are named.
 
-Context, matrix library and its workspace are warmed before the baseline is taken. The card must be this arm's alone:
-the parent sees to that (`repros.cards`).
+Context, matrix library and its workspace are warmed before the baseline is taken. Where bytes are judged the card is
+this arm's alone: the parent sees to that (`repros.cards`). On a card that others share the driver is not asked.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ OWNERS = 12
 class CudaMeters:
     """Allocator and driver on the cards that this process sees, from the first phase of the arm on."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
         self.phases = ["prepare"]
+        self._shared = shared
+        self._driver = () if shared else ("driver",)
         self._base: dict[str, int] = {}
         self._figures: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
@@ -56,7 +58,7 @@ class CudaMeters:
         """Return bytes over all cards."""
         cards = range(torch.cuda.device_count())
         torch.cuda.synchronize()
-        free_total = [torch.cuda.mem_get_info(card) for card in cards]
+        free_total = [] if self._shared else [torch.cuda.mem_get_info(card) for card in cards]
         stats = [torch.cuda.memory_stats(card) for card in cards]
         return {
             "allocated": sum(s.get("allocated_bytes.all.current", 0) for s in stats),
@@ -85,7 +87,7 @@ class CudaMeters:
 
     def _mark(self, name: str) -> None:
         now = self._read()
-        taken = {f"{k}_bytes": now[k] - self._base[k] for k in ("allocated", "reserved", "driver")}
+        taken = {f"{k}_bytes": now[k] - self._base[k] for k in ("allocated", "reserved", *self._driver)}
         self._marks.append({"phase": name, "at": round(time.monotonic() - self._began, 4), **taken})
 
     def _held(self) -> None:
@@ -95,8 +97,9 @@ class CudaMeters:
         """
         gc.collect()
         self._figures["cuda_held_bytes"] = self._read()["allocated"] - self._base["allocated"]
-        torch.cuda.empty_cache()
-        self._figures["cuda_held_driver_bytes"] = self._read()["driver"] - self._base["driver"]
+        if not self._shared:
+            torch.cuda.empty_cache()
+            self._figures["cuda_held_driver_bytes"] = self._read()["driver"] - self._base["driver"]
 
     def end(self) -> None:
         """Read what is left after the last phase; what follows (a comparison) counts no more."""
@@ -105,7 +108,7 @@ class CudaMeters:
 
     def _close(self) -> None:
         now, base, figures = self._read(), self._base, self._figures
-        for name in ("allocated", "reserved", "driver"):
+        for name in ("allocated", "reserved", *self._driver):
             figures[f"cuda_end_{name}_bytes"] = now[name] - base[name]
         for name in ("allocated", "reserved"):
             figures[f"cuda_peak_{name}_bytes"] = now[f"peak_{name}"] - base[name]

@@ -1,12 +1,12 @@
 """Fused experts stay 16-bit: a mixture of experts "in 4 bits" keeps most of its bytes.
 
-The report: transformers 5 holds the experts of a layer in one parameter of three dimensions, where 4.x had a linear layer
-for each. What is replaced by a quantized layer is ``nn.Linear``, so the experts, nearly all of such a model, are passed
-over without a word. (Upstream's answer to come is a module for fused experts, bitsandbytes#1965.)
+The report: transformers 5 holds the experts of a layer in one parameter of three dimensions, where 4.x had a linear
+layer for each. What is replaced by a quantized layer is ``nn.Linear``, so the experts, nearly all of such a model,
+are passed over without a word. (Upstream's answer to come is a module for fused experts, bitsandbytes#1965.)
 
-Two checkpoints of true layers: Qwen3-30B-A3B, a tensor each expert and projection as it is published, which 4.x loads as
-it is and 5.x fuses; and Qwen3.5-35B-A3B, published fused, which 4.x does not know: it is the model of 67 GB that fails on
-32 GB in transformers#44728 and #44387.
+Two checkpoints of true layers: Qwen3-30B-A3B, a tensor each expert and projection as it is published, which 4.x loads
+as it is and 5.x fuses; and Qwen3.5-35B-A3B, published fused, which 4.x does not know: it is the model of 67 GB that
+fails on 32 GB in transformers#44728 and #44387.
 
 Budget: what stays 16-bit by its nature (embedding, head, norms, convolutions, router), from the shapes. The ledger's
 count at the end is held beside the sizes of the model's own tensors. On a GPU what is allocated at the end, beside the
@@ -22,21 +22,22 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from repros.case import Budget, Case, Claim, Condition, Params, Requires
+from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires
 from repros.cases import _loading
 from repros.cases._loading import Arm, numbers, oracle, params, prepare
 from repros.checkpoints import config_of, recipe_of
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
 
-ONE_LAYER, QWEN3, QWEN35 = "qwen3-30b-a3b-1l-2e", "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"
+ONE_LAYER, ONE_FUSED = "qwen3-30b-a3b-1l-2e", "qwen3.5-35b-a3b-1l-2e"
+QWEN3, QWEN35 = "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"
 KNOWN = Requires({"transformers": ">=5.2"}, reason="Qwen3.5 with experts came to transformers with 5.2")
 
 
-def on_card(name: str, recipe: str, requires: Requires = KNOWN) -> Condition:
-    """Return a condition with layers as they are, on a GPU."""
-    condition = replace(Condition(name, params("nf4")).on_cuda(recipe=recipe), name=f"{name}-cuda", proxy="nf4-experts")
-    return replace(condition, requires=replace(requires, card_bytes=_loading.card_bytes(recipe)), budget=ALLOCATED)
+def on_card(proxy: str, size: str, recipe: str, requires: Requires) -> Condition:
+    """Return a condition with all experts and several layers, on a GPU."""
+    condition = Condition(proxy, params("nf4"), replace(requires, card_bytes=_loading.card_bytes(recipe)))
+    return replace(condition.on_cuda(recipe=recipe), name=f"{proxy}-{size}-cuda", budget=ALLOCATED)
 
 
 def allocated_limit(p: Params) -> int:
@@ -58,12 +59,17 @@ CASE = Case(
     ),
     conditions=(
         Condition("nf4-experts", params("nf4", recipe=ONE_LAYER)),
+        Condition("nf4-experts-fused", params("nf4", recipe=ONE_FUSED), KNOWN),
         Condition("int8-experts", params("int8", recipe=ONE_LAYER)),
-        on_card("nf4-experts-30b", QWEN3, Requires()),
-        on_card("nf4-experts-35b", QWEN35),
+        on_card("nf4-experts", "30b", QWEN3, Requires()),
+        on_card("nf4-experts-fused", "35b", QWEN35, KNOWN),
     ),
     budget=Budget("live_end_16bit_bytes", _loading.resident_bytes, second="model_16bit_bytes"),
     numbers=numbers,
+    affected=tuple(
+        Affected({"transformers": ">=5"}, name, source="reports/bisect/gh1849-transformers")
+        for name in ("nf4-experts", "nf4-experts-fused", "int8-experts")
+    ),
     checkpoint=_loading.recipe,
     timeout_s=180.0,
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1849",

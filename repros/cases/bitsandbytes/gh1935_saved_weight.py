@@ -44,6 +44,9 @@ LAYERS = 4
 #: Six weights of 235 million elements, 0.47 GB in 16 bits: a layer of the report's 9B model comes to 0.48 GB.
 DEEP = 6
 LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
+MODEL_9B = LAYER_9B + LAYER_9B[1:] * 31
+#: transformers has no part in these, and they take long: they are tried around its newest release alone.
+NEWEST = Requires({"transformers": ">=5.20"}, reason="transformers has no part in it; its newest release is enough")
 USUAL = {
     "quant": "nf4", "double": False, "threshold": 0.0, "mode": "eager", "train": True, "place": "linear",
     "tokens": 128, "widths": (768, 768), "late": False, "dtype": "bfloat16", "device": "cpu",
@@ -146,7 +149,11 @@ CONDITIONS = (
     *ON_CPU,
     *on_card("layer", LAYER_9B, TRIED),
     *on_card("layer", LAYER_9B, LAYER, without=("proposed",)),
-    *on_card("32-layers", LAYER_9B + LAYER_9B[1:] * 31, "nf4-eager nf4-checkpoint-nonreentrant", without=("proposed",)),
+    *on_card("32-layers", MODEL_9B, "nf4-eager nf4-checkpoint-nonreentrant", without=("proposed",)),
+    *(
+        replace(condition, requires=replace(condition.requires, packages=NEWEST.packages, reason=NEWEST.reason))
+        for condition in on_card("32-layers", MODEL_9B, "nf4-compile-mincut", without=("proposed",))
+    ),
     *on_card("weight", (4096, 12288), "nf4-dora-eager", without=("proposed",)),
 )
 
@@ -174,15 +181,10 @@ CASE = Case(
         ),
         Claim("autograd saves the dequantized weight of an 8-bit layer", conditions="int8-*"),
         Claim("the maintainer suspects a graph compiler's joint graph, not eager mode", conditions="*-compile-*"),
-        Claim(
-            "larger models train on the same card",
-            {"12 GB": "4B -> 9B", "16 GB": "7B -> 13B", "24 GB": "9B -> 20B", "80 GB": "34B -> 50B"},
-            "",
-        ),
     ),
     conditions=CONDITIONS,
     budget=HELD,
-    timeout_s=120.0,  # inductor's first kernel in a cell precompiles torch's headers
+    timeout_s=180.0,  # inductor's first kernel in a cell precompiles torch's headers
     affected=on_cards("reports/h200", bitsandbytes=("<0.50", "nf4-compile-*-cuda"))
     + on_cards("reports/h200", bitsandbytes=(">=0.48", "nf4-dora-*-cuda"))
     + tuple(

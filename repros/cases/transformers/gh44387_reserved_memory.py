@@ -9,10 +9,10 @@ Proxy: on a CPU nothing is reserved, so what is judged is the peak of 16-bit byt
 accelerator would have had to reserve. How far a free-running pool gets is a race, so the first quantization is held
 back until the pool is idle (``gate``): the peak is then the most that the loader permits.
 
-Budget (``repros.cases._loading.peak_limit``): what stays 16-bit, the largest source, one copy of it where its conversion
-makes one, and where the dtype is cast one source of what stays. There sources become heap copies, and ``nf4-cast-heap``
-judges the same load by the C library's count instead: that sees no mapped file but everything else, so its budget adds
-the quantized weights and 1 MiB for large objects of Python.
+Budget (``repros.cases._loading.peak_limit``): what stays 16-bit, the largest source, one copy of it where its
+conversion makes one, and where the dtype is cast one source of what stays. There sources become heap copies, and
+``nf4-cast-heap`` judges the same load by the C library's count instead: that sees no mapped file but everything else,
+so its budget adds the quantized weights and 1 MiB for large objects of Python.
 
 On a GPU (``*-7b-cuda``): the report's own model and figure, what is reserved when loading has ended, with the driver as
 second instrument; budget: ``repros.cases._loading.reserved_limit``.

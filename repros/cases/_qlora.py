@@ -1,0 +1,138 @@
+"""QLoRA steps on transformers' Llama: published shapes, what a step should take, and the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from types import SimpleNamespace
+from typing import Any
+
+from repros.case import Params
+from repros.cases._saved_weight import BACKENDS
+
+Make = Callable[[Any], Any]
+Steps = Generator[str, None, dict[str, Any]]
+
+#: Published shapes: hidden, inner, layers, heads, heads of keys and values, width of a head, vocabulary, tied head.
+MODELS = {
+    "tiny": (64, 160, 4, 4, 2, 16, 256, False),
+    "4b": (2560, 9728, 36, 32, 8, 128, 151936, True),  # Qwen3-4B
+    "7b": (4096, 11008, 32, 32, 32, 128, 32000, False),  # Llama-2-7B
+    "9b": (4096, 11008, 48, 32, 4, 128, 64000, False),  # Yi-1.5-9B
+    "13b": (5120, 13824, 40, 40, 40, 128, 32000, False),  # Llama-2-13B
+    "20b": (6144, 16384, 48, 48, 8, 128, 92544, False),  # InternLM2-20B
+    "34b": (7168, 20480, 60, 56, 8, 128, 64000, False),  # Yi-34B
+    "50b": (8192, 28672, 58, 64, 8, 128, 32000, False),  # 58 of the 80 layers of Llama-2-70B; none has 50B
+}
+RANK, BLOCKSIZE = 16, 64
+
+
+def linears(p: Params) -> list[tuple[int, int]]:
+    """Return (out, in) of a decoder layer's linear weights."""
+    hidden, inner, _, heads, kv, width, _, _ = MODELS[str(p["model"])]
+    q, k = heads * width, kv * width
+    return [(q, hidden), (k, hidden), (k, hidden), (hidden, q), (inner, hidden), (inner, hidden), (hidden, inner)]
+
+
+def predicted(p: Params) -> dict[str, int]:
+    """Return the bytes that a training step should take at its peak, by what they are for.
+
+    *activations* of a layer for S tokens, saved for its backward: both norms' inputs in float32 (8 h), the inputs of
+    q, k and v, of o and of gate and up (6 h), what attention saves (4 h and 4 kv), gate, its activation, up and their
+    product (8 i), the adapters' 16-bit products; *logits* in bfloat16 and float32, their logarithmic softmax and both
+    gradients; *workspace*: two dequantized weights, the largest.
+    """
+    hidden, inner, layers, heads, kv, width, vocab, tied = MODELS[str(p["model"])]
+    tokens = int(str(p["tokens"]))
+    elements = sum(n * k for n, k in linears(p))
+    adapters = layers * RANK * sum(n + k for n, k in linears(p))
+    of_a_layer = tokens * (14 * hidden + 4 * heads * width + 4 * kv * width + 8 * inner + 2 * RANK * 7 + 4 * heads)
+    return {
+        "base": layers * (elements // 2 + 4 * elements // BLOCKSIZE),
+        "embedding": 2 * vocab * hidden * (1 if tied else 2) + 2 * hidden * (2 * layers + 1),
+        "adapters": adapters * (2 + 2 + 4),
+        "activations": layers * of_a_layer,
+        "logits": tokens * vocab * (2 + 4 + 4 + 4 + 2),
+        "workspace": 2 * 2 * max(n * k for n, k in linears(p)),
+    }
+
+
+def inputs(p: Any) -> SimpleNamespace:
+    """Return configuration and token ids ``[1, tokens]``, int64."""
+    import torch
+    from transformers import LlamaConfig
+
+    hidden, inner, layers, heads, kv, width, vocab, tied = MODELS[p["model"]]
+    config = LlamaConfig(
+        hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv, head_dim=width, vocab_size=vocab, tie_word_embeddings=tied, use_cache=False,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    return SimpleNamespace(p=p, config=config, ids=torch.randint(vocab, (1, p["tokens"]), device=p["device"]))
+
+
+def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
+    """Do two training steps; ``make`` turns a 16-bit weight ``[out, in]`` into the arm's module."""
+    import torch
+
+    yield "build"
+    model = build(i, make)
+    adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    chosen = (optimizer or torch.optim.AdamW)(adapters, lr=1e-4)
+    if i.p["mode"] != "eager":
+        torch._dynamo.config.cache_size_limit = 4 * len(model.model.layers)
+        for layer in model.model.layers:
+            layer.compile(backend=BACKENDS[i.p["mode"]])
+    loss = torch.zeros(())
+    for step in ("first step", "second step"):
+        yield step
+        loss = model(input_ids=i.ids, labels=i.ids).loss
+        loss.backward()
+        chosen.step()
+        chosen.zero_grad()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    guess = predicted(i.p)
+    parts_of = {f"predicted_{name}_bytes": float(value) for name, value in guess.items()}
+    return {"loss": float(loss), "graph_calls": graphs, "predicted_bytes": float(sum(guess.values())), **parts_of}
+
+
+def build(i: Any, make: Make) -> Any:
+    """Return the model: structure from transformers, quantized base of one random weight a shape, adapters."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    device, dtype = i.p["device"], torch.bfloat16
+    with torch.device("meta"):
+        model: Any = LlamaForCausalLM(i.config).to(dtype)
+
+    class Adapted(torch.nn.Module):
+        """A frozen base and its low-rank update (arXiv:2106.09685)."""
+
+        def __init__(self, weight: Any) -> None:
+            super().__init__()
+            n, k = weight.shape
+            kind: Any = {"bias": False, "device": device, "dtype": dtype}
+            self.base = make(weight)
+            self.down, self.up = torch.nn.Linear(k, RANK, **kind), torch.nn.Linear(RANK, n, **kind)
+            torch.nn.init.zeros_(self.up.weight)
+
+        def forward(self, x: Any) -> Any:
+            return self.base(x) + self.up(self.down(x))
+
+    model.requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            weight = torch.randn(module.weight.shape, device=device, dtype=dtype) * 0.02
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, Adapted(weight))
+            del weight
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                value = torch.ones if parameter.dim() == 1 else torch.randn
+                made = value(parameter.shape, device=device, dtype=dtype)
+                setattr(module, name, torch.nn.Parameter(made * (1 if made.dim() == 1 else 0.02), requires_grad=False))
+    if i.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    with torch.device(device):
+        model.model.rotary_emb = type(model.model.rotary_emb)(i.config)  # its table is a buffer that nothing saves
+    return model.train()

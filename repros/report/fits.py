@@ -1,0 +1,94 @@
+"""What fits on which card: training steps on cards of a size, and models too large for one. Pure, from records alone.
+
+A trial speaks to the first table where its arms say what they should need (``predicted_bytes``), and to the second
+where they say what their model comes to at its true depth (``whole_bytes``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from repros.results import Record, shown
+from repros.verdict import Observation, Verdict, show
+
+#: The cards of transformers#44387 and #44728: two of these.
+CARD_BYTES, CARDS = 32 << 30, 2
+
+
+def page(records: Sequence[Record], sources: Sequence[Path]) -> str:
+    """Return the page as Markdown."""
+    steps = [record for record in records if any("predicted_bytes" in arm.figures for arm in record.arms)]
+    models = [record for record in records if any("whole_bytes" in arm.figures for arm in record.arms)]
+    where = ", ".join(f"`{shown(source)}`" for source in sources)
+    rows = ["# What fits on which card", "", f"Made from {where} by `python -m repros fits`.", ""]
+    if steps:
+        rows += _steps(steps)
+    if models:
+        rows += _models(models)
+    if not steps and not models:
+        rows += ["No trial of these runs says what its model needs."]
+    return "\n".join(rows) + "\n"
+
+
+def _steps(records: Sequence[Record]) -> list[str]:
+    """Return a row a trial: does it train, and was that foreseen."""
+    rows = [
+        "## Training steps",
+        "",
+        "The allocator of one large card is given what a small card would have. *As installed*, *reference*, "
+        "*planted*: the most that was allocated, or out of memory. *Foreseen*: the sum over weights, adapters, "
+        "activations, logits and workspace that was made before the step; the ratio is measured over foreseen.",
+        "",
+        "| model and card | cell | allowed | as installed | with the proposed fix | reference | planted | foreseen | "
+        "installed/foreseen | reference/foreseen | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        limit = show(float(record.budget["limit"]), "bytes")
+        arms = {name: record.arm(name) for name in ("subject", "proposed", "reference", "planted")}
+        foreseen = next(a.figures["predicted_bytes"] for a in record.arms if "predicted_bytes" in a.figures)
+        ratios = [_ratio(arms[name], foreseen) for name in ("subject", "reference")]
+        cells = [record.condition, record.cell, limit, *(_peak(arm) for arm in arms.values())]
+        cells += [show(foreseen, "bytes"), *ratios, record.verdict.value]
+        rows.append("| " + " | ".join(cells) + " |")
+    return [*rows, ""]
+
+
+def _peak(arm: Observation | None) -> str:
+    if arm is None:
+        return "-"
+    if arm.state != "done":
+        return "out of memory" if "out of memory" in arm.reason.lower() else arm.state
+    return show(arm.figures.get("cuda_peak_allocated_bytes"), "bytes")
+
+
+def _ratio(arm: Observation | None, foreseen: float) -> str:
+    if arm is None or arm.state != "done" or "cuda_peak_allocated_bytes" not in arm.figures:
+        return "-"
+    return f"{arm.figures['cuda_peak_allocated_bytes'] / foreseen:.3f}"
+
+
+def _models(records: Sequence[Record]) -> list[str]:
+    """Return a row a trial and arm: what a mixture of experts comes to at its true depth."""
+    limit = CARDS * CARD_BYTES
+    rows = [
+        "## Mixtures of experts, loaded in 4 or 8 bits",
+        "",
+        "What was loaded is cut in depth (on a CPU in experts too). *Whole*: its layers' bytes times the layers of "
+        "the model over those loaded, its experts' times the experts over those loaded, the embedding's and the head's "
+        f"by the vocabulary. *Two cards*: how much that is of {CARDS} cards of {show(CARD_BYTES, 'bytes')}, before a "
+        "context, an activation or a source on its way has taken anything.",
+        "",
+        "| condition | cell | arm | as loaded | whole | of it experts | of it 16-bit | two cards | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        for arm in record.arms:
+            if "whole_bytes" not in arm.figures or record.verdict not in (Verdict.REPRODUCED, Verdict.ABSENT):
+                continue
+            figures = [arm.figures[f"{name}_bytes"] for name in ("model", "whole", "whole_experts", "whole_16bit")]
+            fits = f"{figures[1] / limit:.0%}"
+            cells = [record.condition, record.cell, arm.arm, *(show(f, "bytes") for f in figures), fits]
+            rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
+    return [*rows, ""]
