@@ -59,7 +59,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         url=first.url,
         sources=sources,
         reading=shown(path),
-        parts=parts(path, Results(mine, path)),
+        parts=parts(path, Results(records, path)),  # one report may lean on another's trials
         claims=[{key: value.replace("|", "\\|") for key, value in claim.items()} for claim in claims],
         figures=[figures(rows) for rows in conditions(mine)],
         releases=releases(mine),
