@@ -88,7 +88,13 @@ def observe(request: Mapping[str, Any]) -> Observation:
         elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             reason = f"out of memory in phase {probe.phase}: {str(error)[:200]}"
     ended = time.monotonic()
-    figures, evidence = probe.results()
+    try:
+        figures, evidence = probe.results()
+    except Exception as error:  # noqa: BLE001 - what the arm did is told, though an instrument failed after it
+        traceback.print_exc()
+        figures, evidence = {}, {}
+        reason = "; ".join(filter(None, [reason, f"the meters failed: {type(error).__name__}: {error}"]))
+        state = "raised" if state == "done" else state
     return Observation(
         arm=request["arm"],
         state=state,

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repros import worker
+from repros.cases import Entry
 from repros.meters.heap import open_heap
 from repros.meters.ledger import Ledger, tally
 from repros.meters.numerics import compare, relative_error
@@ -290,6 +292,7 @@ def test_the_allocators_history_is_replayed() -> None:
             event("alloc", 30, 500, 5, torchs),
             event("free_completed", 20, 2000, 6),
             event("alloc", 40, 100, 7, mine),
+            {"action": "oom", "device_free": 1 << 30, "size": 9000, "time_us": 1_000_007, "frames": mine},
             event("segment_free", 0, 4096, 8),
         ]
     )
@@ -300,3 +303,19 @@ def test_the_allocators_history_is_replayed() -> None:
     assert max(allocated for _, allocated, _ in found["timeline"]) == 3500
     assert found["timeline"][-1][1:] == (1600, 0)
     assert replay([])["alive_at_peak"] == []
+
+
+def test_what_an_arm_did_is_told_though_its_meters_fail(harness: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: worker.Probe) -> None:
+        raise KeyError("addr")
+
+    monkeypatch.setattr(worker.Probe, "results", broken)
+    request = {
+        "module": harness.module,
+        "params": dict(harness.condition("passes").params),
+        "checkpoint": None,
+        "log": "",
+    }
+    seen = worker.observe({**request, "arm": "reference"})
+    assert (seen.state, seen.figures) == ("raised", {})
+    assert seen.reason == "the meters failed: KeyError: 'addr'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any
@@ -119,18 +120,22 @@ def build(i: Any, make: Make) -> Any:
             return self.base(x) + self.up(self.down(x))
 
     model.requires_grad_(False)
+    made: dict[tuple[int, ...], Any] = {}
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            weight = torch.randn(module.weight.shape, device=device, dtype=dtype) * 0.02
+            shape = tuple(module.weight.shape)
+            if shape not in made:  # quantized once a shape; what its values are does not matter to its bytes
+                made[shape] = Adapted(torch.randn(shape, device=device, dtype=dtype) * 0.02)
             parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, Adapted(weight))
-            del weight
+            setattr(model.get_submodule(parent), last, copy.deepcopy(made[shape]))
+    made.clear()
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
                 value = torch.ones if parameter.dim() == 1 else torch.randn
-                made = value(parameter.shape, device=device, dtype=dtype)
-                setattr(module, name, torch.nn.Parameter(made * (1 if made.dim() == 1 else 0.02), requires_grad=False))
+                drawn = value(parameter.shape, device=device, dtype=dtype)
+                drawn *= 1 if drawn.dim() == 1 else 0.02
+                setattr(module, name, torch.nn.Parameter(drawn, requires_grad=False))
     if i.config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
     with torch.device(device):

@@ -149,7 +149,8 @@ def replay(events: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Return timeline and owners of the peak from the allocator's events, which begin at the baseline.
 
     ``timeline`` is a list of (seconds, allocated bytes, reserved bytes), thinned to the highest point of each stretch;
-    ``alive_at_peak`` has one row an owner, largest first. Blocks freed that were there before count for nothing.
+    ``alive_at_peak`` has one row an owner, largest first. Blocks freed that were there before count for nothing, and so
+    do events that move no bytes (an ``oom`` has no address).
     """
     alive: dict[int, Mapping[str, Any]] = {}
     live = reserved = peak = 0
@@ -158,7 +159,7 @@ def replay(events: list[Mapping[str, Any]]) -> dict[str, Any]:
     points: list[tuple[float, int, int]] = []
     began = events[0].get("time_us", 0) if events else 0
     for event in events:
-        action, size, address = event["action"], event["size"], event["addr"]
+        action, size, address = event["action"], event["size"], event.get("addr", 0)
         if action == "alloc":
             alive[address] = event
             live += size

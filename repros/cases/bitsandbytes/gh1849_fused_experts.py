@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires
@@ -41,8 +42,14 @@ def on_card(proxy: str, size: str, recipe: str, requires: Requires) -> Condition
 
 
 def allocated_limit(p: Params) -> int:
-    """Return the bytes that the loaded model may have, each tensor rounded up to the allocator's 512."""
-    return _loading.resident_bytes(p) + _loading.quantized_bytes(p) + 2 * 512 * len(_loading.specs(p))
+    """Return the bytes that the loaded model may have allocated.
+
+    The allocator rounds a tensor up to 512 bytes, and of one of 1 MiB or more it leaves less than 1 MiB unsplit.
+    """
+    specs = _loading.specs(p)
+    sizes = (prod(s.shape) // 2 if _loading.is_quantized(s.name, s.shape) else s.nbytes for s in specs)
+    large = sum(size >= 1 << 20 for size in sizes)
+    return _loading.resident_bytes(p) + _loading.quantized_bytes(p) + 2 * 512 * len(specs) + (large << 20)
 
 
 ALLOCATED = Budget("cuda_end_allocated_bytes", allocated_limit, second="model_bytes")
