@@ -178,7 +178,9 @@ def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
         )
     else:
         config = BitsAndBytesConfig(load_in_8bit=True)
-    return SimpleNamespace(p=p, checkpoint=checkpoint, dtype=dtype, config=config, device=p.get("device", "cpu"))
+    device = p.get("device", "cpu")
+    options = {"device_map": {"": "cpu"} if device == "cpu" else "auto"}
+    return SimpleNamespace(p=p, checkpoint=checkpoint, dtype=dtype, config=config, device=device, options=options)
 
 
 def oracle(i: Any) -> dict[str, Any]:
@@ -207,7 +209,7 @@ def load_installed(i: Any) -> Arm:
     i.model = AutoModelForCausalLM.from_pretrained(
         i.checkpoint,
         quantization_config=i.config,
-        device_map={"": "cpu"} if i.device == "cpu" else "auto",
+        **i.options,
         **{"dtype" if release >= (4, 56) else "torch_dtype": i.dtype},
     )
     yield "compare"

@@ -11,7 +11,8 @@ fails on 32 GB in transformers#44728 and #44387.
 Budget: what stays 16-bit by its nature (embedding, head, norms, convolutions, router), from the shapes. The ledger's
 count at the end is held beside the sizes of the model's own tensors. On a GPU what is allocated at the end, beside the
 same sizes: what stays, codes, scales, and the allocator's rounding. Figures named ``whole_*`` are the loaded model's
-bytes taken to its true depth and number of experts, by layers and by experts.
+bytes taken to its true depth and number of experts, by layers and by experts. Over two cards (``*-two-cards-*``) the
+whole model is loaded with ``device_map="auto"``, and each card is given what one of 32 GB has.
 
 Planted: the reference leaves the experts as they are.
 """
@@ -23,14 +24,16 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires
+from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires, Symptom
 from repros.cases import _loading
-from repros.cases._loading import Arm, numbers, oracle, params, prepare
+from repros.cases._loading import Arm, numbers, oracle, params
 from repros.checkpoints import config_of, recipe_of
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
 
 ONE_LAYER, ONE_FUSED = "qwen3-30b-a3b-1l-2e", "qwen3.5-35b-a3b-1l-2e"
+#: A card of 32 GB, and what a context and its kernels take of it.
+CARD_BYTES, CONTEXT_BYTES = 32 << 30, 768 << 20
 QWEN3, QWEN35 = "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"
 KNOWN = Requires({"transformers": ">=5.2"}, reason="Qwen3.5 with experts came to transformers with 5.2")
 
@@ -39,6 +42,17 @@ def on_card(proxy: str, size: str, recipe: str, requires: Requires) -> Condition
     """Return a condition with all experts and several layers, on a GPU."""
     condition = Condition(proxy, params("nf4"), replace(requires, card_bytes=_loading.card_bytes(recipe)))
     return replace(condition.on_cuda(recipe=recipe), name=f"{proxy}-{size}-cuda", budget=ALLOCATED)
+
+
+def two_cards(condition: Condition) -> Condition:
+    """Return the condition over two cards that are given what cards of the reports' size have."""
+    requires = replace(condition.requires, cards=2, card_bytes=CARD_BYTES)
+    return replace(condition, requires=requires, params={**condition.params, "cards": 2}, budget=FITS)
+
+
+def cards_limit(p: Params) -> int:
+    """Return what the allocator may take of two cards."""
+    return 2 * (CARD_BYTES - CONTEXT_BYTES)
 
 
 def allocated_limit(p: Params) -> int:
@@ -52,6 +66,7 @@ def allocated_limit(p: Params) -> int:
     return _loading.resident_bytes(p) + _loading.quantized_bytes(p) + 2 * 512 * len(specs) + (large << 20)
 
 
+FITS = Budget("cuda_peak_reserved_bytes", cards_limit)
 ALLOCATED = Budget("cuda_end_allocated_bytes", allocated_limit, second="model_bytes")
 
 CASE = Case(
@@ -70,6 +85,7 @@ CASE = Case(
         Condition("int8-experts", params("int8", recipe=ONE_LAYER)),
         on_card("nf4-experts", "30b", QWEN3, Requires()),
         on_card("nf4-experts-fused", "35b", QWEN35, KNOWN),
+        two_cards(on_card("nf4-experts-fused", "35b-two-cards", "qwen3.5-35b-a3b", KNOWN)),
     ),
     budget=Budget("live_end_16bit_bytes", _loading.resident_bytes, second="model_16bit_bytes"),
     numbers=numbers,
@@ -77,10 +93,24 @@ CASE = Case(
         Affected({"transformers": ">=5"}, name, source="reports/bisect/gh1849-transformers")
         for name in ("nf4-experts", "nf4-experts-fused", "int8-experts")
     ),
+    # Over two cards: there is no room, or the loader sees beforehand that there is none.
+    symptoms=(Symptom("OutOfMemoryError"), Symptom("ValueError", "dispatched on the CPU or the disk")),
     checkpoint=_loading.recipe,
-    timeout_s=180.0,
+    timeout_s=300.0,
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1849",
 )
+
+
+def prepare(p: Params, checkpoint: object) -> Any:
+    import torch
+
+    made = _loading.prepare(p, checkpoint)
+    if "cards" in p:
+        for card in range(int(str(p["cards"]))):
+            share = (CARD_BYTES - CONTEXT_BYTES) / torch.cuda.get_device_properties(card).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, share), card)
+            made.options.setdefault("max_memory", {})[card] = CARD_BYTES - CONTEXT_BYTES
+    return made
 
 
 def subject(i: Any) -> Arm:
