@@ -176,8 +176,7 @@ def chosen_trials(names: Sequence[str], condition: str, cells: Sequence[Cell]) -
     pairs = [(e, c) for e in entries for c in e.case.conditions]
     matching = [(e, c) for e, c in pairs if any(fnmatchcase(c.name, glob) for glob in globs)]
     if not matching:
-        for e in entries:
-            e.condition(condition)
+        cases.refuse(entries, condition)
     return [(Trial(e, c, cell.label), cell) for cell in cells for e, c in matching if c.device == cell.device]
 
 
@@ -381,7 +380,7 @@ def cmd_bundle(arguments: argparse.Namespace, console: Console) -> int:
     records, notices = results.load_all(folders)
     for notice in notices:
         print(notice, file=sys.stderr)
-    entries = cases.select(arguments.case, cases.find())
+    entries = cases.having(cases.select(arguments.case, cases.find()), arguments.condition)
     tried = {record.case for record in records}
     e = next((e for e in entries if e.name in tried), entries[0])
     where = ", ".join(results.shown(folder) for folder in folders)

@@ -142,8 +142,7 @@ def chosen_targets(names: Sequence[str], condition: str, device: str) -> list[tu
     if pairs and not found:
         raise UserError(f"{condition}: no condition of that name is for {device}", "name a base cell of its device")
     if not found:
-        for entry in entries:
-            entry.condition(condition)
+        cases.refuse(entries, condition)
     return found
 
 
@@ -284,7 +283,7 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
     """Try one state; print one JSON line; return git's exit code."""
     from repros.bisect import is_bad
 
-    entry = only(arguments.case)
+    entry = only(arguments.case, arguments.condition)
     condition = entry.condition(arguments.condition)
     cell = load_matrix(MATRIX).cell(arguments.base)
     for override in arguments.overrides:
@@ -323,9 +322,9 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
     return EXIT_GOOD + EXIT_BAD - code if arguments.find_fix and code != EXIT_SKIP else code
 
 
-def only(name: str) -> cases.Entry:
-    """Return the one case of that name; UserError where a number stands for several."""
-    found = cases.select(name, cases.find())
+def only(name: str, condition: str) -> cases.Entry:
+    """Return the one case of that name that has the condition; UserError where a number stands for several."""
+    found = cases.having(cases.select(name, cases.find()), condition)
     if len(found) > 1:
         raise UserError(f"`{name}` is {len(found)} cases", f"name one: {', '.join(e.name for e in found)}")
     return found[0]

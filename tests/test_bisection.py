@@ -32,7 +32,7 @@ from tests.test_results import record
 
 PINS = {"torch": "2.13.0", "bitsandbytes": "0.49.2", "huggingface_hub": "1.0.0", "tokenizers": "0.22.2"}
 BASE = Cell("base", "cpu", PINS)
-CASE = cases.select("gh1935", cases.find())[0]
+CASE = cases.select("gh1935_saved_weight", cases.find())[0]
 
 
 class InventedWorkshop:
@@ -369,5 +369,5 @@ def test_the_documented_workflow_is_yaml_and_its_probe_one_that_the_command_line
     (command,) = [step["run"] for step in job["steps"] if step.get("id") == "probe"]
     words = shlex.split(command.replace("\\\n", "").partition("-m repros ")[2].partition(" > ")[0])
     options = cli.parser().parse_args(words)
-    assert cli_bisect.only(options.case).condition(options.condition)
+    assert cli_bisect.only(options.case, options.condition).condition(options.condition)
     assert load_matrix(cli_bisect.MATRIX).cell(options.base)

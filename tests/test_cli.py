@@ -31,7 +31,11 @@ def errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("argv", "says", "hint"),
     [
         (["run", "gh1953"], "no case `gh1953`", "gh1935_saved_weight"),
-        (["run", "gh1935", "--condition", "nf4-eagre"], "no condition of gh1935_saved_weight `nf4-eagre`", "nf4-eager"),
+        (
+            ["run", "gh1935", "--condition", "nf4-eagre"],
+            "gh1935_saved_weight `nf4-eagre`",
+            "nf4-eager",
+        ),
         (["run", "gh1935", "--cell", "tf5.2.0"], "matrix.yaml: no cell `tf5.2.0`", "tf5.2.0-bnb0.49.2"),
         (["run", "gh1935", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
         (["run", "gh1935", "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "PACKAGE"),

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +75,20 @@ def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     number = name.removeprefix("gh").lstrip("#")
     found = tuple(e for e in entries if e.name == name or str(e.case.number) == number)
     return found or (choose(name, {e.name: e for e in entries}, "case"),)
+
+
+def having(entries: tuple[Entry, ...], condition: str | None) -> tuple[Entry, ...]:
+    """Return those cases of a report that have a condition; all of them where none is named or none has it."""
+    return tuple(e for e in entries if any(c.name == condition for c in e.case.conditions)) or entries
+
+
+def refuse(entries: Sequence[Entry], condition: str) -> None:
+    """Raise UserError for a condition that none of these cases has, with the nearest names of them all."""
+    choose(
+        condition,
+        {c.name: c for e in entries for c in e.case.conditions},
+        f"condition of {', '.join(e.name for e in entries)}",
+    )
 
 
 def from_file(path: Path) -> Entry:
