@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from repros import onefile, results
-from repros.case import ARMS
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.locks import LOCKS, Lock
 from repros.redact import Redactor
 from repros.report import plot, standing
 from repros.report.terminal import multiple
-from repros.results import ROOT, Record
+from repros.results import Record
 from repros.verdict import Verdict, show
 
 #: What GitHub takes: characters of a comment, bytes of an attached zip.
@@ -67,12 +65,8 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
 def make(record: Record, run: Sequence[Record], entry: Entry, folder: Path, redactor: Redactor, logs: Path) -> Bundle:
     """Write the bundle of one trial; ``run`` are the records that it is shown among, ``logs`` its run's folder."""
     mine = [other for other in run if other.case == record.case]
-    lock = lock_of(record)
-    packages = record.environment.get("packages", {})
-    pins = onefile.as_pins(packages, lock, record.environment.get("overrides", {}))
-    arms = [name for name in ARMS if record.arm(name)]
-    condition = entry.condition(record.condition)
-    text = onefile.script(entry, condition, redactor.text(record.cell), record.device, pins, arms)
+    writer = onefile.Writer(redactor)
+    text, pins = writer.of(record, entry).text(), writer.pins_of(record.environment)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -104,15 +98,6 @@ def pack(folder: Path) -> Bundle:
         largest = max((path for path in kept if path.name not in needed), key=lambda path: path.stat().st_size)
         kept.remove(largest)
         left.append(largest.relative_to(folder).as_posix())
-
-
-def lock_of(record: Record) -> str:
-    """Return the text of the committed lock that a trial's environment was installed from; empty if there is none."""
-    for path in sorted((ROOT / LOCKS).glob("*.txt")):
-        text = path.read_text(encoding="utf-8")
-        if Lock(text, committed=True).digest == record.environment.get("lock"):
-            return text
-    return ""
 
 
 def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> None:
@@ -195,7 +180,10 @@ def _comment(
         "plot": plotted,
         "tensors_of": shown.replace("_", " "),
         "tensors": [
-            {**row, "shape": row.get("shape"), "bytes": show(row["bytes"], "bytes"), "count": row.get("count", 1)}
+            {
+                **{name: row.get(name) or "-" for name in ("shape", "dtype", "made_by")},  # on a card, owners alone
+                **{"count": row.get("count", 1), "bytes": show(row["bytes"], "bytes")},
+            }
             for row in list(lists.get(shown) or [])[:tensors]
         ],
         "exception": subject.exception if subject else None,
