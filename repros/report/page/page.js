@@ -115,6 +115,12 @@ async function block(at) {
   return opened.get(which);
 }
 
+// The texts that the trials' one-file scripts share; opened once, with the first trial.
+function scriptTable() {
+  if (!opened.has("scripts")) opened.set("scripts", openBlock(document.getElementById("scripts").textContent).then(JSON.parse));
+  return opened.get("scripts");
+}
+
 async function openTrial(at) {
   const bar = el("div", { class: "panel-bar" },
     el("button", { type: "button", onclick: () => move(-1), "aria-label": "previous trial" }, "‹"),
@@ -123,11 +129,11 @@ async function openTrial(at) {
     el("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   current = at;
   try {
-    const source = await block(at);
+    const [source, texts] = await Promise.all([block(at), scriptTable()]);
     const index = at % BLOCK;
     const trial = source.trials[index].unpacked || (source.trials[index].unpacked = unpacked(source, source.trials[index]));
     if (current !== at) return;
-    holder.replaceChildren(bar, ...panel(data, at, trial));
+    holder.replaceChildren(bar, ...panel(data, at, trial, texts));
   } catch (error) {
     holder.replaceChildren(bar, el("h2", { id: "trial-head", tabindex: -1 }, "This trial cannot be opened"), el("p", {}, String(error)));
   }
