@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repros import onefile, results
+from repros import onefile, results, snapshots
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.redact import Redactor
@@ -75,8 +74,8 @@ def make(record: Record, run: Sequence[Record], entry: Entry, folder: Path, reda
         lines = [json.dumps(redactor.value(json.loads(one.to_line()))) + "\n" for one in mine]
         (folder / results.RESULTS).write_text("".join(lines), encoding="utf-8")
         drawn = plot.draw(record, folder, redactor)
-        further(record, logs, folder, redactor)
-        said = comment(record, mine, entry, redactor, bool(drawn))
+        histories = further(record, logs, folder, redactor)
+        said = comment(record, mine, entry, redactor, bool(drawn), histories)
         (folder / "comment.md").write_text(said, encoding="utf-8")
         return pack(folder)
     except OSError as error:
@@ -100,40 +99,49 @@ def pack(folder: Path) -> Bundle:
         left.append(largest.relative_to(folder).as_posix())
 
 
-def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> None:
-    """Take along what a run's folder has of this trial: logs, redacted, and snapshots of the allocator."""
+def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> list[str]:
+    """Take along what a run's folder has of this trial: logs, and snapshots of the allocator; return these' names."""
     prefix = f"{record.cell}.{record.case}.{record.condition}."
+    found = []
     for path in sorted(run.glob("*/*") if run.is_dir() else ()):
         if not path.is_file() or not path.name.startswith(prefix):
             continue
         target = folder / path.parent.name / redactor.text(path.name)
         target.parent.mkdir(exist_ok=True)
-        if path.suffix in (".pickle", ".pkl"):
-            with path.open("rb") as file:
-                target.write_bytes(pickle.dumps(redactor.value(_Plain(file).load())))
+        if path.suffix == ".pickle":
+            target.write_bytes(snapshots.redacted(path, redactor))
+            found.append(target.relative_to(folder).as_posix())
         else:
             target.write_text(redactor.text(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    return found
 
 
-class _Plain(pickle.Unpickler):
-    """Reads lists, mappings, texts and numbers, of which a snapshot of the allocator is made, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is no plain data")
-
-
-def comment(record: Record, mine: Sequence[Record], entry: Entry, redactor: Redactor, plotted: bool) -> str:
+def comment(
+    record: Record,
+    mine: Sequence[Record],
+    entry: Entry,
+    redactor: Redactor,
+    plotted: bool,
+    histories: Sequence[str] = (),
+) -> str:
     """Return the comment: at most so many characters as GitHub takes."""
     text = ""
     for tensors, elsewhere, doc in ((TENSORS, 60, entry.doc), (TENSORS, 20, entry.doc), (0, 10, entry.doc[:4000])):
-        text = _comment(record, mine, replace(entry, doc=doc), redactor, plotted, tensors, elsewhere)
+        attached = {"plot": plotted, "histories": list(histories)}
+        text = _comment(record, mine, replace(entry, doc=doc), redactor, attached, tensors, elsewhere)
         if len(text) < COMMENT_CHARACTERS:
             return text
     return text[: COMMENT_CHARACTERS - 20] + "\n\n(cut)\n"
 
 
 def _comment(
-    record: Record, mine: Sequence[Record], entry: Entry, redactor: Redactor, plotted: bool, tensors: int, most: int
+    record: Record,
+    mine: Sequence[Record],
+    entry: Entry,
+    redactor: Redactor,
+    attached: Mapping[str, Any],
+    tensors: int,
+    most: int,
 ) -> str:
     case, budget = entry.case, record.budget
     unit, figure, second = str(budget["unit"]), str(budget["figure"]), budget.get("second")
@@ -177,7 +185,7 @@ def _comment(
         ],
         "limit": limit,
         "margins": [multiple(record.margins.get(name)) for name in ("planted_over_budget", "budget_over_reference")],
-        "plot": plotted,
+        **attached,
         "tensors_of": shown.replace("_", " "),
         "tensors": [
             {
