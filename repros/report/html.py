@@ -49,6 +49,10 @@ MEANS: Mapping[Verdict, str] = {
 }
 
 
+#: Trials from which on a browser lays out only what is in sight.
+LARGE = 2000
+
+
 @dataclass(frozen=True)
 class Column:
     """A cell as a column of the heat map."""
@@ -90,6 +94,7 @@ def page(
         "unsupported": unsupported(records),
         "notices": list(notices),
         "total": len(records),
+        "large": len(records) > LARGE,
     }
     data = summary(records, known, changed, against)
     clean, data = redactor.value(said), redactor.value(data)

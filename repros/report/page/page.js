@@ -107,7 +107,7 @@ document.addEventListener("focusin", (event) => {
 // -- a trial: #trial-N, so that it can be linked to and Back closes it
 
 const dialog = document.getElementById("trial"), holder = document.getElementById("panel");
-let current = -1, last = null;
+let current = -1, way = null; // the trial that is shown; the element and the trial that it was opened with
 
 async function block(at) {
   const which = Math.floor(at / BLOCK);
@@ -159,15 +159,16 @@ function follow() {
 }
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest(".heat button");
-  if (button) { last = button; location.hash = `#trial-${button.dataset.t}`; if (current === Number(button.dataset.t)) openTrial(current); }
+  const from = event.target.closest(".heat button, a[href^='#trial-']");
+  if (from) way = { from, at: Number(from.dataset.t ?? from.hash.slice("#trial-".length)) };
+  if (from?.dataset.t) { location.hash = `#trial-${way.at}`; if (current === way.at) openTrial(current); }
   if (event.target === dialog) dialog.close();
 });
 dialog.addEventListener("close", () => {
   if (/^#trial-/.test(location.hash)) history.replaceState(null, "", location.pathname + location.search);
-  const field = last && Number(last.dataset.t) === current ? last : document.querySelector(`.heat button[data-t="${current}"]`);
-  current = -1;
-  field?.focus();
+  const back = way?.at === current ? way.from : document.querySelector(`.heat button[data-t="${current}"]`);
+  current = -1; way = null;
+  back?.focus();
 });
 addEventListener("hashchange", follow);
 addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((one) => { one.open = true; }));

@@ -40,7 +40,7 @@ function armsTable(trial) {
   const values = trial.arms.map((arm) => number(arm.figures[figure])).filter((v) => Number.isFinite(v));
   const largest = Math.max(budget, ...values, 0);
   const error = figure !== "error" && trial.arms.some((arm) => "error" in arm.figures);
-  const heads = ["arm", "reading", figure, "", ...(second ? [second] : []), ...(error ? ["error"] : []), "seconds"];
+  const heads = ["arm", "reading", figure, el("span", { class: "sr" }, "beside the budget"), ...(second ? [second] : []), ...(error ? ["error"] : []), "seconds"];
   const rows = trial.arms.map((arm, i) => {
     const value = number(arm.figures[figure]);
     const repeated = trial.arms.findIndex((other) => other.arm === arm.arm) !== i;
