@@ -20,7 +20,8 @@ from tests.test_page import DORA, KNOWN, field
 records, page, written, tab = test_page.records, test_page.page, test_page.written, test_page.tab  # fixtures
 
 CONTROLS = ("button", "checkbox", "combobox", "searchbox", "textbox", "link", "DisclosureTriangle", "option")
-NAMED = (*CONTROLS, "table", "columnheader", "rowheader", "region", "navigation", "search", "dialog", "image", "heading")
+PARTS = ("table", "columnheader", "rowheader", "region", "navigation", "search", "dialog", "image", "heading")
+NAMED = (*CONTROLS, *PARTS)
 
 
 def tree(tab: Any) -> list[tuple[str, str, dict[str, Any]]]:
