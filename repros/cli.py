@@ -312,6 +312,7 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
     return EXIT_AS_EXPECTED
 
 
+@results.collector_paused()
 def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     """Print a run, or write its page."""
     folders = arguments.run or [results.latest_run()]
