@@ -14,6 +14,7 @@ from repros.redact import Redactor
 from repros.report import html
 from repros.report.scripts import Scripts
 from repros.results import Record
+from repros.trial import declared
 from tests import test_page
 from tests.test_page import DORA, KNOWN, field, split
 from tests.test_redact import inflated, scripts
@@ -39,10 +40,14 @@ def test_every_trial_with_arms_has_its_script_to_the_letter(page: str, records: 
         if not record.arms:
             assert trial["script"] == "no arm of this trial ran"
             continue
+        if declared(record, KNOWN) is None:  # the evidence is older than the case
+            assert trial["script"].startswith(f"no condition of {record.case}")
+            continue
         text = text_of(trial["script"], table)
         assert text == writer.of(record, KNOWN[record.case]).text()
         seen.add(text)
-    assert len(seen) == sum(bool(record.arms) for record in records)  # each names its condition and its cell
+    # Each names its condition and its cell.
+    assert len(seen) == sum(bool(record.arms and declared(record, KNOWN)) for record in records) > 400
 
 
 def test_a_text_that_scripts_share_is_in_the_page_once(page: str, records: list[Record]) -> None:
