@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -11,15 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repros import onefile, results
-from repros.case import ARMS
+from repros import onefile, results, snapshots
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.locks import LOCKS, Lock
 from repros.redact import Redactor
 from repros.report import plot, standing
 from repros.report.terminal import multiple
-from repros.results import ROOT, Record
+from repros.results import Record
 from repros.verdict import Verdict, show
 
 #: What GitHub takes: characters of a comment, bytes of an attached zip.
@@ -67,12 +64,8 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
 def make(record: Record, run: Sequence[Record], entry: Entry, folder: Path, redactor: Redactor, logs: Path) -> Bundle:
     """Write the bundle of one trial; ``run`` are the records that it is shown among, ``logs`` its run's folder."""
     mine = [other for other in run if other.case == record.case]
-    lock = lock_of(record)
-    packages = record.environment.get("packages", {})
-    pins = onefile.as_pins(packages, lock, record.environment.get("overrides", {}))
-    arms = [name for name in ARMS if record.arm(name)]
-    condition = entry.condition(record.condition)
-    text = onefile.script(entry, condition, redactor.text(record.cell), record.device, pins, arms)
+    writer = onefile.Writer(redactor)
+    text, pins = writer.of(record, entry).text(), writer.pins_of(record.environment)
     try:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -81,8 +74,8 @@ def make(record: Record, run: Sequence[Record], entry: Entry, folder: Path, reda
         lines = [json.dumps(redactor.value(json.loads(one.to_line()))) + "\n" for one in mine]
         (folder / results.RESULTS).write_text("".join(lines), encoding="utf-8")
         drawn = plot.draw(record, folder, redactor)
-        further(record, logs, folder, redactor)
-        said = comment(record, mine, entry, redactor, bool(drawn))
+        histories = further(record, logs, folder, redactor)
+        said = comment(record, mine, entry, redactor, bool(drawn), histories)
         (folder / "comment.md").write_text(said, encoding="utf-8")
         return pack(folder)
     except OSError as error:
@@ -106,49 +99,49 @@ def pack(folder: Path) -> Bundle:
         left.append(largest.relative_to(folder).as_posix())
 
 
-def lock_of(record: Record) -> str:
-    """Return the text of the committed lock that a trial's environment was installed from; empty if there is none."""
-    for path in sorted((ROOT / LOCKS).glob("*.txt")):
-        text = path.read_text(encoding="utf-8")
-        if Lock(text, committed=True).digest == record.environment.get("lock"):
-            return text
-    return ""
-
-
-def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> None:
-    """Take along what a run's folder has of this trial: logs, redacted, and snapshots of the allocator."""
+def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> list[str]:
+    """Take along what a run's folder has of this trial: logs, and snapshots of the allocator; return these' names."""
     prefix = f"{record.cell}.{record.case}.{record.condition}."
+    found = []
     for path in sorted(run.glob("*/*") if run.is_dir() else ()):
         if not path.is_file() or not path.name.startswith(prefix):
             continue
         target = folder / path.parent.name / redactor.text(path.name)
         target.parent.mkdir(exist_ok=True)
-        if path.suffix in (".pickle", ".pkl"):
-            with path.open("rb") as file:
-                target.write_bytes(pickle.dumps(redactor.value(_Plain(file).load())))
+        if path.suffix == ".pickle":
+            target.write_bytes(snapshots.redacted(path, redactor))
+            found.append(target.relative_to(folder).as_posix())
         else:
             target.write_text(redactor.text(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    return found
 
 
-class _Plain(pickle.Unpickler):
-    """Reads lists, mappings, texts and numbers, of which a snapshot of the allocator is made, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is no plain data")
-
-
-def comment(record: Record, mine: Sequence[Record], entry: Entry, redactor: Redactor, plotted: bool) -> str:
+def comment(
+    record: Record,
+    mine: Sequence[Record],
+    entry: Entry,
+    redactor: Redactor,
+    plotted: bool,
+    histories: Sequence[str] = (),
+) -> str:
     """Return the comment: at most so many characters as GitHub takes."""
     text = ""
     for tensors, elsewhere, doc in ((TENSORS, 60, entry.doc), (TENSORS, 20, entry.doc), (0, 10, entry.doc[:4000])):
-        text = _comment(record, mine, replace(entry, doc=doc), redactor, plotted, tensors, elsewhere)
+        attached = {"plot": plotted, "histories": list(histories)}
+        text = _comment(record, mine, replace(entry, doc=doc), redactor, attached, tensors, elsewhere)
         if len(text) < COMMENT_CHARACTERS:
             return text
     return text[: COMMENT_CHARACTERS - 20] + "\n\n(cut)\n"
 
 
 def _comment(
-    record: Record, mine: Sequence[Record], entry: Entry, redactor: Redactor, plotted: bool, tensors: int, most: int
+    record: Record,
+    mine: Sequence[Record],
+    entry: Entry,
+    redactor: Redactor,
+    attached: Mapping[str, Any],
+    tensors: int,
+    most: int,
 ) -> str:
     case, budget = entry.case, record.budget
     unit, figure, second = str(budget["unit"]), str(budget["figure"]), budget.get("second")
@@ -192,10 +185,13 @@ def _comment(
         ],
         "limit": limit,
         "margins": [multiple(record.margins.get(name)) for name in ("planted_over_budget", "budget_over_reference")],
-        "plot": plotted,
+        **attached,
         "tensors_of": shown.replace("_", " "),
         "tensors": [
-            {**row, "shape": row.get("shape"), "bytes": show(row["bytes"], "bytes"), "count": row.get("count", 1)}
+            {
+                **{name: row.get(name) or "-" for name in ("shape", "dtype", "made_by")},  # on a card, owners alone
+                **{"count": row.get("count", 1), "bytes": show(row["bytes"], "bytes")},
+            }
             for row in list(lists.get(shown) or [])[:tensors]
         ],
         "exception": subject.exception if subject else None,

@@ -88,6 +88,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, help="arms at a time (default: cores and one)")
     run.add_argument("--reports", type=Path, help="folder in place of reports/")
     run.add_argument("--resume", action="store_true", help="go on with the newest run")
+    run.add_argument("--snapshots", action="store_true",
+                     help="on a GPU: keep each arm's snapshot of the allocator beside its log")  # fmt: skip
 
     add("list", cmd_list, "list the cases")
     shown = add("show", cmd_show, "show a case: claim, mechanism, budget, conditions, record")
@@ -185,6 +187,11 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     from repros.session import Session
 
     cells = _cells(arguments)
+    if arguments.snapshots and all(cell.device != "cuda" for cell in cells):
+        raise UserError(
+            f"--snapshots: none of these cells is for a GPU: {', '.join(cell.label for cell in cells)}",
+            "name one with `--cell`, see `python -m repros cells --tier gpu`; the CPU has no caching allocator",
+        )
     wanted = chosen_trials(arguments.case, arguments.condition, cells)
     folder = results.latest_run(arguments.reports) if arguments.resume else results.new_run("run", arguments.reports)
     run = Run(folder)
@@ -195,7 +202,10 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
         TextColumn("{task.fields[found]}"),
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
-    session = Session(run, jobs=arguments.jobs, say=lambda text: progress.console.print(text, markup=False))
+    session = Session(
+        run, jobs=arguments.jobs, say=lambda text: progress.console.print(text, markup=False),
+        snapshots=arguments.snapshots,
+    )  # fmt: skip
     records: list[Record] = []
     try:
         with progress:
@@ -301,6 +311,7 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
     return EXIT_AS_EXPECTED
 
 
+@results.collector_paused()
 def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     """Print a run, or write its page."""
     folders = arguments.run or [results.latest_run()]

@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run", type=Path, help="folder of the run (default: a new one under reports/runs)")
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
     group.addoption("--reports", type=Path, help="folder in place of reports/")
+    group.addoption("--snapshots", action="store_true", help="on a GPU: keep each arm's snapshot of the allocator")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -72,7 +73,7 @@ class Plugin:
         self.said: list[str] = []
         self.session: Session | None = None
         if self.cells and not self.worker and not option.collectonly and not getattr(option, "numprocesses", None):
-            self.session = Session(self.run, jobs=option.jobs, say=self.say)
+            self.session = Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots)
             self.session.warm(self.cells[0])  # while pytest starts and collects
         self.items: list[TrialItem] = []
 
@@ -97,7 +98,8 @@ class Plugin:
     def finish(self, item: TrialItem) -> results.Record:
         """Try one item, with the arms of the next ones sent ahead."""
         if self.session is None:
-            self.session = Session(self.run, jobs=self.config.option.jobs, say=self.say)
+            option = self.config.option
+            self.session = Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots)
         self.session.start(item.trial, item.cell)
         if self.said:
             self.print_said()

@@ -113,9 +113,10 @@ class Redactor:
 
     def __init__(self, words: Mapping[str, Iterable[str]] | None = None, environ: Mapping[str, str] | None = None):
         self.removed: Counter[str] = Counter()
+        self._given = {kind: list(several) for kind, several in (words or {}).items()}
         self._memo: dict[str, tuple[str, Counter[str]]] = {}
         self._words: list[tuple[str, re.Pattern[str]]] = []
-        for kind, several in (words or {}).items():
+        for kind, several in self._given.items():
             found = sorted({word for word in several if word and word.lower() not in COMMON}, key=len, reverse=True)
             if found:
                 # A home is a path: what follows it may begin with a slash, and nothing else of a name.
@@ -131,6 +132,10 @@ class Redactor:
         """Return one that knows this machine; ``settings`` are pip's (`repros.uv.pip_settings`)."""
         environ = os.environ if environ is None else environ
         return cls(local_words(environ, settings or {}), environ)
+
+    def for_sources(self) -> Redactor:
+        """Return one that looks at source code: there a user's or a host's name may be an ordinary word (`max`)."""
+        return Redactor({kind: words for kind, words in self._given.items() if kind not in ("user name", "host name")})
 
     def text(self, text: str) -> str:
         """Return the text without what is private."""

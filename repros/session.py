@@ -75,8 +75,16 @@ class ReadyCell:
 class Session:
     """Trials under way and the cells they need."""
 
-    def __init__(self, run: Run, *, jobs: int | None = None, say: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        jobs: int | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        snapshots: bool = False,
+    ) -> None:
         self.run = run
+        self._snapshots = snapshots
         self.clock = Clock()
         self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
         self._say = say
@@ -121,7 +129,7 @@ class Session:
             return
         try:
             self._running[trial.key] = Running(
-                trial, self.ready(cell), self._arms, self.run.folder / "logs", self.machine
+                trial, self.ready(cell), self._arms, self.run.folder / "logs", self.machine, self._snapshots
             )
         except EnvError as error:
             verdict = Verdict.UNSUPPORTED if error.kind == "unsupported" else Verdict.ERROR

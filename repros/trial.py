@@ -120,7 +120,15 @@ def unmet_cards(requires: Requires, free_bytes: Sequence[int]) -> str:
 class Running:
     """A trial whose arms are on their way; `record` waits for them."""
 
-    def __init__(self, trial: Trial, place: Place, arms: ThreadPoolExecutor, logs: Path, machine: Mapping[str, Any]):
+    def __init__(
+        self,
+        trial: Trial,
+        place: Place,
+        arms: ThreadPoolExecutor,
+        logs: Path,
+        machine: Mapping[str, Any],
+        snapshots: bool = False,
+    ) -> None:
         self.trial = trial
         self._place = place
         self._machine = machine
@@ -144,6 +152,7 @@ class Running:
                     "env": dict(condition.env),
                     "timeout_s": entry.case.timeout_s,
                     "shared": shared,
+                    "snapshot": snapshots and place.device == "cuda",
                 }
                 name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"
                 future = arms.submit(place.observe, request, logs / name, condition.fresh, condition.requires.cards)

@@ -139,12 +139,15 @@ class Meters(Protocol):
         """Return figures and evidence read so far."""
 
 
-def meters_of(device: str, gate: tuple[str, ...], shared: bool = False) -> Meters:
-    """Return the instruments of ``cpu`` or ``cuda``; on a ``shared`` card the driver says nothing of one arm."""
+def meters_of(device: str, gate: tuple[str, ...], shared: bool = False, snapshot: Path | None = None) -> Meters:
+    """Return the instruments of ``cpu`` or ``cuda``.
+
+    On a ``shared`` card the driver says nothing of one arm; ``snapshot`` names a file that those of ``cuda`` write.
+    """
     if device == "cuda":
         from repros.meters.cuda import CudaMeters
 
-        return CudaMeters(shared)
+        return CudaMeters(shared, snapshot)
     from repros.meters.cpu import CpuMeters
 
     return CpuMeters(gate)
@@ -167,8 +170,9 @@ class Probe:
         case: Case = module.CASE
         arm: Callable[[Any], Any] = getattr(module, request["arm"])
         seed()
+        snapshot = Path(request["log"]).with_suffix(".pickle") if request.get("snapshot") else None
         meters = self._meters = meters_of(
-            request["params"].get("device", "cpu"), case.gate, request.get("shared", False)
+            request["params"].get("device", "cpu"), case.gate, request.get("shared", False), snapshot
         )
         with meters.open():
             self.phase = "prepare"

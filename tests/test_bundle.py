@@ -21,7 +21,7 @@ from repros import bundle, cases, onefile, results
 from repros.cases import Entry
 from repros.envs import ensure
 from repros.errors import UserError
-from repros.locks import Lock
+from repros.locks import LOCKS, Lock
 from repros.matrix import load_matrix
 from repros.redact import Redactor
 from repros.results import Record
@@ -149,7 +149,7 @@ def test_the_pins_are_those_of_the_trials_lock(records: list[Record], tmp_path: 
     data = tomllib.loads(
         "".join(line[2:] if line.startswith("# ") else line[1:] for line in block["content"].splitlines(True))
     )
-    lock = bundle.lock_of(record)
+    lock = lock_of(record)
     assert Lock(lock, committed=True).digest == record.environment["lock"]
     assert data["requires-python"] == ">=3.11"
     assert data["dependencies"] == (one.folder / "requirements.txt").read_text().splitlines()
@@ -159,11 +159,58 @@ def test_the_pins_are_those_of_the_trials_lock(records: list[Record], tmp_path: 
     assert "torch==2.13.0" in data["dependencies"]
 
 
+def lock_of(record: Record) -> str:
+    """Return the committed lock that a trial's environment was installed from."""
+    texts = [path.read_text() for path in (results.ROOT / LOCKS).glob("*.txt")]
+    return next(text for text in texts if Lock(text, committed=True).digest == record.environment["lock"])
+
+
+def test_a_lock_around_the_hosts_torch_gets_its_pin_from_the_trial() -> None:
+    pins = onefile.as_pins({"torch": "2.11.0+cu130", "hf_xet": "1.8.0"}, "hf-xet==1.8.0\nnumpy==2.4.6\n", {})
+    assert pins.requirements == ("hf-xet==1.8.0", "numpy==2.4.6", "torch==2.11.0")
+
+
+@pytest.mark.parametrize("pin", ["x @ https://example.org/x.whl", "x>=1", "x==1\nos", "x"])
+def test_what_is_no_exact_pin_is_refused(pin: str) -> None:
+    with pytest.raises(UserError, match=r"is no exact pin\nhint: a script is built from pins"):
+        onefile.public(pin)
+
+
+def test_a_bundle_of_a_trial_on_a_card(tmp_path: Path) -> None:
+    """A card's allocator names owners, without shape and dtype; the lock leaves the host's torch out."""
+    found = results.load(results.REPORTS / "h200")[0]
+    record = bundle.choose(found, KNOWN["gh1935_saved_weight"], None, None, "evidence")
+    one = bundle.make(record, found, KNOWN[record.case], tmp_path / "b", Redactor(), results.REPORTS / "h200")
+    torch = record.environment["packages"]["torch"].partition("+")[0]
+    assert f"torch=={torch}" in (one.folder / "requirements.txt").read_text().splitlines()
+    row = next(row for row in record.arms[0].evidence["alive_at_peak"])
+    assert f"| - | - | {row['count']} |" in (one.folder / "comment.md").read_text()
+    assert row["made_by"] in (one.folder / "comment.md").read_text()
+
+
+@pytest.mark.parametrize("label", ['x"""', "x\ny", "x\\"])
+def test_a_label_that_could_end_the_docstring_is_refused(records: list[Record], label: str) -> None:
+    record = replace(trial(records, "gh1935_saved_weight", "nf4-eager"), cell=label)
+    with pytest.raises(UserError, match="cannot stand in a script"):
+        onefile.Writer(Redactor()).of(record, KNOWN[record.case])
+
+
+def test_a_users_name_may_be_a_word_of_a_source_and_a_secret_may_not(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = trial(records, "gh1935_saved_weight", "nf4-eager")
+    here = Redactor.here({"HOME": "/home/max", "USER": "max", "APP_TOKEN": "plain-words-token"}, {})
+    assert "max(" in onefile.Writer(here).of(record, KNOWN[record.case]).text()
+    monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", "A = 'plain-words-token'\n")]))
+    with pytest.raises(UserError, match=r"x\.py: it would put something private .*1 × environment variable"):
+        onefile.Writer(here).of(record, KNOWN[record.case])
+
+
 def test_a_file_in_place_of_a_pin_is_named_and_not_pinned() -> None:
     packages = {"torch": "2.13.0+cpu", "bitsandbytes": "0.51.0.dev0"}
     pins = onefile.as_pins(packages, "", {"bitsandbytes": "../bitsandbytes"})
-    assert pins.requirements == ["torch==2.13.0"]
-    assert pins.missing == ["bitsandbytes 0.51.0.dev0"]
+    assert pins.requirements == ("torch==2.13.0",)
+    assert pins.missing == ("bitsandbytes 0.51.0.dev0",)
 
 
 def test_comments_fit_and_name_what_upstream_asks_for(records: list[Record]) -> None:
@@ -211,7 +258,7 @@ def test_a_source_with_a_secret_is_refused(records: list[Record], monkeypatch: p
     record = trial(records, "gh1935_saved_weight", "nf4-eager")
     entry = KNOWN[record.case]
     with pytest.raises(UserError, match=r"x\.py: it would put something private into the script"):
-        onefile.script(entry, entry.condition("nf4-eager"), CELL, "cpu", onefile.as_pins({}, "", {}), ["subject"])
+        onefile.Writer(Redactor()).of(record, entry)
 
 
 @pytest.mark.parametrize(

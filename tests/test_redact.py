@@ -185,8 +185,8 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     texts = evidence.Outputs(records, known, [folder])
     texts.__dict__["redactor"] = redactor()
     return {
-        **said, "page": page + inflated(page), "junit": junit.document(records, redactor()), "kept": kept.read_text(),
-        "markdown": texts.markdown(), "summary": texts.summary(),
+        **said, "page": page + inflated(page) + scripts(page), "junit": junit.document(records, redactor()),
+        "kept": kept.read_text(), "markdown": texts.markdown(), "summary": texts.summary(),
     }  # fmt: skip
 
 
@@ -201,7 +201,17 @@ def inflated(page: str) -> str:
     """Return the evidence blocks of a page as text."""
     blocks = re.findall(r'<script type="text/plain" class="evidence">([^<]*)</script>', page)
     assert blocks
-    return "".join(zlib.decompress(base64.b64decode(block)).decode() for block in blocks)
+    return "".join(unpacked(block) for block in blocks)
+
+
+def scripts(page: str) -> str:
+    """Return the texts that the scripts of a page's trials share, as JSON."""
+    (block,) = re.findall(r'<script type="text/plain" id="scripts">([^<]*)</script>', page)
+    return unpacked(block)
+
+
+def unpacked(block: str) -> str:
+    return zlib.decompress(base64.b64decode(block)).decode()
 
 
 @pytest.mark.parametrize("kind", PLANTED)
@@ -244,7 +254,7 @@ def test_the_command_line_leaves_out_what_this_machine_knows(tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
         assert "removed: " in done.stderr
         texts[option] = path.read_text()
-    texts["html"] += inflated(texts["html"])
+    texts["html"] += inflated(texts["html"]) + scripts(texts["html"])
     argv = ["bundle", "gh1935", "--run", str(run.folder), "--out", str(tmp_path / "b")]
     done = subprocess.run([sys.executable, "-m", "repros", *argv], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

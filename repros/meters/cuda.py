@@ -17,9 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+
+from repros.meters.snapshot import keep, shortened
 
 #: Events of the allocator's history that are kept; a model of 7B loads with some thousands.
 HISTORY = 400_000
@@ -28,9 +31,14 @@ OWNERS = 12
 
 
 class CudaMeters:
-    """Allocator and driver on the cards that this process sees, from the first phase of the arm on."""
+    """Allocator and driver on the cards that this process sees, from the first phase of the arm on.
 
-    def __init__(self, shared: bool = False) -> None:
+    The history is read from the allocator's snapshot; ``snapshot`` names a file to keep that in. Untested on a card so
+    far: the file's format is held against torch's documentation and its viewer, on a snapshot made by hand.
+    """
+
+    def __init__(self, shared: bool = False, snapshot: Path | None = None) -> None:
+        self._file = snapshot
         self.phases = ["prepare"]
         self._shared = shared
         self._driver = () if shared else ("driver",)
@@ -136,11 +144,12 @@ class CudaMeters:
             self._close()
         return self._figures, self._evidence
 
-    @staticmethod
-    def _history() -> dict[str, Any]:
+    def _history(self) -> dict[str, Any]:
         try:
-            traces = torch.cuda.memory._snapshot().get("device_traces", [])
-            return replay(sorted((e for trace in traces for e in trace), key=lambda e: e.get("time_us", 0)))
+            snapshot = torch.cuda.memory._snapshot()
+            traces = snapshot.get("device_traces", [])
+            read = replay(sorted((e for trace in traces for e in trace), key=lambda e: e.get("time_us", 0)))
+            return {**read, "snapshot": keep(snapshot, self._file)} if self._file else read
         finally:
             torch.cuda.memory._record_memory_history(None)
 
@@ -159,7 +168,7 @@ def replay(events: list[Mapping[str, Any]]) -> dict[str, Any]:
     points: list[tuple[float, int, int]] = []
     began = events[0].get("time_us", 0) if events else 0
     for event in events:
-        action, size, address = event["action"], event["size"], event.get("addr", 0)
+        action, size, address = event["action"], event["size"], event.get("addr", 0)  # `oom` has no address
         if action == "alloc":
             alive[address] = event
             live += size
@@ -202,9 +211,4 @@ def owner(frames: list[Mapping[str, Any]]) -> str:
     named = [f for f in frames if f.get("filename", "").endswith(".py")]
     theirs = [f for f in named if "/torch/" not in f["filename"]]
     found = (theirs or named or [{"filename": "?", "line": 0, "name": "?"}])[0]
-    where = found["filename"]
-    for folder in ("site-packages/", "/repros/cases/", "/repros/reference/", "/"):  # what lies before is this machine's
-        if folder in where:
-            where = where.rpartition(folder)[2]
-            break
-    return f"{where}:{found['line']} {found['name']}"
+    return f"{shortened(found['filename'])}:{found['line']} {found['name']}"

@@ -26,6 +26,7 @@ from repros.errors import UserError
 from repros.matrix import AXES
 from repros.redact import Redactor
 from repros.report import changes, pack, standing
+from repros.report.scripts import Scripts
 from repros.results import Record
 from repros.verdict import SCHEMA, Verdict, show
 
@@ -46,6 +47,10 @@ MEANS: Mapping[Verdict, str] = {
     Verdict.ERROR: "the subject ended in something that is not the reported symptom",
     Verdict.TIMEOUT: "the subject did not end in time",
 }
+
+
+#: Trials from which on a browser lays out only what is in sight.
+LARGE = 2000
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def page(
         section(name, rows, known, numbers, changed)
         for name, rows in grouped(records, lambda record: report_of(record, known))
     ]
-    evidence = pack.blocks(records, redactor)
+    scripts = Scripts(known, redactor)
+    evidence = pack.blocks(records, redactor, [scripts.of(record) for record in records])
     said = {
         "title": f"Verdicts: {len(records)} trials",
         "sections": sections,
@@ -88,15 +94,17 @@ def page(
         "unsupported": unsupported(records),
         "notices": list(notices),
         "total": len(records),
+        "large": len(records) > LARGE,
     }
     data = summary(records, known, changed, against)
     clean, data = redactor.value(said), redactor.value(data)
-    parts = {name: asset(name) for name in ("page.css", "inflate.js", "plot.js", "trial.js", "page.js")}
+    parts = {name: asset(name) for name in ("page.css", "inflate.js", "plot.js", "script.js", "trial.js", "page.js")}
     template = environment().from_string(asset("page.html.j2"))
     return template.render(
         **clean,
         data=json_in_html(data),
         evidence=evidence,
+        scripts=scripts.block(),
         block=pack.BLOCK,
         version=__version__,
         schema=SCHEMA,

@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from repros.redact import Redactor
+from repros.report.scripts import Pieces
 from repros.results import Record
 from repros.verdict import Observation, to_number
 
@@ -36,10 +37,10 @@ HEIGHT = itemgetter(1)
 COLUMNS = {"timeline": ["all live bytes", "live 16-bit bytes"]}
 
 
-def blocks(records: Sequence[Record], redactor: Redactor) -> list[str]:
-    """Return the blocks of these records in order, `BLOCK` trials each."""
+def blocks(records: Sequence[Record], redactor: Redactor, scripts: Sequence[Pieces] = ()) -> list[str]:
+    """Return the blocks of these records in order, `BLOCK` trials each; ``scripts`` are theirs, one a record."""
     arms = sum(len(record.arms) for record in records) or 1
-    job = Job(records, redactor, max(LEAST_POINTS, min(MOST_POINTS, ALL_POINTS // arms)))
+    job = Job(records, scripts, redactor, max(LEAST_POINTS, min(MOST_POINTS, ALL_POINTS // arms)))
     workers = min(8, os.cpu_count() or 1)
     if len(records) < MANY or workers < 2 or sys.platform != "linux" or threading.active_count() > 1:
         return job.blocks(range(0, len(records), BLOCK))[0]
@@ -64,6 +65,7 @@ class Job:
     """Records to be packed."""
 
     records: Sequence[Record]
+    scripts: Sequence[Pieces]
     redactor: Redactor
     points: int
 
@@ -77,6 +79,8 @@ class Job:
             self.redactor.look_ahead(said(mine))
             packer = Packer(self.redactor, self.points, clean)
             trials = [packer.trial(record) for record in mine]
+            for trial, pieces in zip(trials, self.scripts[start : start + BLOCK], strict=False):
+                trial["script"] = pieces
             data = orjson.dumps({"kept": packer.kept, "trials": trials})
             found.append(base64.b64encode(zlib.compress(data, 6)).decode())
         return found, self.redactor.removed - before

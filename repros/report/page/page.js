@@ -107,12 +107,18 @@ document.addEventListener("focusin", (event) => {
 // -- a trial: #trial-N, so that it can be linked to and Back closes it
 
 const dialog = document.getElementById("trial"), holder = document.getElementById("panel");
-let current = -1, last = null;
+let current = -1, way = null; // the trial that is shown; the element and the trial that it was opened with
 
 async function block(at) {
   const which = Math.floor(at / BLOCK);
   if (!opened.has(which)) opened.set(which, openBlock(blocks[which].textContent).then(JSON.parse));
   return opened.get(which);
+}
+
+// The texts that the trials' one-file scripts share; opened once, with the first trial.
+function scriptTable() {
+  if (!opened.has("scripts")) opened.set("scripts", openBlock(document.getElementById("scripts").textContent).then(JSON.parse));
+  return opened.get("scripts");
 }
 
 async function openTrial(at) {
@@ -123,11 +129,11 @@ async function openTrial(at) {
     el("button", { type: "button", onclick: () => dialog.close() }, "Close"));
   current = at;
   try {
-    const source = await block(at);
+    const [source, texts] = await Promise.all([block(at), scriptTable()]);
     const index = at % BLOCK;
     const trial = source.trials[index].unpacked || (source.trials[index].unpacked = unpacked(source, source.trials[index]));
     if (current !== at) return;
-    holder.replaceChildren(bar, ...panel(data, at, trial));
+    holder.replaceChildren(bar, ...panel(data, at, trial, texts));
   } catch (error) {
     holder.replaceChildren(bar, el("h2", { id: "trial-head", tabindex: -1 }, "This trial cannot be opened"), el("p", {}, String(error)));
   }
@@ -153,15 +159,16 @@ function follow() {
 }
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest(".heat button");
-  if (button) { last = button; location.hash = `#trial-${button.dataset.t}`; if (current === Number(button.dataset.t)) openTrial(current); }
+  const from = event.target.closest(".heat button, a[href^='#trial-']");
+  if (from) way = { from, at: Number(from.dataset.t ?? from.hash.slice("#trial-".length)) };
+  if (from?.dataset.t) { location.hash = `#trial-${way.at}`; if (current === way.at) openTrial(current); }
   if (event.target === dialog) dialog.close();
 });
 dialog.addEventListener("close", () => {
   if (/^#trial-/.test(location.hash)) history.replaceState(null, "", location.pathname + location.search);
-  const field = last && Number(last.dataset.t) === current ? last : document.querySelector(`.heat button[data-t="${current}"]`);
-  current = -1;
-  field?.focus();
+  const back = way?.at === current ? way.from : document.querySelector(`.heat button[data-t="${current}"]`);
+  current = -1; way = null;
+  back?.focus();
 });
 addEventListener("hashchange", follow);
 addEventListener("beforeprint", () => document.querySelectorAll("main details").forEach((one) => { one.open = true; }));

@@ -35,22 +35,12 @@ function unpacked(block, trial) {
   return trial;
 }
 
-function command(text) {
-  const button = el("button", { type: "button", onclick: async () => {
-    try { await navigator.clipboard.writeText(text); button.textContent = "Copied"; }
-    catch { getSelection().selectAllChildren(block); button.textContent = "Selected"; }
-    setTimeout(() => { button.textContent = "Copy"; }, 1500);
-  } }, "Copy");
-  const block = el("pre", {}, el("code", {}, text));
-  return el("div", { class: "copy" }, block, button);
-}
-
 function armsTable(trial) {
   const { figure, second, limit, unit } = trial.budget, budget = number(limit);
   const values = trial.arms.map((arm) => number(arm.figures[figure])).filter((v) => Number.isFinite(v));
   const largest = Math.max(budget, ...values, 0);
   const error = figure !== "error" && trial.arms.some((arm) => "error" in arm.figures);
-  const heads = ["arm", "reading", figure, "", ...(second ? [second] : []), ...(error ? ["error"] : []), "seconds"];
+  const heads = ["arm", "reading", figure, el("span", { class: "sr" }, "beside the budget"), ...(second ? [second] : []), ...(error ? ["error"] : []), "seconds"];
   const rows = trial.arms.map((arm, i) => {
     const value = number(arm.figures[figure]);
     const repeated = trial.arms.findIndex((other) => other.arm === arm.arm) !== i;
@@ -153,7 +143,7 @@ function environmentPart(trial) {
       ["tried", trial.date]]));
 }
 
-function panel(data, at, trial) {
+function panel(data, at, trial, texts) {
   const [c, k, l, v, , failed] = data.trials[at];
   const fact = data.cases[c], condition = data.conditions[k], cell = data.cells[l], verdict = data.verdicts[v];
   const outcome = data.outcomes.length ? data.outcomes[at] : "as expected";
@@ -181,8 +171,8 @@ function panel(data, at, trial) {
       el("details", {}, el("summary", {}, "Every figure of every arm"), figuresTable(trial)),
       el("details", {}, el("summary", {}, "Other evidence"), el("pre", {}, trial.arms.map((arm) => `${arm.arm}: ${JSON.stringify(arm.rest)}; seconds: ${JSON.stringify(arm.seconds)}`).join("\n"))));
   }
-  parts.push(environmentPart(trial), el("h3", {}, "Try it again"), command(repeat),
-    el("p", {}, "As one file, a comment ready to paste, and the evidence:"), command(`python -m repros bundle ${fact.name} --cell ${cell} --condition ${condition}`));
+  parts.push(environmentPart(trial), el("h3", {}, "Try it again"), command(repeat, "the command that tries it again"), scriptPart(trial, texts),
+    el("p", {}, "The same with a comment ready to paste, the evidence and the plot, as a folder and a zip:"), command(`python -m repros bundle ${fact.name} --cell ${cell} --condition ${condition}`, "the command that makes the bundle"));
   if (fact.doc) parts.push(el("details", {}, el("summary", {}, "Claim, mechanism and derivation of the budget"), el("p", { class: "doc" }, fact.doc)));
   return parts.filter(Boolean);
 }
