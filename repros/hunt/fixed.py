@@ -9,17 +9,17 @@ from repros.hunt import upstream
 
 def build(spec: dict[str, Any], t: dict[str, Any], device: str = "cpu") -> Any:
     """Return the reference's layer of a spec."""
-    from repros.reference.modules import Linear4bit, Linear8bit
+    from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
 
     if device == "meta":
         if spec["kind"] == "int8":
-            return Linear8bit(spec["in"], spec["out"], spec["bias"], threshold=spec["threshold"], device="meta")
+            return FrozenLinear8bit(spec["in"], spec["out"], spec["bias"], threshold=spec["threshold"], device="meta")
         options = {"quant_type": spec["kind"], "blocksize": spec["blocksize"], "double": spec["double"]}
-        return Linear4bit(spec["in"], spec["out"], spec["bias"], device="meta", **options)
+        return FrozenLinear4bit(spec["in"], spec["out"], spec["bias"], device="meta", **options)
     if spec["kind"] == "int8":
-        return Linear8bit.from_weight(t["weight"], t["bias"], threshold=spec["threshold"]).requires_grad_(False)
+        return FrozenLinear8bit.from_weight(t["weight"], t["bias"], threshold=spec["threshold"]).requires_grad_(False)
     options = {"quant_type": spec["kind"], "blocksize": spec["blocksize"], "double": spec["double"]}
-    return Linear4bit.from_weight(t["weight"], t["bias"], **options).requires_grad_(False)
+    return FrozenLinear4bit.from_weight(t["weight"], t["bias"], **options).requires_grad_(False)
 
 
 def same(layer: Any, s: Any, **parameters: Any) -> Any:
