@@ -47,9 +47,14 @@ def life_of(p: Params) -> Life:
 
 
 def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
-    """Draw the inputs of a life."""
+    """Draw the inputs of a life, and let new memory hold NaN: what is read unwritten is not right by chance."""
+    import torch
+
     from repros.hunt import upstream
 
+    # Filling is a part of this mode (`torch.utils.deterministic.fill_uninitialized_memory`); it warns where an
+    # operator has no deterministic form and changes nothing else there.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     life = life_of(p)
     spec = life.full()
     return SimpleNamespace(p=p, life=life, spec=spec, t=upstream.make_tensors(spec))

@@ -83,6 +83,7 @@ def take(i: Any, side: Any, layer: Any, name: str, parameters: Mapping[str, Any]
             layer, found = stop.value
             return layer, {**found, **({"held_bytes": held} if name == "step" else {})}
         if phase == "forward":
+            gc.collect()  # what an earlier step left in cycles would be counted as given back
             before = ledger.live_bytes if ledger else 0
         elif ledger:
             gc.collect(0)
