@@ -47,6 +47,21 @@ def step_state_dict_meta(layer: Any, s: Any) -> Any:
     return new.requires_grad_(False).train(layer.training)
 
 
+def step_weight_to(layer: Any, s: Any) -> Any:
+    """Move what the weight is made of, and not the layer; raises where offload hooks hold it, as a dense layer does."""
+    for name, tensor in list(layer.named_buffers()):
+        layer._buffers[name] = tensor.to("cpu")
+    return layer
+
+
+def step_tie(layer: Any, s: Any) -> Any:
+    other = build(s.spec, upstream.make_tensors(s.spec, seed=1))
+    for name, tensor in layer.named_buffers():
+        other._buffers[name] = tensor
+    other(s.t["x"])
+    return layer
+
+
 def step_offload(layer: Any, s: Any) -> Any:
     import accelerate
     import torch
@@ -74,4 +89,4 @@ step_zero_grad, step_cast, step_unhook, run = (
     upstream.step_unhook,
     upstream.run,
 )
-step_weight_to = step_pretrained = step_reset = step_tie = step_lora = step_lora_merge = same
+step_pretrained = step_reset = step_lora = step_lora_merge = same
