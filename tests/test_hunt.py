@@ -123,7 +123,13 @@ def test_shrinking_does_not_slip_into_a_known_departure(tmp_path: Path) -> None:
 
 def test_files_of_two_findings_never_share_a_name() -> None:
     """Their words may be the same: a long life is cut, and of what is raised only the type is named."""
-    long = [("pickle", {}), ("state_dict_meta", {}), ("torch_save", {}), ("deepcopy", {}), ("lora_merge", {})] * 2
+    long: Steps = [
+        ("pickle", {}),
+        ("state_dict_meta", {}),
+        ("torch_save", {}),
+        ("deepcopy", {}),
+        ("lora_merge", {}),
+    ] * 2
     lives = [Life.of({}, [*long, ("to", {})]), Life.of({}, [*long, ("eval", {})]), Life.of({}, [("to", {})])]
     findings = [Finding(life, Departure(what, 0), 1, 1.0) for life in lives for what in ("raises A: x", "raises A: y")]
     slugs = [finding.slug for finding in findings]
@@ -132,7 +138,39 @@ def test_files_of_two_findings_never_share_a_name() -> None:
     assert slugs == [finding.slug for finding in findings]
 
 
+def test_of_a_life_that_comes_upon_known_ground_the_rest_is_led(tmp_path: Path) -> None:
+    """One that is not the one in LOOK_AGAIN which is led in full, so that each cut is looked at."""
+    known = [Known("", Life.of({}, [("tie", {})]), "output"), Known("", Life.of({}, [("step", {})]), "held")]
+    hunt = Hunt(
+        Scripted(lambda life: None), tmp_path, 1, [*known, Known("", Life.of({"kind": "nf4", "in": 96}, []), "")]
+    )
+
+    def led(steps: list[str], **spec: object) -> set[tuple[str, ...]]:
+        """Return what is led of lives that differ in what no pattern speaks of."""
+        found = set()
+        for dtype in SPEC["dtype"]:
+            for out in SPEC["out"]:
+                life = Life.of({**spec, "dtype": dtype, "out": out}, [(name, {}) for name in steps])
+                cut = hunt._before_known(life)
+                found.add(() if cut is None else tuple(names(cut)))
+        return found
+
+    def whole(*steps: str) -> set[tuple[str, ...]]:
+        return {steps}
+
+    assert led(["eval", "to"]) == whole("eval", "to")
+    assert led(["eval", "step"]) == whole("eval", "step")
+    assert led(["eval", "tie", "to", "step"]) - whole("eval", "tie", "to", "step") == whole("eval", "step")
+    assert led(["eval", "tie", "to"]) - whole("eval", "tie", "to") == whole("eval")
+    assert led(["eval", "step", "to", "step"]) - whole("eval", "step", "to", "step") == whole("eval", "step")
+    assert led(["to", "step"], kind="nf4", **{"in": 96}) - whole("to", "step") == whole()
+
+
 COMMITTED = sorted((ROOT / "reports" / "hunt").glob("*/findings.json"))
+
+
+def test_there_are_hunts() -> None:
+    assert COMMITTED
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=[path.parent.name for path in COMMITTED])

@@ -165,27 +165,27 @@ class Hunt:
     def _before_known(self, life: Life) -> Life | None:
         """Cut a life before the step that makes it show a known departure, or most of its kind would be spent there.
 
-        It goes on with its last step, if that computes and leads nowhere known itself; None if nothing is left. Where
-        only the last step leads there nothing lies behind it, and a mode of training may show more than one departure,
-        so the life is led. One other in LOOK_AGAIN is led too: which one is a matter of the life alone, so that
-        Hypothesis can shrink it.
+        It goes on with its last step, if that computes; None if nothing is left. Where only the last step leads to
+        what is known nothing lies behind it, and a mode of training may show more than one departure: such a life is
+        led. One other in LOOK_AGAIN is led too: which one is a matter of the life alone, so that Hypothesis can
+        shrink it.
         """
-        if not zlib.crc32(life.key.encode()) % LOOK_AGAIN or not self._leads_to_known(life):
+        if not life.steps or not zlib.crc32(life.key.encode()) % LOOK_AGAIN:
             return life
-        if life.steps and not self._leads_to_known(replace(life, steps=life.steps[:-1])):
-            return life
-        upto = next(n for n in range(len(life.steps) + 1) if self._leads_to_known(replace(life, steps=life.steps[:n])))
-        cut = replace(life, steps=life.steps[: max(upto - 1, 0)])
-        whole = replace(cut, steps=(*cut.steps, *life.steps[-1:]))
-        if whole.steps and whole.steps[-1][0] in ("step", "forward") and not self._leads_to_known(whole):
-            return whole
-        return cut if cut.steps and not self._leads_to_known(cut) else None
+        *before, last = life.steps
+        clean = next(n for n in range(len(before), -1, -1) if n == 0 or not self._leads_to_known(life, n))
+        if self._leads_to_known(life, clean):
+            return None
+        if last[0] in ("step", "forward"):
+            return replace(life, steps=(*before[:clean], last))
+        return life if clean == len(before) else replace(life, steps=tuple(before[:clean])) if clean else None
 
     def _known_as(self, life: Life, departure: Departure) -> Known | None:
         return next((known for known in self._known if known.covers(life, departure)), None)
 
-    def _leads_to_known(self, life: Life) -> bool:
-        return any(matches(life, known.pattern) for known in self._known)
+    def _leads_to_known(self, life: Life, steps: int) -> bool:
+        first = replace(life, steps=life.steps[:steps])
+        return any(matches(first, known.pattern) for known in self._known)
 
     def lead(self, life: Life, fresh: bool = False) -> Departure | None:
         """Return how a life departs, from memory if it was led before."""
