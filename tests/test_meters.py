@@ -6,6 +6,7 @@ import gc
 import math
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,24 @@ def test_saved_tensors_leave_out_what_is_prior() -> None:
             assert saved.saved_bytes == weight.nbytes
             assert saved.rows()[0]["shape"] == [1024, 1024]
         del out
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("changed", ["an input", "an output", "nothing"])
+def test_a_change_in_place_is_noticed_under_the_hooks_as_without_them(watched: bool, changed: str) -> None:
+    x = torch.ones(8, requires_grad=True)
+    with started().open() as ledger, SavedTensors(ledger).open() if watched else nullcontext():
+        weight = torch.full((8,), 2.0)
+        product = x * weight
+        out = product.exp()
+        with torch.no_grad():
+            {"an input": weight, "an output": out, "nothing": torch.ones(1)}[changed].mul_(3)
+        if changed == "nothing":
+            out.sum().backward()
+            assert x.grad is not None and torch.equal(x.grad, 2 * torch.full((8,), 2.0).exp())
+        else:
+            with pytest.raises(RuntimeError, match=r"modified by an inplace operation.*is at version 1; expected ver"):
+                out.sum().backward()
 
 
 def test_what_hides_on_ctx_shows_in_the_ledger_and_not_in_the_hooks() -> None:

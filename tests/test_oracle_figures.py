@@ -31,7 +31,11 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
         {"file": "int8", "bug": "x", "caught": True},
         {"file": "int8", "bug": "y", "caught": False, "reason": "it is equivalent"},
     ]
-    findings = [{"number": 1927}, {"number": 0}]
+    findings = [
+        {"number": 1927, "what": "output", "seconds": 7.2},
+        {"number": 0, "what": "output", "seconds": 3.4},
+        {"number": 0, "what": "held", "seconds": 1.0},
+    ]
     hunt = {"cell": "c", "date": "d", "hidden": True, "lives": 5, "seconds": 9.6, "findings": findings}
     put(tmp_path / "oracle" / "prove-c.json", proof)
     put(tmp_path / "oracle" / "mutants.json", {"date": "2026-01-02", "mutants": rows})
@@ -41,7 +45,10 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
     assert lines[0].endswith("Counted of upstream: odd ones: 7.")
     assert "1 of 2 bugs put in are caught" in lines[1]
     assert lines[2] == "  - survives: int8, y: it is equivalent"
-    assert "5 lives in 10 s: 2 departures, 1 of them with an upstream number" in lines[3]
+    assert (
+        "5 lives in 10 s: 3 departures, 1 of them with an upstream number, "
+        "the first wrong output that nothing speaks of after 3 s (["
+    ) in lines[3]
 
 
 def test_missing_results_name_the_command(tmp_path: Path) -> None:

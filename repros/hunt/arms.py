@@ -47,9 +47,14 @@ def life_of(p: Params) -> Life:
 
 
 def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
-    """Draw the inputs of a life."""
+    """Draw the inputs of a life, and let new memory hold NaN: what is read unwritten is not right by chance."""
+    import torch
+
     from repros.hunt import upstream
 
+    # Filling is a part of this mode (`torch.utils.deterministic.fill_uninitialized_memory`); it warns where an
+    # operator has no deterministic form and changes nothing else there.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     life = life_of(p)
     spec = life.full()
     return SimpleNamespace(p=p, life=life, spec=spec, t=upstream.make_tensors(spec))
@@ -155,7 +160,7 @@ def planted(i: Any) -> Arm:
     if what == "gradient":
         return (yield from live(i, fixed, between=wrong_gradient))
     if what == "held":
-        return (yield from live(i, fixed, layer=keeping(layer)))
+        return (yield from live(i, keeping(fixed), layer=layer))
     lose_scale(layer)
     return (yield from live(i, fixed, layer=layer))
 
@@ -182,11 +187,13 @@ def change_unseen(layer: Any, out: Any) -> None:
     (layer.codes if hasattr(layer, "codes") else layer.packed).data.zero_()
 
 
-def keeping(layer: Any) -> Any:
-    """Keep a float32 weight from each forward."""
+def keeping(side: Any) -> Any:
+    """Return a side that keeps a float32 weight with each output, whatever the mode of training."""
     import torch
 
-    layer.register_forward_hook(
-        lambda module, args, out: setattr(out, "kept", torch.ones(module.out_features, module.in_features))
-    )
-    return layer
+    def run(layer: Any, x: Any, mode: str) -> Any:
+        out = side.run(layer, x, mode)
+        out.kept = torch.ones(layer.out_features, layer.in_features)
+        return out
+
+    return SimpleNamespace(**{**vars(side), "run": run})

@@ -9,17 +9,17 @@ from repros.hunt import upstream
 
 def build(spec: dict[str, Any], t: dict[str, Any], device: str = "cpu") -> Any:
     """Return the reference's layer of a spec."""
-    from repros.reference.modules import Linear4bit, Linear8bit
+    from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
 
     if device == "meta":
         if spec["kind"] == "int8":
-            return Linear8bit(spec["in"], spec["out"], spec["bias"], threshold=spec["threshold"], device="meta")
+            return FrozenLinear8bit(spec["in"], spec["out"], spec["bias"], threshold=spec["threshold"], device="meta")
         options = {"quant_type": spec["kind"], "blocksize": spec["blocksize"], "double": spec["double"]}
-        return Linear4bit(spec["in"], spec["out"], spec["bias"], device="meta", **options)
+        return FrozenLinear4bit(spec["in"], spec["out"], spec["bias"], device="meta", **options)
     if spec["kind"] == "int8":
-        return Linear8bit.from_weight(t["weight"], t["bias"], threshold=spec["threshold"]).requires_grad_(False)
+        return FrozenLinear8bit.from_weight(t["weight"], t["bias"], threshold=spec["threshold"]).requires_grad_(False)
     options = {"quant_type": spec["kind"], "blocksize": spec["blocksize"], "double": spec["double"]}
-    return Linear4bit.from_weight(t["weight"], t["bias"], **options).requires_grad_(False)
+    return FrozenLinear4bit.from_weight(t["weight"], t["bias"], **options).requires_grad_(False)
 
 
 def same(layer: Any, s: Any, **parameters: Any) -> Any:
@@ -45,6 +45,21 @@ def step_state_dict_meta(layer: Any, s: Any) -> Any:
     new = build(s.spec, {}, "meta")
     new.load_state_dict(layer.state_dict(), assign=True)
     return new.requires_grad_(False).train(layer.training)
+
+
+def step_weight_to(layer: Any, s: Any) -> Any:
+    """Move what the weight is made of, and not the layer; raises where offload hooks hold it, as a dense layer does."""
+    for name, tensor in list(layer.named_buffers()):
+        layer._buffers[name] = tensor.to("cpu")
+    return layer
+
+
+def step_tie(layer: Any, s: Any) -> Any:
+    other = build(s.spec, upstream.make_tensors(s.spec, seed=1))
+    for name, tensor in layer.named_buffers():
+        other._buffers[name] = tensor
+    other(s.t["x"])
+    return layer
 
 
 def step_offload(layer: Any, s: Any) -> Any:
@@ -74,4 +89,4 @@ step_zero_grad, step_cast, step_unhook, run = (
     upstream.step_unhook,
     upstream.run,
 )
-step_weight_to = step_pretrained = step_reset = step_tie = step_lora = step_lora_merge = same
+step_pretrained = step_reset = step_lora = step_lora_merge = same

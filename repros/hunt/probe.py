@@ -41,6 +41,7 @@ def subject(i: Any) -> Generator[str, None, Mapping[str, Any]]:
         print(f"{STEP_MARK}{at - 1}", file=sys.stderr, flush=True)
         found: list[Mapping[str, Any]] = [{}, {}]
         raised: list[BaseException | None] = [None, None]
+        was_away = away(layers[1])
         for n in (1, 0):
             try:
                 if name == "build":
@@ -49,8 +50,10 @@ def subject(i: Any) -> Generator[str, None, Mapping[str, Any]]:
                     layers[n], found[n] = take(i, sides[n], layers[n], name, parameters)
             except Exception as error:  # noqa: BLE001 - both sides' exceptions are compared
                 raised[n] = error
-        if raised[1] is not None and type(raised[0]) is type(raised[1]):
-            return {}  # neither side can take this step here, and both say so: the life ends
+        if raised[1] is not None and (was_away or type(raised[0]) is type(raised[1])):
+            # Neither side can take this step here, and both say so; or the values are with accelerate, on the meta
+            # device there is nothing to save or to offload again, and the reference says so: the life ends.
+            return {}
         if raised[1] is not None:
             raise FaultError(f"the reference raised in step {at - 1} {name}: {raised[1]!r}") from raised[1]
         if raised[0] is not None:
@@ -59,6 +62,11 @@ def subject(i: Any) -> Generator[str, None, Mapping[str, Any]]:
         if parameters.get("between") == "change":
             return {}  # the weight is another one from here on
     return {}
+
+
+def away(layer: Any) -> bool:
+    """Return whether offload hooks hold a layer's values at present."""
+    return layer is not None and any(t.is_meta for t in (*layer.parameters(), *layer.buffers()))
 
 
 def take(i: Any, side: Any, layer: Any, name: str, parameters: Mapping[str, Any]) -> Any:
@@ -75,6 +83,7 @@ def take(i: Any, side: Any, layer: Any, name: str, parameters: Mapping[str, Any]
             layer, found = stop.value
             return layer, {**found, **({"held_bytes": held} if name == "step" else {})}
         if phase == "forward":
+            gc.collect()  # what an earlier step left in cycles would be counted as given back
             before = ledger.live_bytes if ledger else 0
         elif ledger:
             gc.collect(0)
@@ -125,10 +134,15 @@ def compare(i: Any, at: int, theirs: Mapping[str, Any], ours: Mapping[str, Any])
 def departed(what: str, at: int, why: object) -> Departed:
     """Return the finding as an exception whose text is JSON."""
     types = [t.__name__ for t in type(why).__mro__ if t is not object] if isinstance(why, BaseException) else []
-    return Departed(json.dumps({"what": what, "at": at, "detail": str(why)[:500], "types": types}))
+    return Departed(json.dumps({"what": what, "at": at, "detail": placeless(str(why))[:500], "types": types}))
 
 
 def worded(error: BaseException) -> str:
     """Return the first line of an exception without numbers and addresses, which differ from life to life."""
-    lines = str(error).strip().splitlines() or [""]
+    lines = placeless(str(error)).strip().splitlines() or [""]
     return re.sub(r"0x[0-9a-f]+|\d+", "N", lines[0])[:120]
+
+
+def placeless(text: str) -> str:
+    """Return a text in which each file is named without the folders it lies in: those are this machine's."""
+    return re.sub(r"(?<![\w/])/(?:[^\s/:'\"()]+/)+", "", text)

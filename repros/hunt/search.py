@@ -6,9 +6,11 @@ request to the cell's fork server, so a life that crashes or leaks takes nothing
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +18,17 @@ from typing import Any, Protocol
 
 from repros.errors import UserError
 from repros.hunt.known import Known
-from repros.hunt.life import ONLY, SPEC, STEPS, Departure, Life, Step
+from repros.hunt.life import BETWEEN, MODES, ONLY, SPEC, STEPS, Departure, Life, Step, matches
 from repros.hunt.probe import STEP_MARK
 from repros.verdict import Observation
 
 STEPS_OF_A_LIFE = 6
 LIVES_A_ROUND = 150
 LIFE_TIMEOUT_S = 60.0
+#: Of the lives that come upon a known departure, one in so many is led there all the same: it may show another one.
+LOOK_AGAIN = 4
+SHORTEN_S = 60.0  # for what was found last, where the time is up
+NAME_LETTERS = 80
 
 
 class Place(Protocol):
@@ -53,13 +59,13 @@ class Finding:
 
     @property
     def slug(self) -> str:
-        """Return a name for files: kind, what, steps."""
+        """Return a name for files: kind, what, spec, steps, and a digest of what those words leave out."""
         what = re.sub(r"[^a-z0-9]+", "_", self.departure.what.partition(":")[0].lower()).strip("_")
         spec = [f"{name}_{value}" for name, value in self.life.spec.items() if name != "kind"]
         steps = [name + "".join(f"_{v}" for v in p.values()) for name, p in self.life.steps] or ["build"]
-        return re.sub(r"[^a-z0-9]+", "_", "_".join(["hunt", self.life.full()["kind"], what, *spec, *steps]).lower())[
-            :90
-        ]
+        words = "_".join(["hunt", self.life.full()["kind"], what, *spec, *steps]).lower()
+        digest = hashlib.sha256(f"{self.life.key} {self.departure.what}".encode()).hexdigest()[:6]
+        return f"{re.sub(r'[^a-z0-9]+', '_', words)[:NAME_LETTERS].rstrip('_')}_{digest}"
 
     def as_known(self) -> Known:
         """Return the pattern by which later lives that show the same are told apart."""
@@ -88,7 +94,7 @@ class Hunt:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._place, self._logs, self._say = place, logs, say
-        self._until = time.monotonic() + 60 * minutes
+        self._ends = self._until = time.monotonic() + 60 * minutes
         self._began = time.monotonic()
         self._known = list(known)
         self._seed = seed
@@ -105,7 +111,7 @@ class Hunt:
         """Hunt until the time is up or ``most`` are found; return what is not known, each in its shortest form."""
         hypothesis_or_hint()
         rounds = 0
-        while time.monotonic() < self._until and len(self.findings) != most:
+        while time.monotonic() < self._ends and len(self.findings) != most:
             rounds += 1
             self._best = None
             self._round(self._seed * 1000 + rounds)
@@ -133,7 +139,11 @@ class Hunt:
                 raise
 
     def judge(self, life: Life) -> None:
-        """Lead a life; raise if it departs in a way that is not known yet."""
+        """Lead a life, or what of it lies before known ground; raise if it departs in a way that is not known yet."""
+        shortened = self._before_known(life)
+        if shortened is None:
+            return
+        life = shortened
         try:
             departure = self.lead(life)
         except FaultOfReferenceError as error:
@@ -142,15 +152,40 @@ class Hunt:
             return
         if departure is None:
             return
-        for known in self._known:
-            if known.covers(life, departure):
-                self.known_met[known.title] = self.known_met.get(known.title, 0) + 1
-                return
+        known = self._known_as(life, departure)
+        if known is not None:
+            self.known_met[known.title] = self.known_met.get(known.title, 0) + 1
+            return
         life = Life(life.spec, life.steps[: departure.at + 1])
         if self._best is None or (self._best[1].what == departure.what and life.size < self._best[0].size):
             self._best = life, departure
         # A class for each departure, so that shrinking one does not slip into another.
         raise type("Found", (AssertionError,), {})(departure.what)
+
+    def _before_known(self, life: Life) -> Life | None:
+        """Cut a life before the step that makes it show a known departure, or most of its kind would be spent there.
+
+        It goes on with its last step, if that computes; None if nothing is left. Where only the last step leads to
+        what is known nothing lies behind it, and a mode of training may show more than one departure: such a life is
+        led. One other in LOOK_AGAIN is led too: which one is a matter of the life alone, so that Hypothesis can
+        shrink it.
+        """
+        if not life.steps or not zlib.crc32(life.key.encode()) % LOOK_AGAIN:
+            return life
+        *before, last = life.steps
+        clean = next(n for n in range(len(before), -1, -1) if n == 0 or not self._leads_to_known(life, n))
+        if self._leads_to_known(life, clean):
+            return None
+        if last[0] in ("step", "forward"):
+            return replace(life, steps=(*before[:clean], last))
+        return life if clean == len(before) else replace(life, steps=tuple(before[:clean])) if clean else None
+
+    def _known_as(self, life: Life, departure: Departure) -> Known | None:
+        return next((known for known in self._known if known.covers(life, departure)), None)
+
+    def _leads_to_known(self, life: Life, steps: int) -> bool:
+        first = replace(life, steps=life.steps[:steps])
+        return any(matches(first, known.pattern) for known in self._known)
 
     def lead(self, life: Life, fresh: bool = False) -> Departure | None:
         """Return how a life departs, from memory if it was led before."""
@@ -175,8 +210,11 @@ class Hunt:
 
     def _keep(self, life: Life, departure: Departure) -> None:
         """Shorten what Hypothesis left, and tell it apart from now on."""
+        seconds = time.monotonic() - self._began
+        self._until = max(self._ends, time.monotonic() + SHORTEN_S)
         life, departure = self._shortest(life, departure)
-        finding = Finding(life, departure, self.lives, time.monotonic() - self._began)
+        self._until = self._ends
+        finding = Finding(life, departure, self.lives, seconds)
         self._known.append(finding.as_known())
         self.findings.append(finding)
         self._say(f"found after {finding.seconds:.0f} s, {self.lives} lives: {departure.what}: {life.words()}")
@@ -189,7 +227,11 @@ class Hunt:
             finding.confirmed = again is not None and again.what == finding.departure.what
 
     def _shortest(self, life: Life, departure: Departure) -> tuple[Life, Departure]:
-        """Leave out each step, each parameter and each field in turn, as long as the same thing is found."""
+        """Leave out each step, each parameter and each field in turn, as long as the same thing is found.
+
+        A life that is known is not the same thing, though it may look so: 8 bits are what 4 bits shrink towards, and
+        both may give a wrong output for reasons of their own.
+        """
         changed = True
         while changed:
             changed = False
@@ -200,7 +242,7 @@ class Hunt:
                     continue
                 except OutOfTimeError:
                     return life, departure
-                if found is not None and found.what == departure.what:
+                if found is not None and found.what == departure.what and not self._known_as(candidate, found):
                     life, departure = Life(candidate.spec, candidate.steps[: found.at + 1]), found
                     changed = True
                     break
@@ -276,20 +318,24 @@ def machine_of(judge: Callable[[Life], None]) -> type:
             super().__init__()
             self.spec: dict[str, Any] = {}
             self.steps: list[Step] = []
+            self.last: Step = ("step", {})
 
-        def construct(self, **spec: Any) -> None:
+        def construct(self, mode: str, between: str, **spec: Any) -> None:
             self.spec = spec
+            self.last = ("step", {"mode": mode, "between": between})
 
         def teardown(self) -> None:
-            # A life ends with a step that computes: what an earlier one broke must have its chance to show.
-            computed = bool(self.steps) and self.steps[-1][0] in ("step", "forward")
+            # A life ends with a training step: what an earlier one broke must have its chance to show. How it trains
+            # is drawn at the start, or a mode would come up only where the rule of one step in twenty did.
             if self.spec:
-                judge(Life.of(self.spec, self.steps if computed else [*self.steps, ("step", {})]))
+                trained = bool(self.steps) and self.steps[-1][0] == "step"
+                judge(Life.of(self.spec, self.steps if trained else [*self.steps, self.last]))
 
     # Rules come from the tables of `life`, so they are put on the class here and not written out.
     beginning: Any = initialize
     taken: Any = rule
-    constructing: Any = beginning(**{n: st.sampled_from(v) for n, v in SPEC.items()})
+    drawn = {**SPEC, "mode": MODES, "between": BETWEEN}
+    constructing: Any = beginning(**{n: st.sampled_from(v) for n, v in drawn.items()})
     LifeOfALayer.construct = constructing(LifeOfALayer.construct)  # type: ignore[method-assign]
 
     def suits(kind: str) -> Callable[[Any], bool]:

@@ -158,6 +158,8 @@ def step_pretrained(layer: Any, s: Any) -> Any:
     from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
     spec, training = s.spec, layer.training
+    if spec["kind"] != "int8" and spec["blocksize"] != 64:
+        return layer  # the configuration has no size of blocks: the model's weight would be another one
     shape = {"hidden_size": spec["in"], "intermediate_size": spec["out"], "num_attention_heads": 2}
     config = LlamaConfig(vocab_size=64, num_key_value_heads=2, num_hidden_layers=1, mlp_bias=spec["bias"], **shape)
     dtype = torch.float16  # in which the weight is exact

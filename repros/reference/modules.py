@@ -4,6 +4,9 @@ bitsandbytes keeps the scale of an int8 weight in an attribute of the parameter,
 state object at the first forward and loses it when either is replaced (bitsandbytes#1927).  Here
 codes and scale travel together through ``.to``, ``deepcopy``, pickle, ``state_dict`` and
 ``to_empty``, and a cast of the module's dtype leaves both alone.
+
+No class here has the name of one of bitsandbytes: accelerate's hooks know those by ``__name__`` alone, and would ask a
+layer of that name for the parameter that it does not have.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from repros.reference.int8 import quantize_rowwise
 from repros.reference.linear import linear_4bit_parts, linear_8bit
 
 
-class Linear4bit(QuantizedLinear):
+class FrozenLinear4bit(QuantizedLinear):
     """``nn.Linear`` over a frozen 4-bit weight ``[out, in]``.
 
     Buffers: ``packed`` uint8 ``[ceil(out * in / 2)]``; ``absmax`` float32 ``[blocks]``, or uint8
@@ -57,7 +60,7 @@ class Linear4bit(QuantizedLinear):
         quant_type: str = "nf4",
         blocksize: int = 64,
         double: bool = False,
-    ) -> Linear4bit:
+    ) -> FrozenLinear4bit:
         """Quantize ``weight`` ``[out, in]`` where it lies; the layer keeps no part of it.
 
         ``bias`` is cloned and trained only if it requires grad.  Raises UserError as
@@ -67,7 +70,7 @@ class Linear4bit(QuantizedLinear):
         return cls.from_quantized(quantize_4bit(weight, quant_type, blocksize, double), bias)
 
     @classmethod
-    def from_quantized(cls, q: Quantized4bit, bias: Tensor | None = None) -> Linear4bit:
+    def from_quantized(cls, q: Quantized4bit, bias: Tensor | None = None) -> FrozenLinear4bit:
         """Return the layer of a quantized ``[out, in]`` weight, whose tensors it takes as they are."""
         out_features, in_features = q.shape
         layer = cls(in_features, out_features, bias=False, device="meta")
@@ -114,7 +117,7 @@ class Linear4bit(QuantizedLinear):
             self.register_buffer(name, tensor)
 
 
-class Linear8bit(QuantizedLinear):
+class FrozenLinear8bit(QuantizedLinear):
     """``nn.Linear`` over a frozen int8 weight, by LLM.int8 with ``threshold`` for outliers.
 
     Buffers: ``codes`` int8 ``[out, in]`` and ``scale`` float32 ``[out]``.  A new layer stands for
@@ -142,7 +145,7 @@ class Linear8bit(QuantizedLinear):
         self.register_buffer("scale", scale)
 
     @classmethod
-    def from_weight(cls, weight: Tensor, bias: Tensor | None = None, *, threshold: float = 0.0) -> Linear8bit:
+    def from_weight(cls, weight: Tensor, bias: Tensor | None = None, *, threshold: float = 0.0) -> FrozenLinear8bit:
         """Quantize ``weight`` ``[out, in]`` where it lies; the layer keeps no part of it.
 
         ``bias`` is cloned and trained only if it requires grad.  Raises UserError for a weight
@@ -154,7 +157,7 @@ class Linear8bit(QuantizedLinear):
     @classmethod
     def from_quantized(
         cls, codes: Tensor, scale: Tensor, bias: Tensor | None = None, *, threshold: float = 0.0
-    ) -> Linear8bit:
+    ) -> FrozenLinear8bit:
         """Return the layer of codes, int8 ``[out, in]``, and scale, float32 ``[out]``, which it takes as they are."""
         out_features, in_features = codes.shape
         layer = cls(in_features, out_features, bias=False, threshold=threshold, device="meta")

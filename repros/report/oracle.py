@@ -78,8 +78,14 @@ def hunted(folder: Path, found: dict[str, Any]) -> list[str]:
     findings = found["findings"]
     numbered = [f for f in findings if f["number"]]
     hidden = "known departures hidden, " if found["hidden"] else ""
+    first = {
+        what: f"the first wrong {what} that nothing speaks of after {min(seconds):.0f} s"
+        for what in ("output", "gradient")
+        if (seconds := [f["seconds"] for f in findings if f["what"] == what])
+    }
+    when = f", {', '.join(first.values())}" if first else ""
     return [
         f"- **Hunt** in {found['cell']}, {found['date']}, {hidden}{found['lives']} lives in {found['seconds']:.0f} s: "
-        f"{len(findings)} departures, {len(numbered)} of them with an upstream number "
+        f"{len(findings)} departures, {len(numbered)} of them with an upstream number{when} "
         f"([page]({folder.parent.parent.name}/{folder.parent.name}/{folder.name}/README.md))."
     ]

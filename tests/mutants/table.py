@@ -322,6 +322,12 @@ MUTANTS = (
     m("base", "the bias shares its storage", "bias.detach().clone()", "bias.detach()"),
     m("base", "the bias always trains", "requires_grad=bias.requires_grad", "requires_grad=True"),
     m("base", "meta tensors are multiplied", "if tensor is not None and tensor.is_meta:", "if False:"),
+    m(
+        "modules",
+        "a layer has the name of one of bitsandbytes",
+        "class FrozenLinear8bit(QuantizedLinear):",
+        'FrozenLinear4bit.__name__ = "Linear4bit"\n\n\nclass FrozenLinear8bit(QuantizedLinear):',
+    ),
     m("modules", "the scale is no buffer", 'self.register_buffer("scale", scale)', "self.scale = scale"),
     m(
         "modules",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repros.reference.blockwise import NESTED_BLOCKSIZE, dequantize_4bit, quantize_4bit
 from repros.reference.int8 import dequantize_rowwise, quantize_rowwise
 from repros.reference.linear import linear_4bit, linear_8bit
-from repros.reference.modules import Linear4bit, Linear8bit
+from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
 
 KINDS = ("nf4", "fp4", "nf4 double", "fp4 double", "int8", "int8 outliers")
 THRESHOLD = 2.0
@@ -62,6 +62,6 @@ def product(kind: str, w: Tensor, blocksize: int) -> Product:
 def module(kind: str, w: Tensor, blocksize: int) -> nn.Module:
     """Return the layer of a kind."""
     if kind.startswith("int8"):
-        return Linear8bit.from_weight(w, threshold=THRESHOLD if kind == "int8 outliers" else 0.0)
+        return FrozenLinear8bit.from_weight(w, threshold=THRESHOLD if kind == "int8 outliers" else 0.0)
     quant_type, _, double = kind.partition(" ")
-    return Linear4bit.from_weight(w, quant_type=quant_type, blocksize=blocksize, double=bool(double))
+    return FrozenLinear4bit.from_weight(w, quant_type=quant_type, blocksize=blocksize, double=bool(double))

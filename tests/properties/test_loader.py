@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -146,9 +146,7 @@ def test_a_bad_shard_is_refused_before_memory_is_spent(
     with TemporaryDirectory() as folder:
         write_sharded(Path(folder), tensors)
         referenced = [shard for shard, content in tensors.items() if content]
-        if not referenced:
-            count(name, "checkpoints without a tensor")
-            return
+        assume(referenced)  # an empty checkpoint has no shard to spoil
         path = Path(folder) / referenced[which % len(referenced)]
         whole = path.read_bytes()
         length = int.from_bytes(whole[:8], "little")

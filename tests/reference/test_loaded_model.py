@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from repros.reference.blockwise import quantize_4bit
 from repros.reference.int8 import quantize_rowwise
 from repros.reference.loader import StreamingLoader
-from repros.reference.modules import Linear4bit, Linear8bit
+from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
 
 # Of releases before 0.50, of what torch is about to remove; and of transformers, which differ by release.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,12 +63,14 @@ def ours(folder: Path, kind: str) -> nn.Module:
         kept, (parent, _, child) = loaded.pop(name), name.removesuffix(".weight").rpartition(".")
         bias = loaded.pop(name.removesuffix("weight") + "bias")
         if kind == "int8":
-            layer: nn.Module = Linear8bit.from_quantized(kept[0], kept[1], bias)
+            layer: nn.Module = FrozenLinear8bit.from_quantized(kept[0], kept[1], bias)
         else:
-            layer = Linear4bit.from_quantized(kept, bias)
+            layer = FrozenLinear4bit.from_quantized(kept, bias)
         setattr(model.get_submodule(parent), child, layer)
     missing, unexpected = model.load_state_dict(loaded, strict=False)
-    quantized = {f"{name}." for name, module in model.named_modules() if isinstance(module, (Linear4bit, Linear8bit))}
+    quantized = {
+        f"{name}." for name, module in model.named_modules() if isinstance(module, (FrozenLinear4bit, FrozenLinear8bit))
+    }
     assert not unexpected
     assert {key for key in missing if not key.startswith(tuple(quantized))} <= {"lm_head.weight"}
     if config.tie_word_embeddings:

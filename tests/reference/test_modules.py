@@ -18,7 +18,7 @@ from repros.errors import UserError
 from repros.reference.base import QuantizedLinear
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
 from repros.reference.gradients import dense_oracle
-from repros.reference.modules import Linear4bit, Linear8bit
+from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
 
 OUT, IN = 24, 40
 KINDS = ("nf4", "fp4 double", "int8")
@@ -31,16 +31,16 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 def make(kind: str) -> QuantizedLinear:
     weight, bias = randn(OUT, IN), nn.Parameter(randn(OUT, seed=1))
     if kind == "int8":
-        return Linear8bit.from_weight(weight, bias, threshold=2.0)
+        return FrozenLinear8bit.from_weight(weight, bias, threshold=2.0)
     quant_type, _, double = kind.partition(" ")
-    return Linear4bit.from_weight(weight, bias, quant_type=quant_type, double=bool(double))
+    return FrozenLinear4bit.from_weight(weight, bias, quant_type=quant_type, double=bool(double))
 
 
 def empty(kind: str, device: str) -> QuantizedLinear:
     if kind == "int8":
-        return Linear8bit(IN, OUT, threshold=2.0, device=device)
+        return FrozenLinear8bit(IN, OUT, threshold=2.0, device=device)
     quant_type, _, double = kind.partition(" ")
-    return Linear4bit(IN, OUT, quant_type=quant_type, double=bool(double), device=device)
+    return FrozenLinear4bit(IN, OUT, quant_type=quant_type, double=bool(double), device=device)
 
 
 def through_state_dict(kind: str, device: str, assign: bool) -> Callable[[nn.Module], nn.Module]:
@@ -147,7 +147,7 @@ def test_meta_layers_have_the_shapes_of_real_ones(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_default_device_is_honoured(kind: str) -> None:
     with torch.device("meta"):
-        built = Linear8bit(IN, OUT) if kind == "int8" else Linear4bit(IN, OUT)
+        built = FrozenLinear8bit(IN, OUT) if kind == "int8" else FrozenLinear4bit(IN, OUT)
     assert all(tensor.is_meta for tensor in built.state_dict().values())
 
 
@@ -186,7 +186,7 @@ def test_a_layer_compiles_in_one_graph(kind: str) -> None:
     assert torch.equal(compiled(randn(3, IN)), layer(randn(3, IN)))
 
 
-@pytest.mark.parametrize("make_layer", [Linear4bit.from_weight, Linear8bit.from_weight])
+@pytest.mark.parametrize("make_layer", [FrozenLinear4bit.from_weight, FrozenLinear8bit.from_weight])
 def test_nothing_of_the_source_is_kept(make_layer: Callable[..., nn.Module]) -> None:
     weight = randn(OUT, IN)
     alive = weakref.ref(weight)
@@ -201,22 +201,33 @@ def test_nothing_of_the_source_is_kept(make_layer: Callable[..., nn.Module]) -> 
 def test_a_bias_trains_only_if_it_did() -> None:
     for requires_grad in (True, False):
         bias = nn.Parameter(randn(OUT), requires_grad=requires_grad)
-        layer = Linear8bit.from_weight(randn(OUT, IN), bias)
+        layer = FrozenLinear8bit.from_weight(randn(OUT, IN), bias)
         assert layer.bias is not None
         assert layer.bias.requires_grad == requires_grad
         assert layer.bias.data_ptr() != bias.data_ptr()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_offload_hooks_take_the_layer_for_what_it_is(kind: str) -> None:
+    """accelerate knows bitsandbytes' layers by the name of their class; under one of those a bias ends in an error."""
+    accelerate = pytest.importorskip("accelerate")
+    layer, x = make(kind), randn(3, IN)
+    expected = layer(x)
+    held = accelerate.cpu_offload(copy.deepcopy(layer), torch.device("cpu"), offload_buffers=True)
+    assert all(tensor.is_meta for tensor in (*held.buffers(), *held.parameters()))
+    assert torch.equal(held(x), expected)
+
+
 def test_the_quantized_view_shares_the_buffers() -> None:
     weight = randn(OUT, IN).bfloat16()
-    layer = Linear4bit.from_weight(weight, quant_type="fp4", blocksize=32, double=True)
+    layer = FrozenLinear4bit.from_weight(weight, quant_type="fp4", blocksize=32, double=True)
     q = layer.quantized
     assert [t.data_ptr() for t in q.tensors()] == [b.data_ptr() for b in layer.buffers()]
     assert torch.equal(dequantize_4bit(q), dequantize_4bit(quantize_4bit(weight, "fp4", 32, True)))
 
 
 def test_a_weight_that_is_no_matrix_is_refused() -> None:
-    for from_weight in (Linear4bit.from_weight, Linear8bit.from_weight):
+    for from_weight in (FrozenLinear4bit.from_weight, FrozenLinear8bit.from_weight):
         with pytest.raises(UserError) as caught:
             from_weight(torch.zeros(2, 3, 4))
         assert str(caught.value) == ("from_weight: a weight of shape (2, 3, 4) is not a matrix\nhint: pass [out, in]")

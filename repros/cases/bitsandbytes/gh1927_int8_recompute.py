@@ -154,12 +154,12 @@ def reference(i: Any) -> Arm:
     """Codes and scale are buffers of one module: moved, saved, loaded and offloaded together, owned by nobody else."""
     import accelerate
 
-    from repros.reference.modules import Linear8bit
+    from repros.reference.modules import FrozenLinear8bit
 
-    layer = Linear8bit.from_weight(i.weight, i.bias, threshold=i.threshold)
+    layer = FrozenLinear8bit.from_weight(i.weight, i.bias, threshold=i.threshold)
     yield "disturb"
     if "reload" in i.trigger:
-        saved, layer = layer.state_dict(), Linear8bit(_int8.IN, _int8.OUT)
+        saved, layer = layer.state_dict(), FrozenLinear8bit(_int8.IN, _int8.OUT)
         layer.load_state_dict(saved)
     layer = layer.to(i.device)
     if i.trigger.startswith("offload"):
@@ -170,9 +170,9 @@ def reference(i: Any) -> Arm:
 def planted(i: Any) -> Arm:
     """Lose the scale and quantize the codes a second time, before the first forward or before the recompute."""
     from repros.reference.int8 import quantize_rowwise
-    from repros.reference.modules import Linear8bit
+    from repros.reference.modules import FrozenLinear8bit
 
-    layer = Linear8bit.from_weight(i.weight, i.bias, threshold=i.threshold)
+    layer = FrozenLinear8bit.from_weight(i.weight, i.bias, threshold=i.threshold)
 
     def lose(layer: Any) -> None:
         layer.codes, layer.scale = quantize_rowwise(layer.codes.float())

@@ -162,13 +162,13 @@ def reference(i: Any) -> Arm:
     """Codes and scale are buffers: a meta layer has both, and takes both from a state dict."""
     import torch
 
-    from repros.reference.modules import Linear8bit
+    from repros.reference.modules import FrozenLinear8bit
 
     yield "materialize"
-    layer = pickle.loads(pickle.dumps(copy.deepcopy(Linear8bit(_int8.IN, _int8.OUT, device="meta"))))
+    layer = pickle.loads(pickle.dumps(copy.deepcopy(FrozenLinear8bit(_int8.IN, _int8.OUT, device="meta"))))
     layer.state_dict()
     layer = layer if "assign" in i.trigger else layer.to_empty(device="cpu")
-    layer.load_state_dict(Linear8bit.from_weight(i.weight, i.bias).state_dict(), assign="assign" in i.trigger)
+    layer.load_state_dict(FrozenLinear8bit.from_weight(i.weight, i.bias).state_dict(), assign="assign" in i.trigger)
     return (yield from _step(i, layer.requires_grad_(False).to(torch.device("cpu"))))
 
 

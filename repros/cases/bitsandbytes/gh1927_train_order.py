@@ -181,10 +181,10 @@ def _plain(i: Any, checkpointed: bool) -> Arm:
     from torch.nn import functional as F
     from torch.utils.checkpoint import checkpoint
 
-    from repros.reference.modules import Linear4bit, Linear8bit
+    from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
 
     torch.set_default_device(i.device)  # this process makes nothing else
-    layer = Linear4bit if i.bits == 4 else Linear8bit
+    layer = FrozenLinear4bit if i.bits == 4 else FrozenLinear8bit
     shapes = dict.fromkeys("qkvo", (HIDDEN, HIDDEN)) | dict.fromkeys(("gate", "up"), (INNER, HIDDEN))
     shapes["down"] = (HIDDEN, INNER)
     blocks = [{n: layer.from_weight(torch.randn(s) * 0.02) for n, s in shapes.items()} for _ in range(LAYERS)]
