@@ -33,6 +33,7 @@ CELL = "tf5.2.0-bnb0.49.2"
 KNOWN = {e.name: e for e in cases.find()}
 #: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.
 CHOSEN = {
+    "gh1849_fused_experts": "nf4-experts",
     "gh1927_int8_recompute": "codes-scale-module-move",
     "gh1927_meta_scb": "meta-deepcopy",
     "gh1927_train_order": "order-enable-train-default-8bit",
@@ -57,7 +58,7 @@ def made(records: list[Record], record: Record, folder: Path, entry: Entry | Non
 
 
 def test_every_case_has_a_condition_that_is_run_here(records: list[Record]) -> None:
-    assert KNOWN.keys() == CHOSEN.keys()
+    assert {name for name, entry in KNOWN.items() if entry.case.on("cpu")} == CHOSEN.keys()
     assert {trial(records, *chosen).verdict for chosen in CHOSEN.items()} == set(EXITS)
 
 
