@@ -44,6 +44,7 @@ def step_safetensors(layer: Any, s: Any) -> Any:
 def step_state_dict_meta(layer: Any, s: Any) -> Any:
     new = build(s.spec, {}, "meta")
     new.load_state_dict(layer.state_dict(), assign=True)
+    new.refuse_meta()  # what was saved under offload hooks holds no values
     return new.requires_grad_(False).train(layer.training)
 
 
