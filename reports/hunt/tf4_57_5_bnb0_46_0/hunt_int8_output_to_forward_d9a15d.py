@@ -1,0 +1,34 @@
+"""int8: the output is wrong, and nothing says so.
+
+Found by the hunt in tf4.57.5-bnb0.46.0, as the shortest life that shows it:
+
+    [defaults] to → forward
+
+relative error 2.51e+03, at most 0.0247 is right, the reference's is 0.00774
+
+Budget: `repros.hunt.arms.error_limit`, from code steps and the epsilon of the dtype.
+"""
+
+from repros.case import Affected, Budget, Case, Claim, Condition, Symptom
+from repros.hunt.arms import error_limit, oracle, planted, prepare, reference, subject
+
+__all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
+
+LIFE = {"spec": {}, "steps": [["to", {}], ["forward", {}]]}
+
+CASE = Case(
+    package="bitsandbytes",
+    number=1927,
+    title='int8: the output is wrong, and nothing says so',
+    kind="finding of the hunt",
+    status="known",
+    claims=(Claim('the output is wrong, and nothing says so'),),
+    conditions=(Condition("life", {"life": LIFE, "what": 'output'}),),
+    budget=Budget('error', error_limit),
+    numbers=error_limit,
+    symptoms=(),
+    affected=(
+        Affected({'torch': '==2.13.0', 'transformers': '==4.57.5', 'bitsandbytes': '==0.46.0', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf4_57_5_bnb0_46_0'),
+    ),
+    url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1927",
+)

@@ -1,0 +1,39 @@
+"""int8: the gradient of the input is wrong, and nothing says so.
+
+Found by the hunt in tf5.23.0-bnb0.50.2, as the shortest life that shows it:
+
+    [defaults] step(mode=reentrant, between=reset)
+
+relative error 2.44e+03, at most 0.0247 is right, the reference's is 1.77e-07
+
+Budget: `repros.hunt.arms.error_limit`, from code steps and the epsilon of the dtype.
+"""
+
+from repros.case import Affected, Budget, Case, Claim, Condition, Symptom
+from repros.hunt.arms import error_limit, oracle, planted, prepare, reference, subject
+
+__all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
+
+LIFE = {"spec": {}, "steps": [["step", {"mode": "reentrant", "between": "reset"}]]}
+
+CASE = Case(
+    package="bitsandbytes",
+    number=1927,
+    title='int8: the gradient of the input is wrong, and nothing says so',
+    kind="finding of the hunt",
+    status="known",
+    claims=(Claim('the gradient of the input is wrong, and nothing says so'),),
+    conditions=(Condition("life", {"life": LIFE, "what": 'gradient'}),),
+    budget=Budget('error', error_limit),
+    numbers=error_limit,
+    symptoms=(),
+    affected=(
+        Affected({'torch': '==2.13.0', 'transformers': '==4.57.5', 'bitsandbytes': '==0.46.0', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf5_23_0_bnb0_50_2'),
+        Affected({'torch': '==2.13.0', 'transformers': '==4.57.5', 'bitsandbytes': '==0.47.0', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf5_23_0_bnb0_50_2'),
+        Affected({'torch': '==2.13.0', 'transformers': '==4.57.5', 'bitsandbytes': '==0.49.2', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf5_23_0_bnb0_50_2'),
+        Affected({'torch': '==2.13.0', 'transformers': '==5.2.0', 'bitsandbytes': '==0.49.2', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf5_23_0_bnb0_50_2'),
+        Affected({'torch': '==2.13.0', 'transformers': '==5.23.0', 'bitsandbytes': '==0.49.2', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf5_23_0_bnb0_50_2'),
+        Affected({'torch': '==2.13.0', 'transformers': '==5.23.0', 'bitsandbytes': '==0.50.2', 'accelerate': '==1.15.0', 'peft': '==0.21.2'}, source='tf5_23_0_bnb0_50_2'),
+    ),
+    url="https://github.com/bitsandbytes-foundation/bitsandbytes/issues/1927",
+)
