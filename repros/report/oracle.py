@@ -79,7 +79,7 @@ def hunted(folder: Path, found: dict[str, Any]) -> list[str]:
     numbered = [f for f in findings if f["number"]]
     hidden = "known departures hidden, " if found["hidden"] else ""
     first = {
-        what: f"the first wrong {what} that nothing speaks of after {min(seconds):.0f} s"
+        what: f"the first silently wrong {what} after {min(seconds):.0f} s"
         for what in ("output", "gradient")
         if (seconds := [f["seconds"] for f in findings if f["what"] == what])
     }

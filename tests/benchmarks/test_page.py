@@ -18,5 +18,7 @@ def test_a_page_over_ten_thousand_trials(benchmark: Any, tmp_path: Path, monkeyp
     target = tmp_path / "page.html"
     made = benchmark.pedantic(cli.main, args=(["report", str(run.folder), "--html", str(target)],), rounds=3)
     assert made == 0
-    benchmark.extra_info["page (MB)"] = target.stat().st_size / 1e6
-    assert benchmark.stats.stats.median < 10
+    median = benchmark.stats.stats.median
+    benchmark.extra_info["a page over 10,000 trials (s)"] = median
+    benchmark.extra_info["a page over 10,000 trials, its size"] = f"{target.stat().st_size / 1e6:.1f} MB"
+    assert median < 10

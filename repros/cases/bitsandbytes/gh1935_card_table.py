@@ -103,9 +103,9 @@ def subject(i: Any) -> Steps:
 
 
 def reference(i: Any) -> Steps:
-    from repros.reference.modules import Linear4bit
+    from repros.reference.modules import FrozenLinear4bit
 
-    return (yield from _qlora.train(i, Linear4bit.from_weight))
+    return (yield from _qlora.train(i, FrozenLinear4bit.from_weight))
 
 
 def planted(i: Any) -> Steps:
@@ -113,7 +113,7 @@ def planted(i: Any) -> Steps:
     import torch
 
     from repros.reference.blockwise import Quantized4bit, dequantize_4bit
-    from repros.reference.modules import Linear4bit
+    from repros.reference.modules import FrozenLinear4bit
 
     def dequantize(packed: Any, absmax: Any, n: int, k: int) -> Any:
         return dequantize_4bit(Quantized4bit(packed, absmax, (n, k), torch.bfloat16, "nf4", 64))
@@ -126,7 +126,7 @@ def planted(i: Any) -> Steps:
     )
     op.register_fake(lambda packed, absmax, n, k: packed.new_empty((n, k), dtype=torch.bfloat16))
 
-    class Saving(Linear4bit):
+    class Saving(FrozenLinear4bit):
         """The reference's layer with the reported bug."""
 
         def forward(self, x: Any) -> Any:
