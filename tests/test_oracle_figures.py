@@ -46,8 +46,7 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
     assert "1 of 2 bugs put in are caught" in lines[1]
     assert lines[2] == "  - survives: int8, y: it is equivalent"
     assert (
-        "5 lives in 10 s: 3 departures, 1 of them with an upstream number, "
-        "the first silently wrong output after 3 s (["
+        "5 lives in 10 s: 3 departures, 1 of them with an upstream number, the first silently wrong output after 3 s (["
     ) in lines[3]
 
 
