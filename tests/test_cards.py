@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from repros import cards
+from repros import cards, cases
 from repros.case import Requires
-from repros.trial import unmet_cards
+from repros.trial import Running, Trial, unmet_cards
+from repros.verdict import Observation
 
 LISTED = "0, NVIDIA H200, 143771, 143000, 580.95, GPU-aaaa\n1, NVIDIA H200, 143771, 20000, 580.95, GPU-bbbb\n"
 
@@ -139,3 +143,37 @@ def test_another_process_is_waited_for(tmp_path: Path) -> None:
 )
 def test_what_cards_lack_is_said(requires: Requires, reason: str) -> None:
     assert unmet_cards(requires, [card.free_bytes for card in cards.cards()]) == reason
+
+
+@pytest.mark.parametrize(
+    ("case", "condition", "shared"),
+    [
+        ("gh1927_int8_recompute", "tied-weight-cuda", True),  # judged by numbers
+        ("gh1935_saved_weight", "nf4-eager-layer-cuda", False),  # by bytes
+        ("gh1849_fused_experts", "nf4-experts-fused-35b-two-cards-cuda", False),
+    ],
+)
+def test_only_arms_whose_numbers_are_judged_share_a_card(
+    case: str, condition: str, shared: bool, tmp_path: Path
+) -> None:
+    asked: list[tuple[bool, int]] = []
+
+    class Place:
+        cell, device = "gpu", "cuda"
+        facts: Mapping[str, Any] = {"packages": {}}
+        versions: Mapping[str, str] = {"torch": "2.11.0", "transformers": "5.23.0", "bitsandbytes": "0.49.2"}
+
+        def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
+            asked.append((request["shared"], cards))
+            return Observation(request["arm"], "done")
+
+        def checkpoint(self, recipe: str) -> str:
+            return recipe
+
+    (entry,) = cases.select(case, cases.find())
+    declared = entry.condition(condition)
+    smaller = replace(declared, requires=Requires(cards=declared.requires.cards))  # the cards here are 20 GB
+    trial = Trial(entry, smaller, "gpu")
+    with ThreadPoolExecutor(1) as arms:
+        Running(trial, Place(), arms, tmp_path, {}).record()
+    assert set(asked) == {(shared, declared.requires.cards)}

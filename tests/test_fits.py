@@ -1,0 +1,84 @@
+"""What fits on which card: tables made of records alone, and the arithmetic behind them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from repros import cli, results
+from repros.cases import _loading, _qlora
+from repros.cases.bitsandbytes import gh1849_fused_experts as fused
+from repros.cases.bitsandbytes import gh1935_card_table as table
+from repros.checkpoints import recipe_of, tensors
+from repros.report import fits
+from repros.results import Record
+from repros.verdict import Observation
+from tests.test_results import record
+
+GIB = 1 << 30
+
+
+def step(**peaks: float) -> Record:
+    """Return a trial of a training step whose arms had these peaks in GiB; 0 is out of memory."""
+    arms = tuple(
+        Observation(name, "done", {"cuda_peak_allocated_bytes": peak * GIB, "predicted_bytes": 10.0 * GIB})
+        if peak
+        else Observation(name, "raised", reason="out of memory in phase first step: CUDA out of memory")
+        for name, peak in peaks.items()
+    )
+    made = record(case="gh1935_card_table", condition="9b-on-12gb-cuda", cell="gpu-x")
+    return replace(made, arms=arms, budget={**made.budget, "limit": 11.25 * GIB})
+
+
+def test_a_step_is_foreseen_and_measured() -> None:
+    text = fits.page([step(subject=9.5, reference=9.6, planted=0)], [Path("reports/x")])
+    assert (
+        "| 9b-on-12gb-cuda | gpu-x | 11.25 GiB | 9.50 GiB | - | 9.60 GiB | out of memory | 10.00 GiB | 0.950 | 0.960 | "
+        "absent |" in text
+    )
+
+
+def test_runs_that_say_nothing_of_it_say_so() -> None:
+    assert "No trial of these runs says what its model needs." in fits.page([record()], [Path("reports/x")])
+
+
+def test_the_committed_page_is_what_its_results_make(tmp_path: Path) -> None:
+    kept = results.REPORTS / "cpu"
+    assert cli.main(["fits", str(kept), "--markdown", str(tmp_path / "fits.md")]) == 0
+    made = (tmp_path / "fits.md").read_text()
+    assert made == (kept / "fits.md").read_text(), "make it again: python -m repros fits reports/cpu --markdown …"
+    assert "| nf4-experts-fused | tf5.23.0-bnb0.50.2 | subject |" in made
+
+
+def test_the_arithmetic_to_the_whole_model_is_that_of_its_true_shapes() -> None:
+    """One layer with two experts, taken to the whole in 16 bits, is the published model but for rows of the router."""
+    p = fused.CASE.condition("nf4-experts").params
+    cut = [(s.name, torch.empty(s.shape, dtype=torch.bfloat16, device="meta")) for s in _loading.specs(p)]
+    whole = fused.made_of(SimpleNamespace(p=p), cut)
+    true = recipe_of("qwen3-30b-a3b-8l")
+    listed = tensors(replace(true, layers=None))
+    experts = sum(s.nbytes for s in listed if ".experts." in s.name)
+    router = sum(s.nbytes for s in listed if "mlp.gate." in s.name)  # a row an expert: the cut one has two of them
+    assert whole["whole_experts_bytes"] == experts
+    assert abs(whole["whole_bytes"] - sum(s.nbytes for s in listed)) < router
+    assert whole["whole_16bit_bytes"] == whole["whole_bytes"]
+
+
+@pytest.mark.parametrize(("model", "billions"), [("4b", 4.0), ("7b", 6.7), ("9b", 8.8), ("13b", 13.0), ("20b", 19.9),
+                                                 ("34b", 34.4), ("50b", 50.0)])  # fmt: skip
+def test_models_have_the_size_that_they_go_by(model: str, billions: float) -> None:
+    hidden, _, layers, _, _, _, vocab, tied = _qlora.MODELS[model]
+    elements = layers * sum(n * k for n, k in _qlora.linears({"model": model}))
+    assert (elements + vocab * hidden * (1 if tied else 2)) / 1e9 == pytest.approx(billions, rel=0.02)
+
+
+@pytest.mark.parametrize("condition", table.CASE.conditions, ids=lambda condition: condition.name)
+def test_a_step_is_foreseen_inside_its_card_and_the_bug_outside(condition: object) -> None:
+    p = condition.params  # type: ignore[attr-defined]
+    foreseen = sum(_qlora.predicted(p).values())
+    saved = 2 * _qlora.MODELS[str(p["model"])][2] * sum(n * k for n, k in _qlora.linears(p))
+    assert foreseen < table.limit(p) < foreseen + saved
