@@ -44,6 +44,9 @@ def trials(session: nox.Session, tier: str, cell: str) -> None:
     group(session, "run")
     if not {"--run", "--resume", "--reports"} & set(arguments):
         arguments += ["--run", str(HERE / "reports" / "runs" / f"{STAMP}-{tier}")]
+    later = cells(tier)[cells(tier).index(cell) + 1 :]
+    if later and not any("cell=" in word for word in sys.argv):  # the whole tier was asked for
+        arguments += ["--next", later[0]]
     if "--run" in arguments:
         os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
     command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *arguments, "repros/cases"]

@@ -27,10 +27,12 @@ def _preload() -> float:
                 importlib.import_module(name)
             except Exception as error:  # noqa: BLE001 - a broken package is the arm's finding, not the server's end
                 FAILURES[name] = f"{type(error).__name__}: {error}"
-    with contextlib.suppress(ImportError):
-        import torch
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads:  # a build of torch need not ask this variable
+        with contextlib.suppress(ImportError):
+            import torch
 
-        torch.set_num_threads(1)
+            torch.set_num_threads(int(threads))
     gc.collect()
     gc.freeze()
     collapse()

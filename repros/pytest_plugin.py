@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cell", action="append", default=[], help="this cell (may be given again)")
     group.addoption("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                     help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
+    group.addoption("--next", metavar="CELL", help="build this cell's environment meanwhile: its run comes next")
     group.addoption("--jobs", type=int, help="arms at a time (default: cores and one)")
     group.addoption("--dry-run", action="store_true", help="list what would be tried; build and run nothing")
     group.addoption("--run", type=Path, help="folder of the run (default: a new one under reports/runs)")
@@ -55,7 +56,8 @@ class Plugin:
     def __init__(self, config: pytest.Config) -> None:
         option = config.option
         self.config = config
-        self.cells = chosen_cells(load_matrix(results.ROOT / "matrix.yaml"), option.tier, option.cell, option.overrides)
+        matrix = load_matrix(results.ROOT / "matrix.yaml")
+        self.cells = chosen_cells(matrix, option.tier, option.cell, option.overrides)
         option.collectonly = option.collectonly or option.dry_run
         lacking = [cell.label for cell in self.cells if cell.device == "cuda"] if not gpu_kind() else []
         if lacking and not option.collectonly:
@@ -75,6 +77,9 @@ class Plugin:
         if self.cells and not self.worker and not option.collectonly and not getattr(option, "numprocesses", None):
             self.session = Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots)
             self.session.warm(self.cells[0])  # while pytest starts and collects
+            if option.next:
+                (ahead,) = chosen_cells(matrix, None, [option.next], option.overrides)
+                self.session.build(ahead, after=self.cells[0])
         self.items: list[TrialItem] = []
 
     @pytest.hookimpl(optionalhook=True)
@@ -122,10 +127,12 @@ class Plugin:
                     reporter.ensure_newline()
                     reporter.write_line(self.said.pop(0))
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
         """End the cells' supervisors."""
         if self.session is not None:
             self.session.close()
+            if exitstatus != pytest.ExitCode.INTERRUPTED:
+                self.session.wait()
             self.run.note("time", seconds=self.session.clock.summary())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

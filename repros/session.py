@@ -9,6 +9,7 @@ import contextlib
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +19,7 @@ from repros.errors import UserError
 from repros.host import probe_host
 from repros.matrix import Cell
 from repros.results import ROOT, Record, Run
-from repros.trial import Running, Trial, not_run
+from repros.trial import Running, Trial, memory_of, not_run
 from repros.verdict import Verdict
 
 #: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
@@ -37,7 +38,8 @@ class ReadyCell:
         self.environment = environment
         self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
         self.server = CellServer(environment.python, clock, cell.name, cell.device)
-        self._checkpoints: dict[str, str] = {}
+        self._checkpoints: dict[str, Future[str]] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
         self._lock = threading.Lock()
         self.observe = self.server.observe
 
@@ -59,17 +61,27 @@ class ReadyCell:
 
     def checkpoint(self, recipe: str) -> str:
         """Return the folder of a checkpoint, made in the cell's interpreter if it is missing."""
+        return self.begin_checkpoint(recipe).result()
+
+    def begin_checkpoint(self, recipe: str) -> Future[str]:
+        """Have a checkpoint made, after those begun before it, while the caller goes on."""
         with self._lock:
             if recipe not in self._checkpoints:
-                command = [str(self.environment.python), "-m", "repros.checkpoints", recipe]
-                done = subprocess.run(
-                    command, env=self.server.environment(), capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    lines = done.stderr.strip().splitlines()[-2:]
-                    raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
-                self._checkpoints[recipe] = done.stdout.strip().splitlines()[-1]
+                self._checkpoints[recipe] = self._writer.submit(self._write, recipe)
             return self._checkpoints[recipe]
+
+    def _write(self, recipe: str) -> str:
+        command = [str(self.environment.python), "-m", "repros.checkpoints", recipe]
+        done = subprocess.run(command, env=self.server.environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()[-2:]
+            raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
+        return done.stdout.strip().splitlines()[-1]
+
+    def close(self) -> None:
+        """End the supervisor; checkpoints that nobody waits for any more are not begun."""
+        self._writer.shutdown(wait=False, cancel_futures=True)
+        self.server.close()
 
 
 class Session:
@@ -92,6 +104,8 @@ class Session:
         self._ready: dict[str, ReadyCell | EnvError] = {}
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, str], Running | Record] = {}
+        self._begun: set[str] = set()
+        self._builder: threading.Thread | None = None
 
     def ready(self, cell: Cell) -> ReadyCell:
         """Return the cell, its environment built if need be; EnvError (again) if it cannot be had."""
@@ -123,6 +137,21 @@ class Session:
 
         threading.Thread(target=begin, daemon=True).start()
 
+    def build(self, cell: Cell, after: Cell) -> None:
+        """Have a cell's environment built, once that of ``after`` stands, for the process that runs next.
+
+        Its trouble is that one's to tell.
+        """
+
+        def begin() -> None:
+            with contextlib.suppress(EnvError):
+                self.ready(after)
+            with contextlib.suppress(UserError):
+                ensure(cell, root=ROOT)
+
+        self._builder = threading.Thread(target=begin, daemon=True)
+        self._builder.start()
+
     def start(self, trial: Trial, cell: Cell) -> None:
         """Send a trial's arms on their way; a cell that cannot be had makes the trial's record at once."""
         if trial.key in self._running:
@@ -149,19 +178,32 @@ class Session:
         After the last of a cell its supervisor is ended.
         """
         trial, cell = order[at]
-        for ahead, its_cell in order[at : at + 1 + AHEAD]:
-            if its_cell.label == cell.label:
-                self.start(ahead, its_cell)
+        here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
+        self._begin_checkpoints(here, cell)
+        for ahead in here[: 1 + AHEAD]:
+            self.start(ahead, cell)
         record = self.finish(trial, cell)
-        if not any(other.label == cell.label for _, other in order[at + 1 :]):
+        if len(here) == 1:
             self.leave(cell)
         return record
+
+    def _begin_checkpoints(self, trials: Sequence[Trial], cell: Cell) -> None:
+        """Have what the trials of a cell will load written while the first of them run."""
+        if cell.label in self._begun:
+            return
+        self._begun.add(cell.label)
+        with contextlib.suppress(EnvError):
+            place = self.ready(cell)
+            for trial in trials:
+                recipe = trial.entry.case.recipe(trial.condition)
+                if recipe and not trial.missing(place.versions, memory_of(self.machine)):
+                    place.begin_checkpoint(recipe)
 
     def leave(self, cell: Cell) -> None:
         """End a cell's supervisor: no further trial of it is to come."""
         found = self._ready.pop(cell.label, None)
         if isinstance(found, ReadyCell):
-            found.server.close()
+            found.close()
 
     def close(self) -> None:
         """Call off what did not start, end every supervisor, note where the time went."""
@@ -172,5 +214,10 @@ class Session:
         self._arms.shutdown(wait=False, cancel_futures=True)
         for found in self._ready.values():
             if isinstance(found, ReadyCell):
-                found.server.close()
+                found.close()
         self._ready.clear()
+
+    def wait(self) -> None:
+        """Wait for what `build` began: whoever needs it would have to wait as long, and begin anew."""
+        if self._builder is not None:
+            self._builder.join()

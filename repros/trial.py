@@ -117,6 +117,11 @@ def unmet_cards(requires: Requires, free_bytes: Sequence[int]) -> str:
     return ""
 
 
+def memory_of(machine: Mapping[str, Any]) -> int:
+    """Return the bytes of memory of a machine, as its facts say it; no limit where they do not."""
+    return int(machine.get("memory_bytes", 1 << 62))
+
+
 class Running:
     """A trial whose arms are on their way; `record` waits for them."""
 
@@ -132,7 +137,7 @@ class Running:
         self.trial = trial
         self._place = place
         self._machine = machine
-        self._missing = trial.missing(place.versions, int(machine.get("memory_bytes", 1 << 62)))
+        self._missing = trial.missing(place.versions, memory_of(machine))
         self._futures: list[tuple[str, Future[Observation]]] = []
         if self._missing:
             return

@@ -40,8 +40,9 @@ GATE = ("bitsandbytes::quantize_4bit", "bitsandbytes::int8_vectorwise_quant", "r
 SYNC = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
 POOL = Requires({"transformers": ">=5"}, reason="the loader has a thread pool, and the switch, from 5.0")
 
-#: What one quantization may take for itself: the reference's chunk of a million elements, in float32, with its codes.
-SCRATCH = 32 << 20
+#: What one quantization may take for itself: the reference's chunk of 4 million elements, in float32, with ranks and
+#: codes.
+SCRATCH = 40 << 20
 
 #: Threads that copy to a card.
 READERS = 4
@@ -240,7 +241,7 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
 
     class Loader(StreamingLoader):
         def read(self, entry: Any) -> Any:
-            tensor = super().read(entry).to(i.device)
+            tensor = super().read(entry)
             ahead.release()
             return tensor
 
@@ -261,7 +262,8 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
 
     yield "load"
     threads = 1 if i.device == "cpu" else READERS
-    i.model, i.kept = Loader(i.checkpoint, convert, prefetch_bytes=ahead_bytes, threads=threads).load(), kept
+    loader = Loader(i.checkpoint, convert, prefetch_bytes=ahead_bytes, threads=threads, device=i.device)
+    i.model, i.kept = loader.load(), kept
     yield "compare"
     return {name: _dequantize(i, i.model[name]) for name in compared(i.p)}
 

@@ -72,7 +72,7 @@ def inputs(p: Any) -> SimpleNamespace:
 
 
 def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
-    """Do two training steps; ``make`` turns a 16-bit weight ``[out, in]`` into the arm's module."""
+    """Do a training step with the optimizer's state in place; ``make`` turns a weight ``[out, in]`` into a module."""
     import torch
 
     yield "build"
@@ -83,13 +83,15 @@ def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
         torch._dynamo.config.cache_size_limit = 4 * len(model.model.layers)
         for layer in model.model.layers:
             layer.compile(backend=BACKENDS[i.p["mode"]])
-    loss = torch.zeros(())
-    for step in ("first step", "second step"):
-        yield step
-        loss = model(input_ids=i.ids, labels=i.ids).loss
-        loss.backward()
-        chosen.step()
-        chosen.zero_grad()
+    for parameter in adapters:
+        parameter.grad = torch.zeros_like(parameter)
+    chosen.step()  # makes the state that every step but the first one finds
+    chosen.zero_grad()
+    yield "step"
+    loss = model(input_ids=i.ids, labels=i.ids).loss
+    loss.backward()
+    chosen.step()
+    chosen.zero_grad()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     guess = predicted(i.p)
     parts_of = {f"predicted_{name}_bytes": float(value) for name, value in guess.items()}

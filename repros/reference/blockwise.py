@@ -3,7 +3,7 @@
 The flattened weight is cut into blocks of ``blocksize`` elements; a block stores its largest
 magnitude (absmax, float32) and each element the code of the table value nearest to
 ``element / absmax``.  Two codes share a byte, the earlier one in the high nibble.  Temporaries are
-bounded by ``_CHUNK`` elements whatever the size of the weight, so that a peak measured over a
+bounded by a chunk of elements whatever the size of the weight, so that a peak measured over a
 quantization is the weight and its result, not the arithmetic.
 """
 
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from repros.errors import UserError
+from repros.reference.chunks import chunk
 from repros.reference.codebook import table_4bit, table_dynamic
 
 BLOCKSIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 NESTED_BLOCKSIZE = 256
 FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
-_CHUNK = 1 << 20  # elements; a multiple of every block size, and even
 _TINY = 1e-38  # divides in place of an absmax of zero; upstream uses the same
 
 
@@ -93,8 +93,9 @@ def quantize_4bit(w: Tensor, quant_type: str = "nf4", blocksize: int = 64, doubl
     table = table_4bit(quant_type, w.device)
     packed = torch.empty(-(flat.numel() // -2), dtype=torch.uint8, device=w.device)
     absmax = torch.empty(-(flat.numel() // -blocksize), dtype=torch.float32, device=w.device)
-    for start, stop in _chunks(flat.numel()):
-        codes, scales = _encode(flat[start:stop], table, blocksize)
+    scheme = _scheme(table)
+    for start, stop in _chunks(flat):
+        codes, scales = _encode(flat[start:stop], scheme, blocksize)
         pairs = codes[: 2 * -((stop - start) // -2)].view(-1, 2)
         packed[start // 2 : -(stop // -2)] = (pairs[:, 0] << 4) | pairs[:, 1]
         absmax[start // blocksize : -(stop // -blocksize)] = scales
@@ -114,12 +115,12 @@ def dequantize_4bit(q: Quantized4bit, dtype: torch.dtype | None = None) -> Tenso
     table = q.code
     absmax = dequantize_absmax(q.absmax, q.nested)
     flat = torch.empty(n, dtype=dtype or q.dtype, device=q.packed.device)
-    for start, stop in _chunks(n):
+    for start, stop in _chunks(flat):
         pairs = q.packed[start // 2 : -(stop // -2)]
         codes = torch.stack((pairs >> 4, pairs & 0xF), dim=1).view(-1)[: stop - start]
         scales = absmax[start // q.blocksize : -(stop // -q.blocksize)]
         spread = scales.repeat_interleave(q.blocksize)[: stop - start]
-        flat[start:stop] = table[codes.int()] * spread
+        flat[start:stop] = table.index_select(0, codes.int()).mul_(spread)
     return flat.view(q.shape)
 
 
@@ -134,22 +135,31 @@ def dequantize_absmax(absmax: Tensor, nested: Nested | None) -> Tensor:
 def _nest(absmax: Tensor) -> tuple[Tensor, Nested]:
     """Quantize absmax less its mean to 8 bits; an empty one has no mean, and gets zero."""
     offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
-    codes, scales = _encode(absmax - offset, table_dynamic(absmax.device), NESTED_BLOCKSIZE)
+    codes, scales = _encode(absmax - offset, _scheme(table_dynamic(absmax.device)), NESTED_BLOCKSIZE)
     return codes[: absmax.numel()].clone(), Nested(scales, offset)
 
 
-def _chunks(n: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK))
+def _chunks(flat: Tensor) -> Iterator[tuple[int, int]]:
+    n, step = flat.numel(), chunk(flat.device)  # even, and a multiple of every block size
+    return ((start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _encode(flat: Tensor, table: Tensor, blocksize: int) -> tuple[Tensor, Tensor]:
+def _scheme(table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where one value of a table ends and the next begins, and the code (uint8) of each in that order."""
+    ranked, order = torch.sort(table, stable=True)
+    halfway = (ranked[:-1] + ranked[1:]) / 2
+    return halfway, order.to(torch.uint8)
+
+
+def _encode(flat: Tensor, scheme: tuple[Tensor, Tensor], blocksize: int) -> tuple[Tensor, Tensor]:
     """Return codes (uint8, whole blocks: the padding encodes zero) and absmax (float32).
 
     A value halfway between two of the table takes the smaller one.
     """
-    ranked, order = torch.sort(table, stable=True)
-    halfway = (ranked[:-1] + ranked[1:]) / 2
-    blocks = torch.nn.functional.pad(flat.float(), (0, -flat.numel() % blocksize))
+    halfway, codes = scheme
+    blocks = flat.float()
+    if flat.numel() % blocksize:
+        blocks = torch.nn.functional.pad(blocks, (0, -flat.numel() % blocksize))
     blocks = blocks.view(-1, blocksize)
     absmax = blocks.abs().amax(dim=1)
     divisor = absmax.clamp(min=_TINY).unsqueeze(1)
@@ -157,5 +167,6 @@ def _encode(flat: Tensor, table: Tensor, blocksize: int) -> tuple[Tensor, Tensor
     if flat.numel() % blocksize:
         # bitsandbytes' CPU kernel multiplies full blocks by the reciprocal, but divides a cut one.
         normalized[-1] = blocks[-1] / divisor[-1]
+    del blocks
     ranks = torch.bucketize(normalized.clamp_(-1.0, 1.0).view(-1), halfway, out_int32=True)
-    return order.to(torch.uint8)[ranks], absmax
+    return codes.index_select(0, ranks), absmax  # indexing would copy the ranks to 64 bits

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from repros.errors import UserError
+from repros.reference.chunks import chunk
 
 # 1024 products of two codes sum to at most 1024 * 127**2 < 2**24, so float32 holds the sum exactly.
 # Codes have 7 bits, so neither TF32 nor bfloat16 products, where enabled, would change that.
@@ -19,8 +20,7 @@ _EXACT = 1024
 
 
 def _row_parts(w: Tensor) -> Iterator[slice]:
-    """Cut the rows into parts of about 2**20 elements: temporaries do not grow with the weight."""
-    step = max(1, (1 << 20) // max(1, w.shape[1]))
+    step = max(1, chunk(w.device) // max(1, w.shape[1]))
     return (slice(start, start + step) for start in range(0, w.shape[0] if w.numel() else 0, step))
 
 

@@ -9,7 +9,9 @@ that counts tasks, or nothing, materializes the model ahead of quantization: tra
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,14 @@ from repros.reference.checkpoint import CheckpointError, Entry, list_entries
 from repros.reference.prefetch import Prefetcher
 from repros.reference.progress import bar
 
+STAGE_BYTES = 32 << 20
+
 
 class StreamingLoader:
     """Read each tensor of a checkpoint into fresh memory, convert it and drop the source.
+
+    That memory is on ``device``; where this is not the host's, each reader goes through a buffer of ``STAGE_BYTES``,
+    page-locked for CUDA.
 
     ``convert(name, tensor)`` returns what is kept; it must not hold on to ``tensor``.
     ``prefetch_bytes`` bounds the sources alive, the one being converted included; a tensor larger
@@ -43,6 +50,7 @@ class StreamingLoader:
         prefetch_bytes: int | None,
         threads: int = 1,
         progress: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         if threads < 1 or (prefetch_bytes is not None and prefetch_bytes < 0):
             raise ValueError(f"threads={threads}, prefetch_bytes={prefetch_bytes}")
@@ -51,6 +59,8 @@ class StreamingLoader:
         self.threads = threads
         self.prefetch_bytes = prefetch_bytes
         self.progress = progress
+        self.device = torch.device(device)
+        self._staging = threading.local()
 
     def load(self) -> dict[str, Any]:
         """Return what ``convert`` made of every tensor, in the order of the checkpoint."""
@@ -75,20 +85,38 @@ class StreamingLoader:
         No view of a mapped file: its pages would count as nobody's, and would live as long as any
         tensor of the shard.
         """
-        tensor = torch.empty(entry.shape, dtype=entry.dtype, device="cpu")
-        buffer = memoryview((ctypes.c_char * entry.nbytes).from_address(tensor.data_ptr()))
-        done = 0
+        tensor = torch.empty(entry.shape, dtype=entry.dtype, device=self.device)
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.offset)
-            while done < entry.nbytes:
-                count = file.readinto(buffer[done:])
-                if not count:
-                    raise CheckpointError(
-                        f"{entry.path}: ended {done} bytes into `{entry.name}`, which has {entry.nbytes}",
-                        "leave the shard alone while it is read, or fetch it again",
-                    )
-                done += count
+            if self.device.type == "cpu":
+                self._fill(file, entry, tensor, 0)
+            else:
+                self._stage(file, entry, tensor)
         return tensor
+
+    def _stage(self, file: FileIO, entry: Entry, tensor: Tensor) -> None:
+        if not hasattr(self._staging, "buffer"):
+            locked = self.device.type == "cuda"
+            self._staging.buffer = torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=locked)
+        target = tensor.view(-1).view(torch.uint8)
+        for start in range(0, entry.nbytes, STAGE_BYTES):
+            part = self._staging.buffer[: min(STAGE_BYTES, entry.nbytes - start)]
+            self._fill(file, entry, part, start)
+            target[start : start + part.numel()].copy_(part)  # waits: the buffer is used again
+
+    @staticmethod
+    def _fill(file: FileIO, entry: Entry, tensor: Tensor, start: int) -> None:
+        """Fill a tensor of the host from the file; it is what lies ``start`` bytes into the entry."""
+        buffer = memoryview((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))
+        done = 0
+        while done < tensor.nbytes:
+            count = file.readinto(buffer[done:])
+            if not count:
+                raise CheckpointError(
+                    f"{entry.path}: ended {start + done} bytes into `{entry.name}`, which has {entry.nbytes}",
+                    "leave the shard alone while it is read, or fetch it again",
+                )
+            done += count
 
     def convert_one(self, name: str, tensor: Tensor) -> Any:
         """Turn one source into what is kept."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 #: What is tried for a mutant of each file, the quick ones first.
 TESTS = {
     "blockwise": ("reference/test_blockwise.py", "properties/test_numbers.py", "properties/test_memory.py"),
+    "chunks": ("reference/test_blockwise.py", "properties/test_numbers.py"),
     "codebook": ("reference/test_codebook.py", "reference/test_blockwise.py", "properties/test_numbers.py"),
     "int8": ("reference/test_int8.py", "properties/test_numbers.py"),
     "gradients": ("reference/test_gradients.py", "reference/test_linear.py"),
@@ -72,7 +73,7 @@ MUTANTS = (
         "spread = scales.repeat_interleave(q.blocksize)",
         "spread = scales.flip(0).repeat_interleave(q.blocksize)",
     ),
-    m("blockwise", "a chunk that is no multiple of the block", "_CHUNK = 1 << 20", "_CHUNK = (1 << 20) - 32"),
+    m("chunks", "a chunk that is no multiple of the block", "_CHUNK = 1 << 20", "_CHUNK = (1 << 20) - 32"),
     m(
         "blockwise",
         "a cut block is multiplied by the reciprocal",
@@ -83,8 +84,8 @@ MUTANTS = (
     m(
         "blockwise",
         "value and scale rounded before their product",
-        "table[codes.int()] * spread",
-        "table[codes.int()].to(flat.dtype) * spread.to(flat.dtype)",
+        "table.index_select(0, codes.int()).mul_(spread)",
+        "table.index_select(0, codes.int()).to(flat.dtype).mul_(spread.to(flat.dtype))",
     ),
     m("blockwise", "the dtype asked for is ignored", "dtype=dtype or q.dtype", "dtype=q.dtype"),
     m(
@@ -438,14 +439,20 @@ MUTANTS = (
     m(
         "loader",
         "a cut file gives what is there",
-        "                if not count:\n                    raise CheckpointError(",
-        "                if not count:\n                    break\n                    raise CheckpointError(",
+        "            if not count:\n                raise CheckpointError(",
+        "            if not count:\n                break\n                raise CheckpointError(",
     ),
     m(
         "loader",
         "a second read starts at the front",
         "file.readinto(buffer[done:])",
-        "file.readinto(buffer[: entry.nbytes - done])",
+        "file.readinto(buffer[: tensor.nbytes - done])",
+    ),
+    m(
+        "loader",
+        "each stage fills the front of the tensor",
+        "target[start : start + part.numel()].copy_(part)",
+        "target[: part.numel()].copy_(part)",
     ),
     m("loader", "tensors in the order of arrival", "dict.fromkeys(entry.name for entry in self.entries)", "{}"),
     m("loader", "the bar counts tensors", "advance(entry.nbytes)", "advance(1)"),

@@ -342,3 +342,18 @@ def test_no_checkpoint_at_all(tmp_path: Path) -> None:
         f"{tmp_path / 'model.safetensors'}: cannot be read: No such file or directory\n"
         "hint: fetch or write this shard again"
     )
+
+
+@pytest.mark.parametrize("stage", [2, 5, 64, 4096])
+def test_a_device_is_filled_stage_by_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: int) -> None:
+    """The way to a card, taken here to the host's memory: stages cut an element and do not divide the tensor."""
+    written = {"w": torch.randn(7, 9, generator=torch.Generator().manual_seed(1)), "one": torch.tensor(3.0)}
+    write_shard(tmp_path / "model.safetensors", written)
+    monkeypatch.setattr("repros.reference.loader.STAGE_BYTES", stage)
+    loader = StreamingLoader(tmp_path, lambda name, t: t, prefetch_bytes=0)
+    for entry in loader.entries:
+        found = torch.full(entry.shape, float("nan"), dtype=entry.dtype)
+        with entry.path.open("rb", buffering=0) as file:
+            file.seek(entry.offset)
+            loader._stage(file, entry, found)
+        assert torch.equal(found, written[entry.name])

@@ -24,7 +24,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires, Symptom
+from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires, Symptom, on_cards
 from repros.cases import _loading
 from repros.cases._loading import Arm, numbers, oracle, params
 from repros.checkpoints import config_of, recipe_of
@@ -35,6 +35,7 @@ ONE_LAYER, ONE_FUSED = "qwen3-30b-a3b-1l-2e", "qwen3.5-35b-a3b-1l-2e"
 #: A card of 32 GB, and what a context and its kernels take of it.
 CARD_BYTES, CONTEXT_BYTES = 32 << 30, 768 << 20
 QWEN3, QWEN35 = "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"
+RECENT = Requires({"bitsandbytes": ">=0.49"}, reason="which modules become quantized is not bitsandbytes' to say")
 KNOWN = Requires({"transformers": ">=5.2"}, reason="Qwen3.5 with experts came to transformers with 5.2")
 
 
@@ -83,7 +84,7 @@ CASE = Case(
         Condition("nf4-experts", params("nf4", recipe=ONE_LAYER)),
         Condition("nf4-experts-fused", params("nf4", recipe=ONE_FUSED), KNOWN),
         Condition("int8-experts", params("int8", recipe=ONE_LAYER)),
-        on_card("nf4-experts", "30b", QWEN3, Requires()),
+        on_card("nf4-experts", "30b", QWEN3, RECENT),
         on_card("nf4-experts-fused", "35b", QWEN35, KNOWN),
         two_cards(on_card("nf4-experts-fused", "35b-two-cards", "qwen3.5-35b-a3b", KNOWN)),
     ),
@@ -92,7 +93,8 @@ CASE = Case(
     affected=tuple(
         Affected({"transformers": ">=5"}, name, source="reports/bisect/gh1849-transformers")
         for name in ("nf4-experts", "nf4-experts-fused", "int8-experts")
-    ),
+    )
+    + on_cards("reports/h200", transformers=(">=5", "nf4-experts-*-cuda")),
     # Over two cards: there is no room, or the loader sees beforehand that there is none.
     symptoms=(Symptom("OutOfMemoryError"), Symptom("ValueError", "dispatched on the CPU or the disk")),
     checkpoint=_loading.recipe,

@@ -5,9 +5,9 @@ The report: with the dequantized weights saved a card of 12 GB trains 4B, and 9B
 
 Each condition trains the larger of the two. The model is transformers' Llama in the shapes of a published model, made
 on the card of random weights: 4-bit base, adapters of rank 16 on every linear layer, bfloat16, one sequence, AdamW
-(the subject has bitsandbytes' 8-bit one), two steps, so that the second one finds the optimizer's state. All arms
-have the same model and adapters; what multiplies by a quantized weight is the arm's own. ``compile`` compiles each
-decoder layer.
+(the subject has bitsandbytes' 8-bit one), and one step that finds the optimizer's state in place. All arms have the
+same model and adapters; what multiplies by a quantized weight is the arm's own. ``compile`` compiles each decoder
+layer. The report's model for 32 GB is the one that it has on 24 GB; it is tried there.
 
 Budget: what the card has, less what context and kernels take. The allocator is given no more, so an arm that does not
 fit ends out of memory, which is the symptom. `predicted` says beforehand what an arm should need; the arm returns it as
@@ -43,11 +43,11 @@ def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512) -> Cond
     why = "transformers' release does not matter to a step; the newest is enough"
     needs = Requires({"transformers": ">=5.20"}, card_bytes=(card_gb << 30) + CONTEXT, reason=why)
     params = {"model": model, "card_gb": card_gb, "mode": mode, "tokens": tokens, "device": "cuda"}
-    without = () if mode == "eager" and card_gb in (12, 24) else ("proposed",)
+    without = () if mode == "eager" and card_gb == 12 else ("proposed",)
     return Condition(f"{name}-cuda", params, needs, without)
 
 
-TABLE = (("9b", 12), ("13b", 16), ("20b", 24), ("20b", 32), ("34b", 48), ("50b", 80))
+TABLE = (("9b", 12), ("13b", 16), ("20b", 24), ("34b", 48), ("50b", 80))
 
 CASE = Case(
     package="bitsandbytes",
@@ -66,7 +66,7 @@ CASE = Case(
     ),
     conditions=(
         *(on(model, card) for model, card in TABLE),
-        *(on(model, card, "mincut") for model, card in TABLE if card in (12, 24, 80)),
+        *(on(model, card, "mincut") for model, card in TABLE if card == 12),
         on("13b", 32, tokens=2048),
     ),
     budget=Budget("cuda_peak_reserved_bytes", limit),
