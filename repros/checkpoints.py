@@ -5,8 +5,8 @@ what is cut from it: layers, vocabulary and experts, never the shape of one. ``e
 folder that ``from_pretrained`` loads: ``config.json``, safetensors shards and their index.
 
 The folder is written to a staging place and renamed, under a lock, in the cache; its name carries
-a digest of everything that decides its bytes. A shard is written as a stream: no more than one
-chunk of a tensor is in memory.
+a digest of everything that decides its bytes. A shard is written as a stream: some chunks
+are in memory, four a core.
 
 Importing this needs the standard library alone; torch is imported where weights are made, so it
 runs in a cell's interpreter: ``python -m repros.checkpoints NAME`` prints the folder.
@@ -19,13 +19,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from repros.cache import cache_root, locked
 from repros.case import ITEMSIZE
@@ -353,8 +354,8 @@ def write(recipe: Recipe, folder: Path) -> None:
             path = folder / _shard_name(i, len(cut))
             with path.open("wb") as file:
                 file.write(_header(specs))
-                for spec in specs:
-                    _write_tensor(file, spec, recipe.seed, pool)
+                for values in _ahead(pool, _draws(specs, recipe.seed)):
+                    file.write(values)
             places |= {spec.name: path.name for spec in specs}
     total = sum(spec.nbytes for specs in cut for spec in specs)
     index = {"metadata": {"total_size": total}, "weight_map": places}
@@ -386,25 +387,39 @@ def _header(specs: list[Spec]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_tensor(file: BinaryIO, spec: Spec, seed: int, pool: Executor) -> None:
-    """Write normal values of deviation 0.02, about 1 for the weight of a norm and else about 0.
+def _draws(specs: list[Spec], seed: int) -> Iterator[Callable[[], Any]]:
+    """Yield what draws each chunk of the tensors: normal values of deviation 0.02, about 1 for a norm's weight, else 0.
 
-    Each chunk is seeded by the recipe's seed, the tensor's name and its place, so that a tensor
-    does not depend on those before it and chunks can be drawn side by side.
+    Each chunk is seeded by the recipe's seed, the tensor's name and its place, so that a tensor does not depend on
+    those before it and chunks can be drawn side by side.
     """
     import torch
 
-    mean = float("norm" in spec.name and spec.name.endswith("weight"))
-    count = prod(spec.shape)
-
-    def draw(i: int) -> Any:
+    def draw(spec: Spec, i: int) -> Any:
         key = hashlib.sha256(f"{seed}/{spec.name}/{i}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-        values = torch.empty(min(CHUNK, count - i * CHUNK), dtype=getattr(torch, spec.dtype))
+        mean = float("norm" in spec.name and spec.name.endswith("weight"))
+        values = torch.empty(min(CHUNK, prod(spec.shape) - i * CHUNK), dtype=getattr(torch, spec.dtype))
         return values.normal_(mean, 0.02, generator=generator).view(torch.uint8).numpy().data
 
-    for chunk in pool.map(draw, range(-(count // -CHUNK))):
-        file.write(chunk)
+    for spec in specs:
+        for i in range(-(prod(spec.shape) // -CHUNK)):
+            yield partial(draw, spec, i)
+
+
+def _ahead(pool: Executor, calls: Iterator[Callable[[], Any]]) -> Iterator[Any]:
+    """Yield what the calls return, in their order, with a few of them under way: a shard would not fit beside itself.
+
+    A tensor of its own for every expert makes chunks small, so the window reaches over tensors.
+    """
+    window = 4 * (os.cpu_count() or 1)
+    waiting: deque[Future[Any]] = deque()
+    for call in calls:
+        waiting.append(pool.submit(call))
+        if len(waiting) >= window:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -139,19 +144,39 @@ def test_a_shard_cut_short_is_written_again(tiny: Recipe, tmp_path: Path) -> Non
     assert shard.read_bytes() == whole
 
 
+@pytest.mark.parametrize("count", [0, 1, 5, 500])
+def test_chunks_drawn_side_by_side_come_in_their_order(count: int) -> None:
+    """More of them than the window, of which the first takes longest."""
+    began, most = [], 0
+
+    def draw(number: int) -> int:
+        began.append(number)
+        time.sleep(0.05 if number == 0 else 0)
+        return number
+
+    window = 4 * (os.cpu_count() or 1)
+    with ThreadPoolExecutor(4) as pool:
+        for got, number in enumerate(checkpoints._ahead(pool, (partial(draw, i) for i in range(count)))):
+            assert got == number
+            most = max(most, len(began) - got)
+    assert len(began) == count
+    assert most <= window + 1
+
+
 def test_an_interrupted_writer_leaves_nothing_that_is_used(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_tensor, seen = checkpoints._write_tensor, []
+    ahead, written = checkpoints._ahead, []
 
-    def interrupted(file: object, spec: object, *more: object) -> None:
-        seen.append(spec)
-        if len(seen) == 5:
-            raise KeyboardInterrupt
-        write_tensor(file, spec, *more)  # type: ignore[arg-type]
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        for values in ahead(*arguments):
+            if len(written) == 5:
+                raise KeyboardInterrupt
+            written.append(len(values))
+            yield values
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "_write_tensor", interrupted)
+        patch.setattr(checkpoints, "_ahead", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ensure("tiny", tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
