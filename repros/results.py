@@ -236,8 +236,12 @@ def _load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def settled(run: Path) -> set[tuple[str, str, str]]:
-    """Return the keys of the trials that `--resume` need not try again: an error may go well another time."""
-    wanted = (Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED)
+    """Return the keys of the trials that `--resume` need not try again: those that came to a verdict.
+
+    An error may go well another time, and a card that had no room may have some; where the packages do not allow a
+    trial, asking again costs nothing.
+    """
+    wanted = (Verdict.REPRODUCED, Verdict.ABSENT)
     return {record.key for record in load(run)[0] if record.verdict in wanted}
 
 

@@ -166,7 +166,8 @@ def test_chunks_drawn_side_by_side_come_in_their_order(count: int) -> None:
 def test_an_interrupted_writer_leaves_nothing_that_is_used(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ahead, written = checkpoints._ahead, []
+    ahead = checkpoints._ahead
+    written: list[int] = []
 
     def interrupted(*arguments: Any) -> Iterator[Any]:
         for values in ahead(*arguments):

@@ -13,6 +13,7 @@ from repros import cli, results
 from repros.cases import _loading, _qlora
 from repros.cases.bitsandbytes import gh1849_fused_experts as fused
 from repros.cases.bitsandbytes import gh1935_card_table as table
+from repros.cases.bitsandbytes import gh1935_card_table_compiled as compiled
 from repros.checkpoints import recipe_of, tensors
 from repros.report import fits
 from repros.results import Record
@@ -27,7 +28,7 @@ def step(**peaks: float) -> Record:
     arms = tuple(
         Observation(name, "done", {"cuda_peak_allocated_bytes": peak * GIB, "predicted_bytes": 10.0 * GIB})
         if peak
-        else Observation(name, "raised", reason="out of memory in phase first step: CUDA out of memory")
+        else Observation(name, "raised", reason="out of memory in phase step: CUDA out of memory")
         for name, peak in peaks.items()
     )
     made = record(case="gh1935_card_table", condition="9b-on-12gb-cuda", cell="gpu-x")
@@ -76,9 +77,11 @@ def test_models_have_the_size_that_they_go_by(model: str, billions: float) -> No
     assert (elements + vocab * hidden * (1 if tied else 2)) / 1e9 == pytest.approx(billions, rel=0.02)
 
 
-@pytest.mark.parametrize("condition", table.CASE.conditions, ids=lambda condition: condition.name)
+@pytest.mark.parametrize(
+    "condition", (*table.CASE.conditions, *compiled.CASE.conditions), ids=lambda condition: condition.name
+)
 def test_a_step_is_foreseen_inside_its_card_and_the_bug_outside(condition: object) -> None:
     p = condition.params  # type: ignore[attr-defined]
     foreseen = sum(_qlora.predicted(p).values())
     saved = 2 * _qlora.MODELS[str(p["model"])][2] * sum(n * k for n, k in _qlora.linears(p))
-    assert foreseen < table.limit(p) < foreseen + saved
+    assert foreseen < _qlora.limit(p) < foreseen + saved

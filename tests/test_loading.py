@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from repros.cases import _loading
 from repros.cases.transformers import gh44387_reserved_memory as reserved
 from repros.cases.transformers import gh44728_fp16_load_leak as leak
 from repros.checkpoints import Recipe
+from repros.reference.checkpoint import Entry
+from repros.reference.loader import StreamingLoader
 
 CONDITIONS = [*reserved.CASE.conditions, *leak.CASE.conditions]
 LAYER = {
@@ -86,3 +90,36 @@ def test_the_ledger_counts_a_mapped_safetensors_slice_in_its_own_dtype(tmp_path:
         assert (ledger.live_16bit_bytes, ledger.peak_live_16bit_heap_bytes) == (4 * elements, 2 * elements)
         del source
         assert ledger.live_16bit_bytes == copy.nbytes
+
+
+def test_a_failed_read_ends_the_arm_that_reads_ahead_without_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for every read before it converts the first one; on a full card a read fails and nobody else tells."""
+    tiny = Recipe("tiny", "smollm2-135m", "bfloat16", layers=1, vocab=16)
+    monkeypatch.setattr(checkpoints, "recipes", lambda: {"tiny": tiny})
+    read, seen = StreamingLoader.read, []
+
+    def out_of_memory(self: StreamingLoader, entry: Entry) -> torch.Tensor:
+        seen.append(entry.name)
+        if len(seen) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return read(self, entry)
+
+    monkeypatch.setattr(StreamingLoader, "read", out_of_memory)
+    p = _loading.params("nf4", recipe="tiny")
+    arm = reserved.planted(SimpleNamespace(p=p, checkpoint=checkpoints.ensure("tiny", tmp_path), device="cpu",
+                                           dtype=torch.bfloat16))  # fmt: skip
+    ended: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for _ in arm:
+                pass
+        except torch.OutOfMemoryError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert ended, "still waiting for a read that failed"

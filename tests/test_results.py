@@ -86,11 +86,11 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, text: str) -> None:
     assert text.partition("\n")[2] in str(error.value)
 
 
-def test_resume_tries_again_what_ended_in_an_error(tmp_path: Path) -> None:
+def test_resume_tries_again_what_came_to_no_verdict(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     for verdict in Verdict:
         run.append(record(condition=verdict.value, verdict=verdict))
-    assert {key[1] for key in results.settled(run.folder)} == {"reproduced", "absent", "unsupported"}
+    assert {key[1] for key in results.settled(run.folder)} == {"reproduced", "absent"}
 
 
 def test_a_missing_run_is_named(tmp_path: Path) -> None:

@@ -241,9 +241,10 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
 
     class Loader(StreamingLoader):
         def read(self, entry: Any) -> Any:
-            tensor = super().read(entry)
-            ahead.release()
-            return tensor
+            try:
+                return super().read(entry)
+            finally:
+                ahead.release()  # also where it failed: who waits for it must come to hear of that
 
         def convert_one(self, name: str, tensor: Any) -> Any:
             if ahead_bytes is None:  # what may run ahead has done so before the first conversion: no race here

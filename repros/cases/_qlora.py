@@ -1,4 +1,8 @@
-"""QLoRA steps on transformers' Llama: published shapes, what a step should take, and the model itself."""
+"""QLoRA steps on transformers' Llama: published shapes, what a step should take, and the model itself.
+
+All arms of a condition have the same model and adapters on a card made as small as the report's; what multiplies by a
+quantized weight is the arm's own.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Params
-from repros.cases._saved_weight import BACKENDS
+from repros.case import Condition, Params, Requires
+from repros.cases._saved_weight import BACKENDS, without_grad
 
 Make = Callable[[Any], Any]
 Steps = Generator[str, None, dict[str, Any]]
@@ -25,6 +29,23 @@ MODELS = {
     "50b": (8192, 28672, 58, 64, 8, 128, 32000, False),  # 58 of the 80 layers of Llama-2-70B; none has 50B
 }
 RANK, BLOCKSIZE = 16, 64
+
+#: What a context, its kernels and a desktop take of a card before the allocator has anything.
+CONTEXT = 768 << 20
+
+
+def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without: tuple[str, ...] = ()) -> Condition:
+    """Declare that a model trains on a card."""
+    name = f"{model}-on-{card_gb}gb" + ("-compile" if mode != "eager" else "") + (f"-{tokens}" if tokens != 512 else "")
+    why = "transformers' release does not matter to a step; the newest is enough"
+    needs = Requires({"transformers": ">=5.20"}, card_bytes=(card_gb << 30) + CONTEXT, reason=why)
+    params = {"model": model, "card_gb": card_gb, "mode": mode, "tokens": tokens, "device": "cuda"}
+    return Condition(f"{name}-cuda", params, needs, without)
+
+
+def limit(p: Params) -> int:
+    """Return what the allocator may take of a card of this size."""
+    return (int(str(p["card_gb"])) << 30) - CONTEXT
 
 
 def linears(p: Params) -> list[tuple[int, int]]:
@@ -58,9 +79,13 @@ def predicted(p: Params) -> dict[str, int]:
 
 
 def inputs(p: Any) -> SimpleNamespace:
-    """Return configuration and token ids ``[1, tokens]``, int64."""
+    """Make the card small; return configuration and token ids ``[1, tokens]``, int64."""
     import torch
     from transformers import LlamaConfig
+
+    if p["device"] == "cuda":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit(p) / total))
 
     hidden, inner, layers, heads, kv, width, vocab, tied = MODELS[p["model"]]
     config = LlamaConfig(
@@ -143,3 +168,64 @@ def build(i: Any, make: Make) -> Any:
     with torch.device(device):
         model.model.rotary_emb = type(model.model.rotary_emb)(i.config)  # its table is a buffer that nothing saves
     return model.train()
+
+
+# -- what the arms train
+
+
+def installed(i: Any) -> Steps:
+    """Train with the installed layers and 8-bit AdamW."""
+    import bitsandbytes
+
+    nn: Any = bitsandbytes.nn
+
+    def make(weight: Any) -> Any:
+        n, k = weight.shape
+        layer = nn.Linear4bit(k, n, bias=False, compute_dtype=weight.dtype, quant_type="nf4", compress_statistics=False,
+                              device="meta")  # fmt: skip
+        layer.weight = nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=False)
+        return layer.to(i.p["device"])
+
+    optimizer: Any = bitsandbytes.optim.AdamW8bit
+    return (yield from train(i, make, optimizer))
+
+
+def fixed(i: Any) -> Steps:
+    """Train with the reference's layers."""
+    from repros.reference.modules import FrozenLinear4bit
+
+    return (yield from train(i, FrozenLinear4bit.from_weight))
+
+
+def saving(i: Any) -> Steps:
+    """Save the dequantized weight of every layer; a compiler cannot open the operator that makes it."""
+    import torch
+
+    from repros.reference.blockwise import Quantized4bit, dequantize_4bit
+    from repros.reference.modules import FrozenLinear4bit
+
+    def dequantize(packed: Any, absmax: Any, n: int, k: int) -> Any:
+        return dequantize_4bit(Quantized4bit(packed, absmax, (n, k), torch.bfloat16, "nf4", 64))
+
+    op = torch.library.custom_op(
+        "repros_planted::whole",
+        dequantize,
+        mutates_args=(),
+        schema="(Tensor packed, Tensor absmax, int n, int k) -> Tensor",
+    )
+    op.register_fake(lambda packed, absmax, n, k: packed.new_empty((n, k), dtype=torch.bfloat16))
+
+    class Saving(FrozenLinear4bit):
+        """The reference's layer with the reported bug."""
+
+        def forward(self, x: Any) -> Any:
+            weight = op(self.packed, self.absmax, self.out_features, self.in_features)
+            return torch.nn.functional.linear(x, weight)
+
+    return (yield from train(i, Saving.from_weight))
+
+
+def patched(i: Any) -> Steps:
+    """Train with the installed layers, patched as the report proposes."""
+    without_grad()
+    return (yield from installed(i))

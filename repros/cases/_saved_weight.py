@@ -82,6 +82,14 @@ def installed(i: Any) -> Product:
     return model
 
 
+def packed_bytes(run: Product) -> dict[str, float]:
+    """Return what the installed 4-bit layers hold in codes and scales, where `run` is made of such layers."""
+    states = [(value, getattr(value, "quant_state", None)) for value in getattr(run, "parameters", tuple)()]
+    held = [(value, state.absmax, getattr(state.state2, "absmax", None)) for value, state in states if state]
+    total = sum(tensor.nbytes for tensors in held for tensor in tensors if tensor is not None)
+    return {"packed_bytes": float(total)} if total else {}
+
+
 def _installed_layer(weight: Any, p: Any) -> Any:
     import bitsandbytes
 

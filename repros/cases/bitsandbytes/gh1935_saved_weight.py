@@ -168,7 +168,12 @@ CASE = Case(
     claims=(
         Claim(
             "autograd saves the dequantized weight of a 4-bit layer",
-            {"a layer": "0.48 GB (0.06 GB packed)", "32 layers of a 9B model": "15.4 GB (1.9 GB packed)"},
+            {
+                "a layer": "0.48 GB",
+                "a layer, packed": "0.06 GB",
+                "32 layers of a 9B model": "15.4 GB",
+                "32 layers of a 9B model, packed": "1.9 GB",
+            },
             "?[fp]4-*",
             {
                 "a layer": tuple(
@@ -176,9 +181,13 @@ CASE = Case(
                     for condition in ("nf4-eager-layer-cuda", "nf4-compile-inductor-layer-cuda")
                     for arm in ("subject", "planted")
                 ),
+                "a layer, packed": (Reading("packed_bytes", "nf4-eager-layer-cuda", 10**9),),
                 "32 layers of a 9B model": tuple(
-                    Reading("cuda_held_bytes", "nf4-eager-32-layers-cuda", 10**9, arm) for arm in ("subject", "planted")
+                    Reading("cuda_held_bytes", f"nf4-{mode}-32-layers-cuda", 10**9, arm)
+                    for mode in ("eager", "compile-mincut")
+                    for arm in ("subject", "planted")
                 ),
+                "32 layers of a 9B model, packed": (Reading("packed_bytes", "nf4-eager-32-layers-cuda", 10**9),),
             },
         ),
         Claim("autograd saves the dequantized weight of an 8-bit layer", conditions="int8-*"),
@@ -241,7 +250,8 @@ def oracle(i: Any) -> dict[str, Any]:
 
 
 def subject(i: Any) -> parts.Steps:
-    return (yield from parts.steps(i, parts.installed(i)))
+    run = parts.installed(i)
+    return {**(yield from parts.steps(i, run)), **parts.packed_bytes(run)}
 
 
 def reference(i: Any) -> parts.Steps:
