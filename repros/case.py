@@ -51,6 +51,7 @@ class Reading:
 
     ``figure`` of ``arm`` under ``condition``, in cells whose packages satisfy ``versions``; the arm ``budget`` means
     the limit itself. ``unit_bytes`` is what the report's unit means: some write GB for 2**30 bytes, others for 10**9.
+    ``case`` names the case that measures it, where that is another one.
     """
 
     figure: str
@@ -58,6 +59,7 @@ class Reading:
     unit_bytes: int
     arm: str = "subject"
     versions: Mapping[str, str] = field(default_factory=dict)
+    case: str = ""
 
 
 @dataclass(frozen=True)

@@ -209,16 +209,22 @@ def effect(
 
 
 def margins(planted: Observation, reference: Observation, figure: str, limit: float) -> dict[str, float | None]:
-    """Return planted over budget and budget over reference; None where an arm has no such figure."""
+    """Return planted over budget and budget over reference.
+
+    None where an arm has no such figure, or did not get to its end: what it had come to by then is no measure of it.
+    """
 
     def over(top: float | None, bottom: float | None) -> float | None:
         if top is None or bottom is None:
             return None
         return top / bottom if bottom else math.inf
 
+    def reached(arm: Observation) -> float | None:
+        return arm.figures.get(figure) if arm.state == "done" else None
+
     return {
-        "planted_over_budget": over(planted.figures.get(figure), limit),
-        "budget_over_reference": over(limit, reference.figures.get(figure)),
+        "planted_over_budget": over(reached(planted), limit),
+        "budget_over_reference": over(limit, reached(reference)),
     }
 
 

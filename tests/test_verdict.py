@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -159,6 +160,15 @@ def test_effect_of_a_fix(before: R, after: R, was: float, now: float, wanted: Ef
 def test_a_fix_that_silences_an_exception_with_wrong_numbers_is_wrong() -> None:
     silent = (R.OVER, done("proposed", error=2000.0))
     assert effect((R.OVER, raised("AttributeError", "SCB")), silent, 0.05)[0] is Effect.WRONG
+
+
+def test_an_arm_that_ran_out_of_memory_has_no_margin() -> None:
+    """It came to 99 % of the budget and wanted more; that is no weak control."""
+    cut = replace(raised("OutOfMemoryError", "out of memory"), figures={"held_bytes": 99})
+    assert margins(cut, done(held_bytes=50), "held_bytes", 100) == {
+        "planted_over_budget": None,
+        "budget_over_reference": 2.0,
+    }
 
 
 def test_margins() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from repros.report.reported import ended
 from repros.results import Record, shown
 from repros.verdict import Observation, Verdict, show
 
@@ -58,9 +59,7 @@ def _steps(records: Sequence[Record]) -> list[str]:
 def _peak(arm: Observation | None) -> str:
     if arm is None:
         return "-"
-    if arm.state != "done":
-        return "out of memory" if "out of memory" in arm.reason.lower() else arm.state
-    return show(arm.figures.get("cuda_peak_allocated_bytes"), "bytes")
+    return ended(arm) or show(arm.figures.get("cuda_peak_allocated_bytes"), "bytes")
 
 
 def _ratio(arm: Observation | None, foreseen: float) -> str:

@@ -25,7 +25,7 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.matrix import AXES
 from repros.redact import Redactor
-from repros.report import changes, pack, standing
+from repros.report import changes, pack, reported, standing
 from repros.report.scripts import Scripts
 from repros.results import Record
 from repros.verdict import SCHEMA, Verdict, show
@@ -75,7 +75,7 @@ def page(
     changed = changes.between(against[1], records) if against else {}
     numbers = {record.key: number for number, record in enumerate(records)}
     sections = [
-        section(name, rows, known, numbers, changed)
+        section(name, rows, known, numbers, changed, records)
         for name, rows in grouped(records, lambda record: report_of(record, known))
     ]
     scripts = Scripts(known, redactor)
@@ -193,14 +193,18 @@ def section(
     known: Mapping[str, Entry],
     numbers: Mapping[changes.Key, int],
     changed: Mapping[changes.Key, changes.Change],
+    everything: Sequence[Record],
 ) -> dict[str, Any]:
-    """Return all that the page says of one report."""
+    """Return all that the page says of one report; a number of it may be measured among ``everything`` else."""
     columns = columns_of(records)
     cases, claims, fixes = [], [], []
+    beside: list[reported.Span] = []
     for case_name, rows in grouped(records, lambda record: record.case):
         entry = known.get(case_name)
         case = entry.case if entry else None
-        claims += [claim_row(claim, rows, numbers) for claim in case.claims] if case else []
+        for claim in case.claims if case else ():
+            claims.append(claim_row(claim, rows, numbers))
+            beside += reported.spans(reported.rows(claim, everything, case_name))
         if case and case.proposes:
             fixes.append(fix_row(case_name, case.proposes, rows))
         notes = {c.name: c.note for c in case.conditions} if case else {}
@@ -217,7 +221,7 @@ def section(
             for condition, several in grouped(rows, lambda record: record.condition)
         ]
         cases.append({"name": case_name, "title": case.title if case else "", "conditions": conditions})
-    entry = known.get(records[0].case)
+    entry = known.get(Counter(record.case for record in records).most_common(1)[0][0])  # it names the report
     return {
         "name": name,
         "anchor": "".join(c if c.isalnum() else "-" for c in name),
@@ -226,6 +230,7 @@ def section(
         "kind": f"{entry.case.kind}, {entry.case.status}" if entry else "",
         "standings": Counter(claim["standing"].partition(" in ")[0] for claim in claims).most_common(),
         "claims": claims,
+        "beside": beside,
         "fixes": fixes,
         "columns": [column.label for column in columns],
         "heads": heads(columns),

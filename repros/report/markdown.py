@@ -98,7 +98,7 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: b
             found = standing.of_claim(claim, mine)
             reported = "; ".join(f"{key}: {value}" for key, value in claim.reported.items())
             rows.append(f"- **{found.word}**: {claim.text}" + (f" (reported: {reported})" if reported else ""))
-            rows += [f"  {found.because}.", *_measured(claim, mine)] if because else []
+            rows += [f"  {found.because}.", *_measured(claim, records, name)] if because else []
         fix = standing.of_fix(mine, conditions=because)
         if case.proposes:
             rows.append(f"- Proposed fix ({case.proposes}): {fix or 'untested here'}.")
@@ -106,19 +106,18 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: b
     return rows
 
 
-def _measured(claim: Claim, records: Sequence[Record]) -> list[str]:
+def _measured(claim: Claim, records: Sequence[Record], case: str) -> list[str]:
     """Return the numbers of a claim as reported beside those measured; nothing where none was measured."""
-    found = reported.rows(claim, records)
+    found = reported.spans(reported.rows(claim, records, case))
     if not found:
         return []
     table = [
         "",
-        "  | number | reported | measured | ratio | condition | arm | cell |",
+        "  | number | reported | measured | measured/reported | condition | arm | cells |",
         "  |---|---|---|---|---|---|---|",
     ]
-    for row in found:
-        measured = f"{row.measured_bytes / row.unit_bytes:.2f} {row.unit}"
-        cells = [row.name, row.reported, measured, f"{row.ratio:.3f}", row.condition, row.arm, row.cell]
+    for span in found:
+        cells = [span.name, span.reported, span.measured, span.ratio, span.condition, span.arm, span.where]
         table.append("  | " + " | ".join(cells) + " |")
     return [*table, ""]
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from repros.case import Claim, Reading
 from repros.results import Record
 from repros.trial import holds
+from repros.verdict import Observation
 
 
 @dataclass(frozen=True)
 class Row:
-    """One reported number in one cell; ``ratio`` is measured over reported."""
+    """One reported number in one cell; ``ratio`` is measured over reported.
+
+    ``ended`` says how an arm ended that did not get to its end; its number is what it had come to.
+    """
 
     name: str
     reported: str
@@ -24,25 +29,74 @@ class Row:
     condition: str
     arm: str
     cell: str
+    ended: str = ""
 
 
-def rows(claim: Claim, records: Iterable[Record]) -> list[Row]:
-    """Return a row for each reported number of the claim and each record in which it was measured."""
+@dataclass(frozen=True)
+class Span:
+    """One reported number under one condition by one arm, over the cells in which it was measured, in print."""
+
+    name: str
+    reported: str
+    measured: str
+    ratio: str
+    condition: str
+    arm: str
+    cells: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        """Return the cell, or how many there are."""
+        return self.cells[0] if len(self.cells) == 1 else f"{len(self.cells)} cells"
+
+
+def rows(claim: Claim, records: Iterable[Record], case: str) -> list[Row]:
+    """Return a row for each number of a case's claim and each record in which it was measured."""
     kept = list(records)
     found = []
     for name, reading in ((name, one) for name, several in claim.readings.items() for one in several):
         number, unit = quantity(claim.reported[name])
         for record in kept:
-            measured = _measured(reading, record)
+            measured = _measured(reading, record, case)
             if measured is not None:
                 ratio = measured / (number * reading.unit_bytes)
                 found.append(
                     Row(
                         *(name, claim.reported[name], measured, reading.unit_bytes, unit, ratio),
-                        *(record.condition, reading.arm, record.cell),
+                        *(record.condition, reading.arm, record.cell, ended(record.arm(reading.arm))),
                     )
                 )
     return found
+
+
+def spans(found: Sequence[Row]) -> list[Span]:
+    """Return rows that differ by their cell alone as one, from the least to the most that was measured."""
+    made = []
+    for (name, condition, arm), several in groupby(found, lambda row: (row.name, row.condition, row.arm)):
+        all_cells = list(several)
+        for how in sorted({row.ended for row in all_cells if row.ended}):
+            where = tuple(row.cell for row in all_cells if row.ended == how)
+            made.append(Span(name, all_cells[0].reported, how, "-", condition, arm, where))
+        group = sorted((row for row in all_cells if not row.ended), key=lambda row: row.measured_bytes)
+        if not group:
+            continue
+        low, high = group[0], group[-1]
+        measured = _range(f"{row.measured_bytes / row.unit_bytes:.2f}" for row in (low, high))
+        ratio = _range(f"{row.ratio:.3f}" for row in (low, high))
+        cells = tuple(row.cell for row in group)
+        made.append(Span(name, low.reported, f"{measured} {low.unit}", ratio, condition, arm, cells))
+    return made
+
+
+def ended(arm: Observation | None) -> str:
+    """Return how an arm ended that did not get to its end; empty for one that did, or for none."""
+    if arm is None or arm.state == "done":
+        return ""
+    return "out of memory" if "out of memory" in arm.reason.lower() else arm.state
+
+
+def _range(ends: Iterable[str]) -> str:
+    return " to ".join(dict.fromkeys(ends))
 
 
 def quantity(text: str) -> tuple[float, str]:
@@ -53,10 +107,12 @@ def quantity(text: str) -> tuple[float, str]:
     return float(found[1].replace(",", "")), found[2]
 
 
-def _measured(reading: Reading, record: Record) -> float | None:
+def _measured(reading: Reading, record: Record, case: str) -> float | None:
     versions = record.versions
-    if record.condition != reading.condition or not all(
-        holds(wanted, versions.get(package, "")) for package, wanted in reading.versions.items()
+    if (
+        record.case != (reading.case or case)
+        or record.condition != reading.condition
+        or not all(holds(wanted, versions.get(package, "")) for package, wanted in reading.versions.items())
     ):
         return None
     if reading.arm == "budget":

@@ -8,6 +8,7 @@ command.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -40,7 +41,8 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
     """Return the story of one report, told over all of its cases."""
     names = [entry.name for entry in entries]
     mine = [record for record in records if record.case in names]
-    first = entries[0].case
+    tried = Counter(record.case for record in mine)
+    first = max(entries, key=lambda entry: tried[entry.name]).case
     path = reading_path(entries[0])
     claims, fixes = [], []
     for entry in entries:

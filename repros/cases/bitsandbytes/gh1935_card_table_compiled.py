@@ -27,9 +27,9 @@ CASE = Case(
     claims=(
         Claim(
             "not in the report: under torch.compile these models do not train on these cards",
-            {f"{model.upper()}, with the fix alone": f"{card} GB" for model, card in TABLE},
+            {f"{model.upper()}, with the fix alone, on {card} GB": f"{card} GB" for model, card in TABLE},
             readings={
-                f"{model.upper()}, with the fix alone": (
+                f"{model.upper()}, with the fix alone, on {card} GB": (
                     Reading("cuda_peak_reserved_bytes", f"{model}-on-{card}gb-compile-cuda", 1 << 30),
                 )
                 for model, card in TABLE
