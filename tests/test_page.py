@@ -19,7 +19,7 @@ from repros import cases, cli, results
 from repros.redact import Redactor
 from repros.report import changes, html, pack
 from repros.results import Record, Run
-from repros.verdict import Outcome, Verdict
+from repros.verdict import Observation, Outcome, Verdict
 from tests.big_run import known, ten_thousand
 from tests.chromium import Chromium
 from tests.test_cli import errors
@@ -80,6 +80,35 @@ def without_scripts(page: str) -> list[dict[str, Any]]:
         for trial in block["trials"]:
             del trial["script"]
     return found
+
+
+def test_the_page_of_a_card_prints_every_reported_number_beside_the_measured_one() -> None:
+    text = (results.REPORTS / "h200" / "index.html").read_text()
+    tables = "".join(re.findall(r'<table class="plain beside">.*?</table>', text, re.DOTALL))
+    named = {name for entry in KNOWN.values() for claim in entry.case.claims for name in claim.readings}
+    assert len(named) >= 12
+    for name in named:
+        found = re.findall(
+            rf'<th scope="row">{re.escape(name)}</th><td>[^<]+</td><td>([^<]+)</td><td>([^<]+)</td>', tables
+        )
+        assert found, f"{name}: nothing was measured"
+        assert any(re.match(r"[\d.]+", ratio) for _, ratio in found), name
+
+
+def test_a_claim_is_illustrated_by_what_reproduced_it(records: list[Record]) -> None:
+    """An arm that ran out of memory came to less than the budget; that is not what reproduced the report."""
+    one = next(r for r in records if r.verdict is Verdict.ABSENT and r.figure("subject"))
+    limit = float(one.budget["limit"])
+    inside = replace(one, arms=(Observation("subject", "done", {one.budget["figure"]: limit * 0.9}),))
+    cut = Observation("subject", "raised", {one.budget["figure"]: limit * 0.99}, reason="out of memory in phase step")
+    ended = replace(one, condition="other", verdict=Verdict.REPRODUCED, arms=(cut,), reason=cut.reason)
+    numbers = {inside.key: 0, ended.key: 1}
+    assert html.worst([inside, ended], numbers) == {
+        "number": 1, "text": "out of memory in phase step", "where": html.where(ended),
+    }  # fmt: skip
+    found = html.worst([inside], numbers)
+    assert found and found["text"].startswith("at most 0.90× the budget")
+    assert html.worst([], numbers) is None
 
 
 def test_there_is_a_committed_page() -> None:

@@ -33,8 +33,7 @@ OWNERS = 12
 class CudaMeters:
     """Allocator and driver on the cards that this process sees, from the first phase of the arm on.
 
-    The history is read from the allocator's snapshot; ``snapshot`` names a file to keep that in. Untested on a card so
-    far: the file's format is held against torch's documentation and its viewer, on a snapshot made by hand.
+    The history is read from the allocator's snapshot; ``snapshot`` names a file to keep that in.
     """
 
     def __init__(self, shared: bool = False, snapshot: Path | None = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -324,15 +325,20 @@ def claim_row(claim: Claim, records: Sequence[Record], numbers: Mapping[changes.
 def worst(records: Sequence[Record], numbers: Mapping[changes.Key, int]) -> dict[str, Any] | None:
     """Return the trial whose subject comes nearest to its budget, or breaks it the most."""
     best: tuple[float, Record] | None = None
+    raised: list[Record] = []
     for record in records:
+        subject = record.arm("subject")
+        if subject is None or subject.state != "done":  # what it had come to by then is no measure of it
+            raised += [record] if subject and subject.state == "raised" else []
+            continue
         times = over(record.figure("subject"), float(record.budget["limit"]))
         if times is not None and not math.isnan(times) and (best is None or times > best[0]):
             best = (times, record)
+    shown = next((r for r in raised if r.verdict is Verdict.REPRODUCED), raised[0] if raised else None)
+    if shown and (best is None or (best[0] <= 1 and shown.verdict is Verdict.REPRODUCED)):
+        return {"number": numbers[shown.key], "text": textwrap.shorten(shown.reason, 160), "where": where(shown)}
     if best is None:
-        raised = [r for r in records if (one := r.arm("subject")) and one.state == "raised"]
-        return (
-            {"number": numbers[raised[0].key], "text": raised[0].reason, "where": where(raised[0])} if raised else None
-        )
+        return None
     record, unit = best[1], str(best[1].budget["unit"])
     figure = f"{record.budget['figure']} {show(record.figure('subject'), unit)}"
     allowed = show(float(record.budget["limit"]), unit)

@@ -1,0 +1,72 @@
+"""A run in progress: what is made ready while trials run."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from repros import checkpoints, session
+from repros.arms import Clock
+from repros.envs import EnvError
+from repros.errors import UserError
+from repros.matrix import load_matrix
+from repros.results import ROOT, Run
+from repros.session import ReadyCell, Session
+
+CELLS = load_matrix(ROOT / "matrix.yaml").tier("smoke")
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Yield a cell that borrows this interpreter, with an empty cache."""
+    monkeypatch.setenv("REPROS_CACHE", str(tmp_path))
+    environment: Any = SimpleNamespace(cell=CELLS[0], python=Path(sys.executable), resolved={})
+    place = ReadyCell(environment, Clock())
+    yield place
+    place.close()
+
+
+def test_a_checkpoint_begun_ahead_is_the_one_that_a_trial_gets(ready: ReadyCell) -> None:
+    ahead = ready.begin_checkpoint("smollm2-135m-1l")
+    assert ready.begin_checkpoint("smollm2-135m-1l") is ahead
+    folder = Path(ready.checkpoint("smollm2-135m-1l"))
+    assert ahead.done()
+    assert checkpoints.is_whole(folder, checkpoints.recipe_of("smollm2-135m-1l"))
+
+
+def test_what_went_wrong_ahead_is_told_to_the_trial_that_needs_it(ready: ReadyCell) -> None:
+    ready.begin_checkpoint("no-such-recipe")
+    other = ready.begin_checkpoint("smollm2-135m-1l")
+    for _ in range(2):
+        with pytest.raises(UserError, match="no-such-recipe"):
+            ready.checkpoint("no-such-recipe")
+    assert Path(other.result()).is_dir()
+
+
+def test_the_next_cell_is_built_after_this_one_and_its_trouble_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[tuple[str, bool]] = []
+    this_one_stands = threading.Event()
+
+    def ensure(cell: Any, **settings: Any) -> Any:
+        built.append((cell.name, this_one_stands.is_set()))
+        if cell is CELLS[0]:
+            this_one_stands.set()
+            return SimpleNamespace(
+                cell=cell, python=Path(sys.executable), resolved={}, warm=True, seconds=0.0, build="cpu"
+            )
+        raise EnvError("error", "the index did not answer", "try again")
+
+    monkeypatch.setattr(session, "ensure", ensure)
+    run = Session(Run(tmp_path / "run"))
+    run.wait()  # nothing was begun: nothing to wait for
+    run.build(CELLS[1], after=CELLS[0])
+    run.wait()
+    run.close()
+    assert built == [(CELLS[0].name, False), (CELLS[1].name, True)]
