@@ -47,12 +47,16 @@ def test_runs_that_say_nothing_of_it_say_so() -> None:
     assert "No trial of these runs says what its model needs." in fits.page([record()], [Path("reports/x")])
 
 
-def test_the_committed_page_is_what_its_results_make(tmp_path: Path) -> None:
-    kept = results.REPORTS / "cpu"
+@pytest.mark.parametrize(
+    ("run", "row"),
+    [("cpu", "nf4-experts-fused | tf5.23.0-bnb0.50.2 | subject"), ("h200", "9b-on-12gb-cuda | gpu-tf5.23.0-bnb0.49.2")],
+)
+def test_the_committed_page_is_what_its_results_make(tmp_path: Path, run: str, row: str) -> None:
+    kept = results.REPORTS / run
     assert cli.main(["fits", str(kept), "--markdown", str(tmp_path / "fits.md")]) == 0
     made = (tmp_path / "fits.md").read_text()
-    assert made == (kept / "fits.md").read_text(), "make it again: python -m repros fits reports/cpu --markdown …"
-    assert "| nf4-experts-fused | tf5.23.0-bnb0.50.2 | subject |" in made
+    assert made == (kept / "fits.md").read_text(), f"make it again: python -m repros fits reports/{run} --markdown …"
+    assert f"| {row} |" in made
 
 
 def test_the_arithmetic_to_the_whole_model_is_that_of_its_true_shapes() -> None:

@@ -197,7 +197,7 @@ CASE = Case(
     budget=HELD,
     timeout_s=180.0,  # inductor's first kernel in a cell precompiles torch's headers
     affected=on_cards("reports/h200", bitsandbytes=("<0.50", "nf4-compile-*-cuda"))
-    + on_cards("reports/h200", bitsandbytes=(">=0.48", "nf4-dora-*-cuda"))
+    + on_cards("reports/h200", bitsandbytes=(">=0.49", "nf4-dora-*-cuda"))
     + tuple(
         # The bounds of bitsandbytes; that of torch is read from reports/cpu-edges.
         Affected(versions, conditions, source="reports/bisect/gh1935-bitsandbytes")
