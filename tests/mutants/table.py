@@ -77,8 +77,8 @@ MUTANTS = (
     m(
         "blockwise",
         "a cut block is multiplied by the reciprocal",
-        "    if flat.numel() % blocksize:\n",
-        "    if False:\n",
+        "    if flat.numel() % blocksize:\n        # bitsandbytes'",
+        "    if False:\n        # bitsandbytes'",
     ),
     m("blockwise", "full blocks are divided", "normalized = blocks * (1.0 / divisor)", "normalized = blocks / divisor"),
     m(
