@@ -39,10 +39,10 @@ def quantize_rowwise(w: Tensor) -> tuple[Tensor, Tensor]:
     codes = torch.empty(w.shape, dtype=torch.int8, device=w.device)
     scale = torch.zeros(w.shape[0], dtype=torch.float32, device=w.device)
     for part in _row_parts(w):
-        rows = w.detach()[part].float()
+        rows = w.detach()[part].to(torch.float32, copy=True)  # its own: what follows is done in place
         scale[part] = rows.abs().amax(dim=1)
         factor = torch.where(scale[part] > 0, 127.0 / scale[part], 0.0)
-        codes[part] = torch.round(rows * factor.unsqueeze(1)).to(torch.int8)
+        codes[part] = rows.mul_(factor.unsqueeze(1)).round_().to(torch.int8)
     return codes, scale
 
 

@@ -133,10 +133,11 @@ MUTANTS = (
     m(
         "int8",
         "codes are truncated",
-        "torch.round(rows * factor.unsqueeze(1))",
-        "torch.trunc(rows * factor.unsqueeze(1))",
+        "rows.mul_(factor.unsqueeze(1)).round_()",
+        "rows.mul_(factor.unsqueeze(1)).trunc_()",
     ),
     m("int8", "128 codes", "127.0 / scale[part]", "128.0 / scale[part]"),
+    m("int8", "a float32 weight is scaled in place", "[part].to(torch.float32, copy=True)", "[part].float()"),
     m("int8", "scale without abs", "scale[part] = rows.abs().amax(dim=1)", "scale[part] = rows.amax(dim=1)"),
     m("int8", "scale of the whole weight", "scale[part] = rows.abs().amax(dim=1)", "scale[part] = rows.abs().amax()"),
     m("int8", "dequantized by 128", "factor = (scale / 127.0)", "factor = (scale / 128.0)"),
