@@ -123,3 +123,14 @@ def test_a_failed_read_ends_the_arm_that_reads_ahead_without_a_bound(
     thread.start()
     thread.join(30)
     assert ended, "still waiting for a read that failed"
+
+
+def test_several_cards_share_a_checkpoint_in_its_order() -> None:
+    p = {**_loading.params("nf4", recipe="qwen3.5-35b-a3b"), "cards": 2, "device": "cuda"}
+    on = _loading.cards_of(p)
+    sizes = {spec.name: spec.nbytes for spec in _loading.specs(p)}
+    assert on.keys() == sizes.keys()
+    assert list(on.values()) == sorted(on.values())
+    held = [sum(size for name, size in sizes.items() if on[name] == card) for card in (0, 1)]
+    assert max(held) - min(held) < 2 * max(sizes.values())
+    assert _loading.cards_of(_loading.params("nf4")) == {}

@@ -232,6 +232,8 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
     With ``keep_every`` n every n-th source of a linear layer is kept for good, as a leak would. What has
     ``left_alone`` in its name is not quantized.
     """
+    import torch
+
     from repros.reference.loader import StreamingLoader
 
     quantize = _register()
@@ -239,7 +241,12 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
     ahead = threading.Semaphore(0)
     unread = [len(specs(i.p))]
 
+    on = cards_of(i.p)
+
     class Loader(StreamingLoader):
+        def device_of(self, entry: Any) -> Any:
+            return torch.device(i.device, on[entry.name]) if on else self.device
+
         def read(self, entry: Any) -> Any:
             try:
                 return super().read(entry)
@@ -267,6 +274,16 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
     i.model, i.kept = loader.load(), kept
     yield "compare"
     return {name: _dequantize(i, i.model[name]) for name in compared(i.p)}
+
+
+def cards_of(p: Params) -> dict[str, int]:
+    """Return the card of each tensor where a condition has several: in the checkpoint's order, each its share."""
+    cards, share, seen = int(str(p.get("cards", 1))), model_bytes(p) / int(str(p.get("cards", 1))), 0
+    on = {}
+    for spec in specs(p) if cards > 1 else ():
+        on[spec.name] = min(cards - 1, int(seen / share))
+        seen += spec.nbytes
+    return on
 
 
 def ahead_bytes(p: Params) -> int:

@@ -36,7 +36,8 @@ CONTEXT = 768 << 20
 
 def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without: tuple[str, ...] = ()) -> Condition:
     """Declare that a model trains on a card."""
-    name = f"{model}-on-{card_gb}gb" + ("-compile" if mode != "eager" else "") + (f"-{tokens}" if tokens != 512 else "")
+    how = {"eager": "", "checkpoint": "-checkpoint"}.get(mode, "-compile")
+    name = f"{model}-on-{card_gb}gb{how}" + (f"-{tokens}" if tokens != 512 else "")
     why = "transformers' release does not matter to a step; the newest is enough"
     needs = Requires({"transformers": ">=5.20"}, card_bytes=(card_gb << 30) + CONTEXT, reason=why)
     params = {"model": model, "card_gb": card_gb, "mode": mode, "tokens": tokens, "device": "cuda"}
@@ -60,8 +61,9 @@ def predicted(p: Params) -> dict[str, int]:
 
     *activations* of a layer for S tokens, saved for its backward: both norms' inputs in float32 (8 h), the inputs of
     q, k and v, of o and of gate and up (6 h), what attention saves (4 h and 4 kv), gate, its activation, up and their
-    product (8 i), the adapters' 16-bit products; *logits* in bfloat16 and float32, their logarithmic softmax and both
-    gradients; *workspace*: two dequantized weights, the largest.
+    product (8 i), the adapters' 16-bit products; with checkpointing those of one layer, and the input of every layer.
+    *logits* in bfloat16 and float32, their logarithmic softmax and both gradients; *workspace*: two dequantized
+    weights, the largest.
     """
     hidden, inner, layers, heads, kv, width, vocab, tied = MODELS[str(p["model"])]
     tokens = int(str(p["tokens"]))
@@ -72,7 +74,7 @@ def predicted(p: Params) -> dict[str, int]:
         "base": layers * (elements // 2 + 4 * elements // BLOCKSIZE),
         "embedding": 2 * vocab * hidden * (1 if tied else 2) + 2 * hidden * (2 * layers + 1),
         "adapters": adapters * (2 + 2 + 4),
-        "activations": layers * of_a_layer,
+        "activations": of_a_layer + layers * 2 * tokens * hidden if p["mode"] == "checkpoint" else layers * of_a_layer,
         "logits": tokens * vocab * (2 + 4 + 4 + 4 + 2),
         "workspace": 2 * 2 * max(n * k for n, k in linears(p)),
     }
@@ -104,7 +106,9 @@ def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
     model = build(i, make)
     adapters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     chosen = (optimizer or torch.optim.AdamW)(adapters, lr=1e-4)
-    if i.p["mode"] != "eager":
+    if i.p["mode"] == "checkpoint":
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    elif i.p["mode"] in BACKENDS:
         torch._dynamo.config.cache_size_limit = 4 * len(model.model.layers)
         for layer in model.model.layers:
             layer.compile(backend=BACKENDS[i.p["mode"]])
@@ -120,7 +124,12 @@ def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     guess = predicted(i.p)
     parts_of = {f"predicted_{name}_bytes": float(value) for name, value in guess.items()}
-    return {"loss": float(loss), "graph_calls": graphs, "predicted_bytes": float(sum(guess.values())), **parts_of}
+    return {
+        "loss": float(loss.detach()),
+        "graph_calls": graphs,
+        "predicted_bytes": float(sum(guess.values())),
+        **parts_of,
+    }
 
 
 def build(i: Any, make: Make) -> Any:
@@ -198,7 +207,10 @@ def fixed(i: Any) -> Steps:
 
 
 def saving(i: Any) -> Steps:
-    """Save the dequantized weight of every layer; a compiler cannot open the operator that makes it."""
+    """Save the dequantized weight of every layer; a compiler cannot open the operator that makes it.
+
+    Under checkpointing autograd lets go of it with its block, so there a cache of each layer keeps it.
+    """
     import torch
 
     from repros.reference.blockwise import Quantized4bit, dequantize_4bit
@@ -220,6 +232,8 @@ def saving(i: Any) -> Steps:
 
         def forward(self, x: Any) -> Any:
             weight = op(self.packed, self.absmax, self.out_features, self.in_features)
+            if i.p["mode"] == "checkpoint":
+                self.cache = weight
             return torch.nn.functional.linear(x, weight)
 
     return (yield from train(i, Saving.from_weight))

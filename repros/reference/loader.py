@@ -39,7 +39,8 @@ class StreamingLoader:
 
     Peak of ``load``: what is kept, plus ``max(prefetch_bytes, largest tensor)``, plus whatever
     ``convert`` allocates for itself.  Override ``read``, ``convert_one`` or ``release`` to observe
-    or change one step.  Raises CheckpointError, on construction where the headers show it.
+    or change one step, ``device_of`` to spread the tensors over devices.  Raises CheckpointError,
+    on construction where the headers show it.
     """
 
     def __init__(
@@ -85,18 +86,22 @@ class StreamingLoader:
         No view of a mapped file: its pages would count as nobody's, and would live as long as any
         tensor of the shard.
         """
-        tensor = torch.empty(entry.shape, dtype=entry.dtype, device=self.device)
+        tensor = torch.empty(entry.shape, dtype=entry.dtype, device=self.device_of(entry))
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.offset)
-            if self.device.type == "cpu":
+            if tensor.device.type == "cpu":
                 self._fill(file, entry, tensor, 0)
             else:
                 self._stage(file, entry, tensor)
         return tensor
 
+    def device_of(self, entry: Entry) -> torch.device:
+        """Return where a tensor is to lie; asked in a reader thread."""
+        return self.device
+
     def _stage(self, file: FileIO, entry: Entry, tensor: Tensor) -> None:
         if not hasattr(self._staging, "buffer"):
-            locked = self.device.type == "cuda"
+            locked = tensor.device.type == "cuda"
             self._staging.buffer = torch.empty(STAGE_BYTES, dtype=torch.uint8, pin_memory=locked)
         target = tensor.view(-1).view(torch.uint8)
         for start in range(0, entry.nbytes, STAGE_BYTES):

@@ -12,8 +12,8 @@ Budget: what stays 16-bit by its nature (embedding, head, norms, convolutions, r
 count at the end is held beside the sizes of the model's own tensors. On a GPU what is allocated at the end, beside the
 same sizes: what stays, codes, scales, and the allocator's rounding. Figures named ``whole_*`` are the loaded model's
 bytes taken to its true depth and number of experts, by layers and by experts. Over two cards (``*-two-cards-*``) the
-whole model is loaded with ``device_map="auto"``, and each card is given what one of 32 GB has; the reference puts all
-of it on the first, where it fits and the planted one does not.
+whole model is loaded with ``device_map="auto"``, and each card is given what one of 32 GB has; the reference puts
+half of the model's 16-bit bytes on either, where its quantized ones fit and the planted ones do not.
 
 Planted: the reference leaves the experts as they are.
 """
