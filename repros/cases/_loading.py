@@ -278,10 +278,10 @@ def load_reference(i: Any, ahead_bytes: int | None, keep_every: int = 0, left_al
 
 def cards_of(p: Params) -> dict[str, int]:
     """Return the card of each tensor where a condition has several: in the checkpoint's order, each its share."""
-    cards, share, seen = int(str(p.get("cards", 1))), model_bytes(p) / int(str(p.get("cards", 1))), 0
+    cards, seen = int(str(p.get("cards", 1))), 0
     on = {}
     for spec in specs(p) if cards > 1 else ():
-        on[spec.name] = min(cards - 1, int(seen / share))
+        on[spec.name] = min(cards - 1, cards * seen // model_bytes(p))
         seen += spec.nbytes
     return on
 

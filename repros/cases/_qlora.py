@@ -7,12 +7,14 @@ quantized weight is the arm's own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Condition, Params, Requires
-from repros.cases._saved_weight import BACKENDS, without_grad
+from repros.case import Claim, Condition, Params, Reading, Requires
+from repros.cases._saved_weight import BACKENDS, installed_layer, without_grad
+from repros.cases._small_card import CONTEXT, allowed, shrink
 
 Make = Callable[[Any], Any]
 Steps = Generator[str, None, dict[str, Any]]
@@ -30,9 +32,6 @@ MODELS = {
 }
 RANK, BLOCKSIZE = 16, 64
 
-#: What a context, its kernels and a desktop take of a card before the allocator has anything.
-CONTEXT = 768 << 20
-
 
 def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without: tuple[str, ...] = ()) -> Condition:
     """Declare that a model trains on a card."""
@@ -46,7 +45,17 @@ def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without
 
 def limit(p: Params) -> int:
     """Return what the allocator may take of a card of this size."""
-    return (int(str(p["card_gb"])) << 30) - CONTEXT
+    return allowed(int(str(p["card_gb"])))
+
+
+def table(text: str, rows: Mapping[tuple[str, int], str]) -> Claim:
+    """Return the claim of a table: (model, GB of the card) -> condition in which what the step took is read."""
+    named = {f"{model.upper()}, with the fix alone, on {card} GB": (card, name) for (model, card), name in rows.items()}
+    return Claim(
+        text,
+        {row: f"{card} GB" for row, (card, _) in named.items()},
+        readings={row: (Reading("cuda_peak_reserved_bytes", name, 1 << 30),) for row, (_, name) in named.items()},
+    )
 
 
 def linears(p: Params) -> list[tuple[int, int]]:
@@ -86,8 +95,7 @@ def inputs(p: Any) -> SimpleNamespace:
     from transformers import LlamaConfig
 
     if p["device"] == "cuda":
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, limit(p) / total))
+        shrink(p["card_gb"])
 
     hidden, inner, layers, heads, kv, width, vocab, tied = MODELS[p["model"]]
     config = LlamaConfig(
@@ -186,15 +194,7 @@ def installed(i: Any) -> Steps:
     """Train with the installed layers and 8-bit AdamW."""
     import bitsandbytes
 
-    nn: Any = bitsandbytes.nn
-
-    def make(weight: Any) -> Any:
-        n, k = weight.shape
-        layer = nn.Linear4bit(k, n, bias=False, compute_dtype=weight.dtype, quant_type="nf4", compress_statistics=False,
-                              device="meta")  # fmt: skip
-        layer.weight = nn.Params4bit(weight, requires_grad=False, quant_type="nf4", compress_statistics=False)
-        return layer.to(i.p["device"])
-
+    make = partial(installed_layer, p={"quant": "nf4", "double": False, "device": i.p["device"]})
     optimizer: Any = bitsandbytes.optim.AdamW8bit
     return (yield from train(i, make, optimizer))
 

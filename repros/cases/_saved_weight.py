@@ -71,7 +71,7 @@ def installed(i: Any) -> Product:
         return compose(i, _custom_op_products(i))
     import torch
 
-    model = torch.nn.Sequential(*(_installed_layer(weight, p) for weight in i.weights))
+    model = torch.nn.Sequential(*(installed_layer(weight, p) for weight in i.weights))
     if place in ("lora", "dora"):
         import peft
 
@@ -90,7 +90,8 @@ def packed_bytes(run: Product) -> dict[str, float]:
     return {"packed_bytes": float(total)} if total else {}
 
 
-def _installed_layer(weight: Any, p: Any) -> Any:
+def installed_layer(weight: Any, p: Any) -> Any:
+    """Return the installed frozen layer of a 16-bit weight ``[out, in]``, quantized on the condition's device."""
     import bitsandbytes
 
     nn: Any = bitsandbytes.nn

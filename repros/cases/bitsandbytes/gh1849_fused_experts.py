@@ -28,13 +28,14 @@ from typing import Any
 from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires, Symptom, on_cards
 from repros.cases import _loading
 from repros.cases._loading import Arm, numbers, oracle, params
+from repros.cases._small_card import allowed, shrink
 from repros.checkpoints import config_of, recipe_of
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
 
 ONE_LAYER, ONE_FUSED = "qwen3-30b-a3b-1l-2e", "qwen3.5-35b-a3b-1l-2e"
-#: A card of 32 GB, and what a context and its kernels take of it.
-CARD_BYTES, CONTEXT_BYTES = 32 << 30, 768 << 20
+#: The cards of the reports on loading.
+CARD_GB = 32
 QWEN3, QWEN35 = "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"
 RECENT = Requires({"bitsandbytes": ">=0.49"}, reason="which modules become quantized is not bitsandbytes' to say")
 KNOWN = Requires({"transformers": ">=5.2"}, reason="Qwen3.5 with experts came to transformers with 5.2")
@@ -48,13 +49,13 @@ def on_card(proxy: str, size: str, recipe: str, requires: Requires) -> Condition
 
 def two_cards(condition: Condition) -> Condition:
     """Return the condition over two cards that are given what cards of the reports' size have."""
-    requires = replace(condition.requires, cards=2, card_bytes=CARD_BYTES)
+    requires = replace(condition.requires, cards=2, card_bytes=CARD_GB << 30)
     return replace(condition, requires=requires, params={**condition.params, "cards": 2}, budget=FITS)
 
 
 def cards_limit(p: Params) -> int:
-    """Return what the allocator may take of two cards."""
-    return 2 * (CARD_BYTES - CONTEXT_BYTES)
+    """Return what the allocator may take of a condition's cards."""
+    return int(str(p["cards"])) * allowed(CARD_GB)
 
 
 def allocated_limit(p: Params) -> int:
@@ -105,14 +106,12 @@ CASE = Case(
 
 
 def prepare(p: Params, checkpoint: object) -> Any:
-    import torch
-
     made = _loading.prepare(p, checkpoint)
     if "cards" in p:
-        for card in range(int(str(p["cards"]))):
-            share = (CARD_BYTES - CONTEXT_BYTES) / torch.cuda.get_device_properties(card).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, share), card)
-            made.options.setdefault("max_memory", {})[card] = CARD_BYTES - CONTEXT_BYTES
+        cards = range(int(str(p["cards"])))
+        for card in cards:
+            shrink(CARD_GB, card)
+        made.options["max_memory"] = dict.fromkeys(cards, allowed(CARD_GB))
     return made
 
 

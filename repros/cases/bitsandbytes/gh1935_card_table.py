@@ -22,7 +22,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Budget, Case, Claim, Reading, Symptom
+from repros.case import Budget, Case, Symptom
 from repros.cases import _qlora
 from repros.cases._qlora import Steps, on
 
@@ -30,7 +30,7 @@ __all__ = ["CASE", "planted", "prepare", "proposed", "reference", "subject"]
 
 TABLE = (("9b", 12), ("13b", 16), ("20b", 24), ("34b", 48), ("50b", 80))
 #: A row that names a model which has its row already: it is tried on the smaller card.
-AGAIN = ("20b", 32)
+AGAIN = {("20b", 32): "20b-on-24gb-cuda"}
 
 CASE = Case(
     package="bitsandbytes",
@@ -39,16 +39,9 @@ CASE = Case(
     kind="pull request",
     status="closed unmerged, withdrawn by its author",
     claims=(
-        Claim(
+        _qlora.table(
             "without the fix these models do not train on these cards",
-            {f"{model.upper()}, with the fix alone, on {card} GB": f"{card} GB" for model, card in (*TABLE, AGAIN)},
-            readings={
-                f"{model.upper()}, with the fix alone, on {card} GB": (
-                    Reading("cuda_peak_reserved_bytes", f"{model}-on-{min(card, tried)}gb-cuda", 1 << 30),
-                )
-                for model, card in (*TABLE, AGAIN)
-                for tried in [dict(TABLE)[model]]
-            },
+            {(model, card): f"{model}-on-{card}gb-cuda" for model, card in TABLE} | AGAIN,
         ),
     ),
     conditions=(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Budget, Case, Claim, Reading, Symptom, on_cards
+from repros.case import Budget, Case, Symptom, on_cards
 from repros.cases import _qlora
 from repros.cases._qlora import Steps, on
 
@@ -25,15 +25,9 @@ CASE = Case(
     kind="pull request",
     status="closed unmerged, withdrawn by its author",
     claims=(
-        Claim(
+        _qlora.table(
             "not in the report: under torch.compile these models do not train on these cards",
-            {f"{model.upper()}, with the fix alone, on {card} GB": f"{card} GB" for model, card in TABLE},
-            readings={
-                f"{model.upper()}, with the fix alone, on {card} GB": (
-                    Reading("cuda_peak_reserved_bytes", f"{model}-on-{card}gb-compile-cuda", 1 << 30),
-                )
-                for model, card in TABLE
-            },
+            {(model, card): f"{model}-on-{card}gb-compile-cuda" for model, card in TABLE},
         ),
     ),
     conditions=tuple(on(model, card, "mincut", without=() if card == 12 else ("proposed",)) for model, card in TABLE),
