@@ -13,6 +13,7 @@ from repros import cli, results
 from repros.cases import _loading, _qlora
 from repros.cases.bitsandbytes import gh1849_fused_experts as fused
 from repros.cases.bitsandbytes import gh1935_card_table as table
+from repros.cases.bitsandbytes import gh1935_card_table_checkpointed as checkpointed
 from repros.cases.bitsandbytes import gh1935_card_table_compiled as compiled
 from repros.checkpoints import recipe_of, tensors
 from repros.report import fits
@@ -82,7 +83,9 @@ def test_models_have_the_size_that_they_go_by(model: str, billions: float) -> No
 
 
 @pytest.mark.parametrize(
-    "condition", (*table.CASE.conditions, *compiled.CASE.conditions), ids=lambda condition: condition.name
+    "condition",
+    (*table.CASE.conditions, *checkpointed.CASE.conditions, *compiled.CASE.conditions),
+    ids=lambda condition: condition.name,
 )
 def test_a_step_is_foreseen_inside_its_card_and_the_bug_outside(condition: object) -> None:
     p = condition.params  # type: ignore[attr-defined]

@@ -12,9 +12,9 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import Claim, Condition, Params, Reading, Requires
+from repros.case import CONTEXT_BYTES, Claim, Condition, Params, Reading, Requires
 from repros.cases._saved_weight import BACKENDS, installed_layer, without_grad
-from repros.cases._small_card import CONTEXT, allowed, shrink
+from repros.cases._small_card import allowed, shrink
 
 Make = Callable[[Any], Any]
 Steps = Generator[str, None, dict[str, Any]]
@@ -38,7 +38,7 @@ def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without
     how = {"eager": "", "checkpoint": "-checkpoint"}.get(mode, "-compile")
     name = f"{model}-on-{card_gb}gb{how}" + (f"-{tokens}" if tokens != 512 else "")
     why = "transformers' release does not matter to a step; the newest is enough"
-    needs = Requires({"transformers": ">=5.20"}, card_bytes=(card_gb << 30) + CONTEXT, reason=why)
+    needs = Requires({"transformers": ">=5.20"}, card_bytes=(card_gb << 30) + CONTEXT_BYTES, reason=why)
     params = {"model": model, "card_gb": card_gb, "mode": mode, "tokens": tokens, "device": "cuda"}
     return Condition(f"{name}-cuda", params, needs, without)
 
@@ -207,10 +207,7 @@ def fixed(i: Any) -> Steps:
 
 
 def saving(i: Any) -> Steps:
-    """Save the dequantized weight of every layer; a compiler cannot open the operator that makes it.
-
-    Under checkpointing autograd lets go of it with its block, so there a cache of each layer keeps it.
-    """
+    """Save the dequantized weight of every layer; a compiler cannot open the operator that makes it."""
     import torch
 
     from repros.reference.blockwise import Quantized4bit, dequantize_4bit
@@ -231,12 +228,24 @@ def saving(i: Any) -> Steps:
         """The reference's layer with the reported bug."""
 
         def forward(self, x: Any) -> Any:
-            weight = op(self.packed, self.absmax, self.out_features, self.in_features)
-            if i.p["mode"] == "checkpoint":
-                self.cache = weight
-            return torch.nn.functional.linear(x, weight)
+            return torch.nn.functional.linear(x, op(self.packed, self.absmax, self.out_features, self.in_features))
 
     return (yield from train(i, Saving.from_weight))
+
+
+def caching(i: Any) -> Steps:
+    """Keep the dequantized weight of every layer beside it, as a cache that nobody empties."""
+    from repros.reference.blockwise import dequantize_4bit
+    from repros.reference.modules import FrozenLinear4bit
+
+    class Caching(FrozenLinear4bit):
+        """The reference's layer with a cache."""
+
+        def forward(self, x: Any) -> Any:
+            self.cache = dequantize_4bit(self.quantized)
+            return super().forward(x)
+
+    return (yield from train(i, Caching.from_weight))
 
 
 def patched(i: Any) -> Steps:

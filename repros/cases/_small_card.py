@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-#: What a context, its kernels and a desktop take of a card before the allocator has anything.
-CONTEXT = 768 << 20
+from repros.case import CONTEXT_BYTES
 
 
 def allowed(card_gb: int) -> int:
     """Return the bytes that the allocator may take of a card of this size."""
-    return (card_gb << 30) - CONTEXT
+    return (card_gb << 30) - CONTEXT_BYTES
 
 
 def shrink(card_gb: int, card: int = 0) -> None:

@@ -12,9 +12,7 @@ Budget: what the card has, less what context and kernels take. The allocator is 
 fit ends out of memory, which is the symptom. `repros.cases._qlora.predicted` says beforehand what an arm should need;
 the arm returns it as the figure ``predicted_bytes``, to be held beside ``cuda_peak_allocated_bytes``.
 
-Planted: autograd saves the dequantized weight of every layer. Under gradient checkpointing it would hold those of one
-layer at a time, and what fits is decided by the base: there the planted bug is a cache in every layer, and a model goes
-on the card that the report gives to a smaller one.
+Planted: autograd saves the dequantized weight of every layer.
 """
 
 from __future__ import annotations
@@ -47,7 +45,6 @@ CASE = Case(
     conditions=(
         *(on(model, card, without=() if card == 12 else ("proposed",)) for model, card in TABLE),
         on("13b", 32, tokens=2048, without=("proposed",)),
-        on("34b", 24, "checkpoint", without=("proposed",)),
     ),
     budget=Budget("cuda_peak_reserved_bytes", _qlora.limit),
     symptoms=(Symptom("OutOfMemoryError"),),
