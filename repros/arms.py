@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repros.cards import turn
+from repros.cards import CardLostError, lost, turn
 from repros.results import ROOT
 from repros.verdict import Observation
 
@@ -211,12 +212,18 @@ class CellServer:
         """Run one arm and return what was observed of it; never raises for what the arm does.
 
         On a GPU it waits until ``cards`` cards are its own, or, where the request says ``shared``, for a share of one.
+        An arm that did not end well on a card that is lost is `disturbed`, and so is one that no card is left for.
         """
         if self._device != "cuda":
             return self._observe({"memory_bytes": MEMORY_BYTES, **request}, log, fresh)
-        with turn(cards, request.get("shared", False)) as mine:
-            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
-            return self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh)
+        try:
+            with turn(cards, request.get("shared", False)) as mine:
+                visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
+                seen = self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh)
+        except CardLostError as error:
+            return Observation(request["arm"], "disturbed", reason=str(error), log=str(log))
+        gone = "" if seen.state == "done" else lost(mine)
+        return replace(seen, state="disturbed", reason=f"{gone}; {seen.reason}") if gone else seen
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         number = next(self._numbers)

@@ -24,6 +24,12 @@ from repros.cache import cache_root
 
 #: How long to sleep before the locks of cards that another process holds are tried again.
 PATIENCE_S = 0.2
+#: How long the driver's tool may take; on a card that fell off its bus it can hang.
+ANSWER_S = 20
+
+
+class CardLostError(Exception):
+    """Fewer cards are left than an arm waits for."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ def cards() -> tuple[Card, ...]:
     fields = "index,name,memory.total,memory.free,driver_version,uuid"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=True)
     except (OSError, subprocess.SubprocessError):
         return ()
     rows = [[cell.strip() for cell in row] for row in csv.reader(done.stdout.splitlines()) if len(row) == 6]
@@ -61,7 +67,34 @@ def known() -> tuple[Card, ...]:
     return cards()
 
 
-#: Cards that one arm has to itself, how many arms share each, and how many wait for cards of their own.
+def left() -> tuple[Card, ...]:
+    """Return the `known` cards that were not found `lost` since."""
+    return tuple(card for card in known() if card.index not in _gone)
+
+
+def lost(mine: tuple[int, ...]) -> str:
+    """Return what the driver's tool says of the first of these cards that it has no more; empty if it has all.
+
+    A lost card is not handed out again by this process, and nobody waits for it.
+    """
+    for index in mine:
+        command = ["nvidia-smi", f"--id={index}", "--query-gpu=memory.free", "--format=csv,noheader"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+            if not done.returncode:
+                continue
+            says = (done.stdout + done.stderr).strip() or f"exit code {done.returncode}"
+        except (OSError, subprocess.SubprocessError) as error:
+            says = f"{type(error).__name__}: {error}"
+        with _changed:
+            _gone.add(index)
+            _changed.notify_all()
+        return f"card {index} is lost, `nvidia-smi` says: {says.splitlines()[0]}"
+    return ""
+
+
+#: Cards that were lost, that one arm has to itself, how many arms share each, and how many wait for cards of their own.
+_gone: set[int] = set()
 _taken: set[int] = set()
 _shared: Counter[int] = Counter()
 _wanted: list[int] = []
@@ -72,7 +105,8 @@ _changed = threading.Condition()
 def turn(count: int, shared: bool = False) -> Iterator[tuple[int, ...]]:
     """Hold ``count`` cards; yields their indices once nobody else of this suite is on them.
 
-    With ``shared`` one card is held beside others who share it. Who wants a card alone goes first.
+    With ``shared`` one card is held beside others who share it. Who wants a card alone goes first. CardLostError where
+    no such number is left.
     """
     with contextlib.ExitStack() as stack:
         mine = _shared_card(stack) if shared else _own_cards(count, stack)
@@ -89,14 +123,13 @@ def turn(count: int, shared: bool = False) -> Iterator[tuple[int, ...]]:
 
 
 def _own_cards(count: int, stack: contextlib.ExitStack) -> tuple[int, ...]:
-    everything = [card.index for card in known()]
     with _changed:
         _wanted.append(count)
     try:
         while True:
             with _changed:
-                _changed.wait_for(lambda: len(_free(everything)) >= count)
-                mine = tuple(_free(everything))[:count]
+                _changed.wait_for(lambda: len(_free()) >= count or len(left()) < count)
+                mine = tuple(_free())[: _some(count)]
                 _taken.update(mine)
             locks = contextlib.ExitStack()
             if all(_lock(index, locks, fcntl.LOCK_EX) for index in mine):
@@ -114,11 +147,11 @@ def _own_cards(count: int, stack: contextlib.ExitStack) -> tuple[int, ...]:
 
 
 def _shared_card(stack: contextlib.ExitStack) -> tuple[int, ...]:
-    everything = [card.index for card in known()]
     while True:
         with _changed:
-            _changed.wait_for(lambda: not _wanted and set(everything) - _taken)
-            card = min(set(everything) - _taken, key=lambda index: (_shared[index], index))
+            _changed.wait_for(lambda: (not _wanted and _untaken()) or not left())
+            _some(1)
+            card = min(_untaken(), key=lambda index: (_shared[index], index))
             _shared[card] += 1
         locks = contextlib.ExitStack()
         if _lock(card, locks, fcntl.LOCK_SH):
@@ -131,8 +164,18 @@ def _shared_card(stack: contextlib.ExitStack) -> tuple[int, ...]:
         time.sleep(PATIENCE_S)
 
 
-def _free(everything: list[int]) -> list[int]:
-    return [index for index in everything if index not in _taken and not _shared[index]]
+def _untaken() -> list[int]:
+    return [card.index for card in left() if card.index not in _taken]
+
+
+def _free() -> list[int]:
+    return [index for index in _untaken() if not _shared[index]]
+
+
+def _some(count: int) -> int:
+    if len(left()) < count:
+        raise CardLostError(f"of {len(known())} cards {len(left())} are left, the arm needs {count}")
+    return count
 
 
 def _lock(index: int, stack: contextlib.ExitStack, how: int) -> bool:

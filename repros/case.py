@@ -104,6 +104,10 @@ class Budget:
         return "ratio" if self.figure.endswith("error") else "count"
 
 
+#: What a context, its kernels and a desktop take of a card before torch's allocator has anything.
+CONTEXT_BYTES = 768 << 20
+
+
 @dataclass(frozen=True)
 class Requires:
     """What a condition needs; where it is missing, the trial is `unsupported` with that reason."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from repros.cards import known
+from repros.cards import left
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
 from repros.results import Record
@@ -70,7 +70,7 @@ class Trial:
         lacking = unmet(requires, versions, memory_bytes)
         if lacking or self.condition.device != "cuda":
             return lacking
-        return unmet_cards(requires, [card.free_bytes for card in known()])
+        return unmet_cards(requires, [card.free_bytes for card in left()])
 
     def expected(self, versions: Mapping[str, str], device: str) -> bool:
         """Return whether the case is recorded as affecting these versions under this condition."""
@@ -157,6 +157,7 @@ class Running:
                     "env": dict(condition.env),
                     "timeout_s": entry.case.timeout_s,
                     "shared": shared,
+                    "card_bytes": condition.requires.card_bytes,
                     "snapshot": snapshots and place.device == "cuda",
                 }
                 name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"

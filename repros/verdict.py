@@ -64,7 +64,8 @@ class Observation:
     """What the worker saw of one arm.
 
     ``state`` is ``done`` (ran to its end), ``raised``, ``crashed`` (ended without an observation, by a signal or
-    not), ``timeout`` or ``unsupported``. Figures named ``*_bytes`` are integer bytes. ``seconds`` are wall clock;
+    not), ``disturbed`` (its card was lost, or had not the memory it was to have: no fault of the arm, and no symptom),
+    ``timeout`` or ``unsupported``. Figures named ``*_bytes`` are integer bytes. ``seconds`` are wall clock;
     ``started`` and ``ended`` are readings of the machine's monotonic clock.
     """
 
@@ -120,7 +121,7 @@ def read(observation: Observation, budget: Budget, limit: float, symptoms: Seque
         return Reading.TIMEOUT, observation.reason
     if observation.state == "unsupported":
         return Reading.UNSUPPORTED, observation.reason
-    if is_symptom(observation, symptoms):
+    if observation.state != "disturbed" and is_symptom(observation, symptoms):
         assert observation.exception is not None
         return Reading.OVER, f"raised {observation.exception['types'][0]}: {first_line(observation.exception['text'])}"
     if observation.state != "done":

@@ -87,6 +87,8 @@ def observe(request: Mapping[str, Any]) -> Observation:
             state, reason = "unsupported", f"no kernel for this device: {str(error).splitlines()[0][:200]}"
         elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
             reason = f"out of memory in phase {probe.phase}: {str(error)[:200]}"
+            if short := probe.short_of(request.get("card_bytes", 0)):
+                state, reason = "disturbed", f"{short}; {reason}"
     ended = time.monotonic()
     try:
         figures, evidence = probe.results()
@@ -137,6 +139,9 @@ class Meters(Protocol):
 
     def results(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return figures and evidence read so far."""
+
+    def short_of(self, card_bytes: int) -> str:
+        """Return in words that a card had less than this for the arm; empty if it had as much."""
 
 
 def meters_of(device: str, gate: tuple[str, ...], shared: bool = False, snapshot: Path | None = None) -> Meters:
@@ -213,6 +218,10 @@ class Probe:
         for name, value in result.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._figures[name] = value
+
+    def short_of(self, card_bytes: int) -> str:
+        """Return in words that a card had less than this for the arm; empty if it had as much."""
+        return self._meters.short_of(card_bytes) if self._meters else ""
 
     def results(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return the figures and the evidence read so far, also of an arm that did not reach its end."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,9 @@ from typing import Any
 import pytest
 
 from repros import cards, cases
+from repros.arms import CellServer, Clock
 from repros.case import Requires
+from repros.meters.cuda import CudaMeters
 from repros.trial import Running, Trial, unmet_cards
 from repros.verdict import Observation
 
@@ -22,14 +26,17 @@ LISTED = "0, NVIDIA H200, 143771, 143000, 580.95, GPU-aaaa\n1, NVIDIA H200, 1437
 
 @pytest.fixture(autouse=True)
 def two_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Put a driver's tool on the path that lists two cards."""
+    """Put a driver's tool on the path that lists two cards, and says of one named by a file `lost0` that it is not."""
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()
-    tool.write_text(f"#!/bin/sh\nprintf '{LISTED}'\n")
+    tool.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/lost${{1#--id=}} ] && echo 'GPU is lost.' >&2 && exit 15\nprintf '{LISTED}'\n"
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
     monkeypatch.setenv("REPROS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cards, "_gone", set())
     cards.known.cache_clear()
     yield
     cards.known.cache_clear()
@@ -115,8 +122,6 @@ def test_an_arm_may_hold_both() -> None:
 
 def test_another_process_is_waited_for(tmp_path: Path) -> None:
     """A lock on card 0, as another run of this suite would hold it, sends the arm to wait."""
-    import contextlib
-
     taken = threading.Event()
 
     def arm() -> None:
@@ -129,6 +134,90 @@ def test_another_process_is_waited_for(tmp_path: Path) -> None:
         thread.start()
         assert not taken.wait(0.5)
     assert taken.wait(5)
+
+
+def test_a_lost_card_is_told_of_and_not_handed_out_again(tmp_path: Path) -> None:
+    assert cards.lost((0, 1)) == ""
+    (tmp_path / "lost0").touch()
+    assert cards.lost((0, 1)) == "card 0 is lost, `nvidia-smi` says: GPU is lost."
+    assert [card.index for card in cards.left()] == [1]
+    with cards.turn(1) as mine:
+        assert mine == (1,)
+    with cards.turn(1, shared=True) as mine:
+        assert mine == (1,)
+    with pytest.raises(cards.CardLostError, match="of 2 cards 1 are left, the arm needs 2"), cards.turn(2):
+        pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_who_waits_for_a_card_that_is_lost_waits_no_longer(tmp_path: Path, shared: bool) -> None:
+    (tmp_path / "lost0").touch()
+    (tmp_path / "lost1").touch()
+    refused: list[str] = []
+
+    def wait() -> None:
+        with contextlib.suppress(cards.CardLostError), cards.turn(1, shared):
+            return
+        refused.append("lost")
+
+    with cards.turn(2):
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        cards.lost((0,))
+        cards.lost((1,))
+        waiting.join(5)
+    assert refused == ["lost"]
+
+
+def test_an_arm_on_a_lost_card_is_disturbed_and_those_after_it_do_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+
+    def arm(self: CellServer, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
+        began.append(request["env"]["CUDA_VISIBLE_DEVICES"])
+        (tmp_path / f"lost{began[-1]}").touch()
+        text = "CUDA error: unspecified launch failure"
+        return Observation(request["arm"], "raised", exception={"types": ["RuntimeError"], "text": text}, reason=text)
+
+    monkeypatch.setattr(CellServer, "_observe", arm)
+    server = CellServer(Path(sys.executable), Clock(), "x", "cuda")
+    try:
+        seen = [server.observe({"arm": "subject", "env": {}}, tmp_path / "log") for _ in range(3)]
+    finally:
+        server.close()
+    assert [(one.state, one.reason) for one in seen] == [
+        ("disturbed", f"card {n} is lost, `nvidia-smi` says: GPU is lost.; CUDA error: unspecified launch failure")
+        for n in (0, 1)
+    ] + [("disturbed", "of 2 cards 0 are left, the arm needs 1")]
+    assert began == ["0", "1"]
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "says"),
+    [
+        (20 << 30, 0, ""),
+        (1 << 30, 11 << 30, ""),  # what it ran out of is its own
+        (2 << 30, 1 << 30, "the card had 3840 MiB for the arm, not the 13056 MiB that it needs"),
+    ],
+)
+def test_memory_that_somebody_else_took_is_no_symptom(
+    free: int, reserved: int, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda card: (free, 139 << 30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda card: reserved)
+    assert CudaMeters().short_of(13056 << 20) == says
+    assert CudaMeters().short_of(0) == ""
+
+
+def test_where_running_out_of_memory_is_the_symptom_the_card_is_declared() -> None:
+    for entry in cases.find():
+        if any(symptom.type == "OutOfMemoryError" for symptom in entry.case.symptoms):
+            for condition in entry.case.on("cuda"):
+                assert condition.requires.card_bytes, f"{entry.name} {condition.name}"
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,15 @@ def test_a_fix_that_silences_an_exception_with_wrong_numbers_is_wrong() -> None:
     assert effect((R.OVER, raised("AttributeError", "SCB")), silent, 0.05)[0] is Effect.WRONG
 
 
+def test_what_ends_an_arm_from_outside_is_no_symptom() -> None:
+    """Out of memory is the report's symptom, but not where somebody else has the card's memory."""
+    symptoms = (Symptom("OutOfMemoryError"),)
+    oom = replace(raised("OutOfMemoryError", "CUDA out of memory"), reason="the card had 3 MiB")
+    assert read(oom, Budget("held_bytes", lambda p: 1), 1, symptoms)[0] is R.OVER
+    disturbed = replace(oom, state="disturbed")
+    assert read(disturbed, Budget("held_bytes", lambda p: 1), 1, symptoms) == (R.ERROR, "the card had 3 MiB")
+
+
 def test_an_arm_that_ran_out_of_memory_has_no_margin() -> None:
     """It came to 99 % of the budget and wanted more; that is no weak control."""
     cut = replace(raised("OutOfMemoryError", "out of memory"), figures={"held_bytes": 99})

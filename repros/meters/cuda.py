@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from repros.case import CONTEXT_BYTES
 from repros.meters.snapshot import keep, shortened
 
 #: Events of the allocator's history that are kept; a model of 7B loads with some thousands.
@@ -136,6 +137,21 @@ class CudaMeters:
             },
             **self._history(),
         }
+
+    def short_of(self, card_bytes: int) -> str:
+        """Return in words that somebody else has what a card was to have for this process; empty if it had as much.
+
+        What a process can have is what it holds, what its context took and what the driver has free.
+        """
+        for card in range(torch.cuda.device_count()) if card_bytes else ():
+            try:
+                free, _ = torch.cuda.mem_get_info(card)
+                had = free + torch.cuda.memory_reserved(card) + CONTEXT_BYTES
+            except RuntimeError as error:
+                return f"the card does not say what is free on it ({str(error).splitlines()[0]})"
+            if had < card_bytes:
+                return f"the card had {had >> 20} MiB for the arm, not the {card_bytes >> 20} MiB that it needs"
+        return ""
 
     def results(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Return figures and evidence, of an arm that ran out of memory too."""
