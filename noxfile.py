@@ -83,8 +83,9 @@ def gpu(session: nox.Session, cell: str) -> None:
     sys.path.insert(0, str(HERE))
     from repros import host
 
-    if "--dry-run" not in session.posargs and not host.gpu_kind():
-        print(host.without_gpu(cells("gpu")), file=sys.stderr)
+    lacking = None if "--dry-run" in session.posargs else host.without_gpu(cells("gpu"))
+    if lacking:
+        print(lacking, file=sys.stderr)
         raise SystemExit(2)
     trials(session, "gpu", cell)
 

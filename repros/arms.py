@@ -20,8 +20,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repros.cards import CardLostError, lost, turn
+from repros.cards import lost
 from repros.results import ROOT
+from repros.turns import CardLostError, Seat, roomy, seat, turn
 from repros.verdict import Observation
 
 #: Imported once per cell. What is missing from an environment is noted, not fatal.
@@ -129,6 +130,7 @@ class CellServer:
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
+        self._apart = False  # whether the driver tells one process from another on a card, as an arm has found
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self._ready: Future[Mapping[str, Any]] = Future()
@@ -217,30 +219,43 @@ class CellServer:
         if self._device != "cuda":
             return self._observe({"memory_bytes": MEMORY_BYTES, **request}, log, fresh)
         try:
-            with turn(cards, request.get("shared", False)) as mine:
-                visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
-                seen = self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh)
+            seen, mine = self._on_cards(request, log, fresh, cards)
         except CardLostError as error:
             return Observation(request["arm"], "disturbed", reason=str(error), log=str(log))
         gone = "" if seen.state == "done" else lost(mine)
+        self._apart |= seen.evidence.get("driver_tells_of") == "process"
         return replace(seen, state="disturbed", reason=f"{gone}; {seen.reason}") if gone else seen
 
-    def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
+    def _on_cards(
+        self, request: Mapping[str, Any], log: Path, fresh: bool, count: int
+    ) -> tuple[Observation, tuple[int, ...]]:
+        """Run one arm when it is its turn, warmed up before it where that does not show in another's bytes."""
+        shared, whole = request.get("shared", False), count > 1 or not roomy(request.get("card_bytes", 0))
+        with contextlib.ExitStack() as stack:
+            ahead = self._apart and not (shared or fresh or whole)
+            sitting = stack.enter_context(seat()) if ahead else None
+            mine = (sitting.card,) if sitting else stack.enter_context(turn(count, shared=shared, whole=whole))
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
+            return self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh, sitting), mine
+
+    def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool, at: Seat | None = None) -> Observation:
         number = next(self._numbers)
         folder = self.work / f"arm{number}"
         folder.mkdir()
         full = {**request, "id": number, "folder": str(folder), "log": str(log)}
         started = time.monotonic()
         try:
-            ended = self._in_new_interpreter(full) if fresh else self._in_fork(full)
-            observation = self._read(folder, full, ended, started)
+            ended = self._in_new_interpreter(full) if fresh else self._in_fork(full, at)
+            observation = self._read(folder, full, ended, at.began if at else started)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._clock.add("arms", observation.started, observation.ended)
         return observation
 
-    def _in_fork(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _in_fork(self, request: Mapping[str, Any], at: Seat | None) -> Mapping[str, Any]:
         self.start()
+        if at is not None:
+            request = {**request, "gate": str(Path(request["folder"]) / "go")}
         future: Future[Mapping[str, Any]] = Future()
         self._waiting[request["id"]] = future
         assert self._process is not None and self._process.stdin is not None
@@ -248,10 +263,27 @@ class CellServer:
             with self._lock:
                 self._process.stdin.write((json.dumps(request) + "\n").encode())
                 self._process.stdin.flush()
-            return future.result(request["timeout_s"] + PATIENCE_S)
+            if at is None:
+                return future.result(request["timeout_s"] + PATIENCE_S)
+            return self._in_turn(request, at, future)
         except (OSError, TimeoutError):
             _kill(self._process.pid)
             return {"exitcode": None, "killed": "the cell's supervisor was lost"}
+
+    @staticmethod
+    def _in_turn(request: Mapping[str, Any], at: Seat, future: Future[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Let an arm that warms up at a card go when it is its turn there, and wait for its end."""
+        gate = Path(request["gate"])
+        try:
+            with turn(1, at=at.card):
+                at.leave()
+                at.began = time.monotonic()
+                gate.touch()
+                return future.result(request["timeout_s"] + PATIENCE_S)
+        except CardLostError:
+            gate.touch()  # it finds out by itself
+            future.result(request["timeout_s"] + PATIENCE_S)
+            raise
 
     def _in_new_interpreter(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         path = Path(request["folder"]) / "request.json"

@@ -108,8 +108,7 @@ def ensure(
 
 def _torch_of_host(cell: Cell) -> HostTorch:
     """Return the host's torch; EnvError where there is none, or no GPU for it."""
-    if not gpu_kind():
-        error = without_gpu([cell.label])
+    if error := without_gpu([cell.label]):
         raise EnvError("unsupported", error.what, error.hint)
     found = host_torch.find()
     if found is None:

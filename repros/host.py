@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from repros.cards import cards
 from repros.errors import UserError
 
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16")
@@ -85,12 +86,17 @@ def gpu_kind() -> str:
     return "rocm" if Path("/dev/kfd").exists() else ""
 
 
-def without_gpu(cells: Iterable[str]) -> UserError:
-    """Return the error for cells that need a GPU on a machine that has none."""
-    names = list(cells)
+def without_gpu(cells: Iterable[str]) -> UserError | None:
+    """Return the error for cells that need a GPU on a machine that has none, or whose driver gives none; else None."""
+    names, kind = list(cells), gpu_kind()
     few = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
-    hint = "run them where a GPU is; here `nox -s cpu` tries the same cases, and `--dry-run` lists what would be done"
-    return UserError(f"{few}: needs a GPU, this machine has none", hint)
+    if not kind:
+        hint = "run them where a GPU is; here `nox -s cpu` tries the same cases, `--dry-run` lists what would be done"
+        return UserError(f"{few}: needs a GPU, this machine has none", hint)
+    if kind == "cuda" and not cards():
+        hint = "see what `nvidia-smi` says, and whether CUDA_VISIBLE_DEVICES hides the cards"
+        return UserError(f"{few}: needs a GPU, `nvidia-smi` lists none that this process may use", hint)
+    return None
 
 
 def _gpu_names(kind: str) -> tuple[str, ...]:

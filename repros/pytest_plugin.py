@@ -18,7 +18,7 @@ import pytest
 from repros import results
 from repros.cases import entry
 from repros.errors import UserError
-from repros.host import gpu_kind, without_gpu
+from repros.host import without_gpu
 from repros.matrix import Cell, chosen_cells, load_matrix
 from repros.report import terminal
 from repros.session import Session
@@ -59,9 +59,9 @@ class Plugin:
         matrix = load_matrix(results.ROOT / "matrix.yaml")
         self.cells = chosen_cells(matrix, option.tier, option.cell, option.overrides)
         option.collectonly = option.collectonly or option.dry_run
-        lacking = [cell.label for cell in self.cells if cell.device == "cuda"] if not gpu_kind() else []
-        if lacking and not option.collectonly:
-            raise without_gpu(lacking)
+        on_cards = [cell.label for cell in self.cells if cell.device == "cuda"]
+        if on_cards and not option.collectonly and (lacking := without_gpu(on_cards)):
+            raise lacking
         self.worker = getattr(config, "workerinput", None)
         folder = Path(self.worker["repros_run"]) if self.worker else option.run
         if folder is None and option.resume:

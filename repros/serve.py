@@ -81,8 +81,15 @@ class Supervisor:
 
     def _police(self) -> None:
         now = time.monotonic()
-        for number, (_, request, began) in list(self._running.items()):
-            if now - began > request["timeout_s"]:
+        for number, (process, request, began) in list(self._running.items()):
+            # While it waits for its turn, the time is not its own.
+            if "gate" in request and not Path(request["gate"]).exists():
+                self._running[number] = (
+                    process,
+                    request,
+                    now,
+                )
+            elif now - began > request["timeout_s"]:
                 self._finish(number, f"no end after {request['timeout_s']:g} s")
             elif _size(request["log"]) > LOG_LIMIT_BYTES:
                 self._finish(number, f"printed more than {LOG_LIMIT_BYTES >> 20} MiB")

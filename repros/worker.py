@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repros.case import Case
-from repros.verdict import Observation
+from repros.verdict import Observation, first_line
 
 #: A package that has no kernel for the device says so like this; anything else that fails is an error.
 NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|no kernel image")
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|CUDA error: out of memory")
 SEED = 1234
+#: How often an arm that waits for its turn looks.
+GATE_S = 0.002
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,11 +84,14 @@ def observe(request: Mapping[str, Any]) -> Observation:
     except BaseException as error:  # noqa: BLE001 - whatever ends an arm is what was observed of it
         traceback.print_exc()
         exception = describe(error, probe.phase)
-        state, reason = "raised", f"{type(error).__name__} in phase {probe.phase}: {exception['text'].strip()[:300]}"
+        state, reason = (
+            "raised",
+            f"{type(error).__name__} in phase {probe.phase}: {first_line(exception['text'])[:300]}",
+        )
         if NO_KERNEL.search(str(error)):
-            state, reason = "unsupported", f"no kernel for this device: {str(error).splitlines()[0][:200]}"
+            state, reason = "unsupported", f"no kernel for this device: {first_line(str(error))[:200]}"
         elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-            reason = f"out of memory in phase {probe.phase}: {str(error)[:200]}"
+            reason = f"out of memory in phase {probe.phase}: {first_line(str(error))[:200]}"
             if short := probe.short_of(request.get("card_bytes", 0)):
                 state, reason = "disturbed", f"{short}; {reason}"
     ended = time.monotonic()
@@ -104,8 +109,8 @@ def observe(request: Mapping[str, Any]) -> Observation:
         exception=exception,
         evidence=evidence,
         reason=reason,
-        seconds={**probe.seconds, "total": ended - began},
-        started=began,
+        seconds={**probe.seconds, "total": ended - began - probe.waited_s},
+        started=began + probe.waited_s,  # as if it had warmed up right before its turn
         ended=ended,
         log=request["log"],
     )
@@ -164,6 +169,7 @@ class Probe:
     def __init__(self) -> None:
         self.phase = "import"
         self.seconds: dict[str, float] = {}
+        self.waited_s = 0.0
         self._meters: Meters | None = None
         self._figures: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
@@ -180,15 +186,23 @@ class Probe:
             request["params"].get("device", "cpu"), case.gate, request.get("shared", False), snapshot
         )
         with meters.open():
+            self._wait(request.get("gate"))
             self.phase = "prepare"
             inputs = module.prepare(request["params"], request["checkpoint"])
             oracle = module.oracle(inputs) if hasattr(module, "oracle") else {}
             seed()
             steps = arm(inputs)
-            self.seconds["import"] = time.monotonic() - began
+            self.seconds["import"] = time.monotonic() - began - self.waited_s
             with meters.watch():
                 result = self._drive(steps, meters)
         self._compare(result, oracle)
+
+    def _wait(self, gate: str | None) -> None:
+        """Wait until a file is there: then it is this arm's turn on the card that it has warmed up."""
+        began = time.monotonic()
+        while gate and not Path(gate).exists():
+            time.sleep(GATE_S)
+        self.waited_s = time.monotonic() - began
 
     def _drive(self, steps: Any, meters: Meters) -> Mapping[str, Any]:
         while True:

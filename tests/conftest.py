@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from repros import cards
 from repros.arms import CellServer, Clock, pool
 from repros.cases import Entry, entry
 from repros.results import Record
@@ -76,3 +77,24 @@ def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the user's own settings of the suite out of the tests."""
     for name in [name for name in os.environ if name.startswith("REPROS_") and name != "REPROS_CACHE"]:
         monkeypatch.delenv(name)
+
+
+CARDS = "0, NVIDIA H200, 143771, 143000, 580.95, GPU-aaaa\n1, NVIDIA H200, 143771, 20000, 580.95, GPU-bbbb\n"
+
+
+@pytest.fixture
+def two_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Put a driver's tool on the path that lists two cards, and says of one named by a file `lost0` that it is not."""
+    tool = tmp_path / "bin" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/lost${{1#--id=}} ] && echo 'GPU is lost.' >&2 && exit 15\nprintf '{CARDS}'\n"
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("REPROS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(cards, "_gone", set())
+    cards.known.cache_clear()
+    yield
+    cards.known.cache_clear()

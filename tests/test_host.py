@@ -39,6 +39,18 @@ def test_the_tool_without_a_device_is_no_gpu(tmp_path: Path, monkeypatch: pytest
     assert gpu_kind() == ""
 
 
+def test_a_card_that_the_driver_does_not_list_is_no_gpu_to_run_on(
+    monkeypatch: pytest.MonkeyPatch, two_cards: None
+) -> None:
+    monkeypatch.setattr(host, "gpu_kind", lambda: "cuda")
+    assert host.without_gpu(["gpu-a"]) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    error = host.without_gpu(["gpu-a", "gpu-b", "gpu-c"])
+    assert error is not None
+    assert error.what == "gpu-a, gpu-b and 1 more: needs a GPU, `nvidia-smi` lists none that this process may use"
+    assert "CUDA_VISIBLE_DEVICES" in error.hint
+
+
 def test_cpu_flags_are_those_that_choose_kernels(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("model name\t: A CPU\nflags\t: fpu avx512f avx512_bf16 amx_tile\n\nmodel name: second\n")

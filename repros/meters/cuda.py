@@ -2,12 +2,14 @@
 
 Four meters that are never judged by one another. *Allocated*: bytes in blocks that tensors hold, as the allocator
 rounds them (512 bytes). *Reserved*: bytes in segments taken from the driver; they stay until somebody empties the
-cache. *Driver*: what is gone from the card's free memory, an instrument that knows nothing of torch; the CUDA context,
-kernels and libraries are in it, so it is read against the same card a moment before. *History*: every allocation with
-the Python frame that asked for it, from which the timeline is made and the owners of the peak are named.
+cache. *Driver*: what the driver says that this process has, or, where it does not say (in most containers), what is
+gone from the card's free memory: an instrument that knows nothing of torch. The CUDA context, kernels and libraries are
+in it, so it is read against a moment before. *History*: every allocation with the Python frame that asked for it, from
+which the timeline is made and the owners of the peak are named.
 
-Context, matrix library and its workspace are warmed before the baseline is taken. Where bytes are judged the card is
-this arm's alone: the parent sees to that (`repros.cards`). On a card that others share the driver is not asked.
+Context, matrix library and its workspace are warmed before the baseline is taken. Where bytes are judged no other arm
+works on the card: the parent sees to that (`repros.cards`). At most the next ones have warmed up there, and only where
+the driver tells processes apart. On a card that others share the driver is not asked.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 
 from repros.case import CONTEXT_BYTES
+from repros.meters import nvml
 from repros.meters.snapshot import keep, shortened
 
 #: Events of the allocator's history that are kept; a model of 7B loads with some thousands.
@@ -42,6 +45,7 @@ class CudaMeters:
         self.phases = ["prepare"]
         self._shared = shared
         self._driver = () if shared else ("driver",)
+        self._apart = False
         self._base: dict[str, int] = {}
         self._figures: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
@@ -51,10 +55,13 @@ class CudaMeters:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Warm the card: a context, and a product with its backward in the dtypes that layers compute in."""
+        before = nvml.own_bytes()
         for card in range(torch.cuda.device_count()):
             for dtype in (torch.float16, torch.bfloat16, torch.float32):
                 x = torch.ones(64, 64, device=f"cuda:{card}", dtype=dtype, requires_grad=True)
                 (x @ x).sum().backward()
+        # A number of another process's that is ours by chance was there before we had a context.
+        self._apart = before is None and nvml.own_bytes() is not None
         yield
 
     @contextmanager
@@ -66,7 +73,6 @@ class CudaMeters:
         """Return bytes over all cards."""
         cards = range(torch.cuda.device_count())
         torch.cuda.synchronize()
-        free_total = [] if self._shared else [torch.cuda.mem_get_info(card) for card in cards]
         stats = [torch.cuda.memory_stats(card) for card in cards]
         return {
             "allocated": sum(s.get("allocated_bytes.all.current", 0) for s in stats),
@@ -75,7 +81,7 @@ class CudaMeters:
             "peak_allocated": sum(s.get("allocated_bytes.all.peak", 0) for s in stats),
             "peak_reserved": sum(s.get("reserved_bytes.all.peak", 0) for s in stats),
             "peak_inactive_split": sum(s.get("inactive_split_bytes.all.peak", 0) for s in stats),
-            "driver": sum(total - free for free, total in free_total),
+            "driver": self._driver_bytes(),
             "retries": sum(s.get("num_alloc_retries", 0) for s in stats),
         }
 
@@ -92,6 +98,17 @@ class CudaMeters:
             self._held()
         self._mark(name)
         self.phases.append(name)
+
+    def _driver_bytes(self) -> int:
+        if self._shared:
+            return 0
+        if self._apart:
+            own = nvml.own_bytes()
+            if own is None:
+                raise RuntimeError("the driver lists this process no more")
+            return own
+        free_total = [torch.cuda.mem_get_info(card) for card in range(torch.cuda.device_count())]
+        return sum(total - free for free, total in free_total)
 
     def _mark(self, name: str) -> None:
         now = self._read()
@@ -129,6 +146,7 @@ class CudaMeters:
             "cuda_phases": self._marks,
             "cuda_baseline": base,
             "cuda_retries": now["retries"] - base["retries"],
+            **({} if self._shared else {"driver_tells_of": "process" if self._apart else "card"}),
             "card": {
                 "name": card.name,
                 "total_bytes": card.total_memory,

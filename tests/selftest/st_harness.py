@@ -107,6 +107,10 @@ def act(what):
     del kept
 
 
+def work():
+    time.sleep(0.2)
+
+
 def hang():
     time.sleep(3600)
 
@@ -166,6 +170,7 @@ def raise_other():
 
 
 ACTIONS = {
+    "work": work,
     "hang": hang,
     "hang_hard": hang_hard,
     "segfault": segfault,

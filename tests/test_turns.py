@@ -1,0 +1,274 @@
+"""Arms take turns on a card; the next ones sit there, warmed up; a card that is lost keeps nobody waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repros import cards, turns
+from repros.arms import CellServer, Clock
+from repros.verdict import Observation
+from tests.conftest import METERS
+
+pytestmark = pytest.mark.usefixtures("two_cards")
+
+
+def test_arms_take_turns_and_use_both_cards() -> None:
+    """Six arms over two cards: never two on one card, and both cards worked at once."""
+    busy: set[int] = set()
+    most, clashes = [0], [0]
+    lock, together = threading.Lock(), threading.Barrier(2, timeout=10)
+
+    def arm(first: bool) -> None:
+        with turns.turn(1) as (card,):
+            with lock:
+                clashes[0] += card in busy
+                busy.add(card)
+                most[0] = max(most[0], len(busy))
+            if first:
+                together.wait()  # both are on a card now, or this breaks
+            with lock:
+                busy.discard(card)
+
+    for first in (True, False):
+        threads = [threading.Thread(target=arm, args=(first,)) for _ in range(2 if first else 4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+    assert (clashes[0], most[0]) == (0, 2)
+
+
+def test_arms_that_share_a_card_keep_others_off_it() -> None:
+    """Two share a card at once, spread over both cards first; who wants one alone waits for them, and goes next."""
+    order: list[str] = []
+    with turns.turn(1, shared=True) as first, turns.turn(1, shared=True) as second:
+        assert {first, second} == {(0,), (1,)}
+        with turns.turn(1, shared=True) as third:
+            assert third == (0,)
+
+        def alone() -> None:
+            with turns.turn(1):
+                order.append("alone")
+
+        def shares() -> None:
+            with turns.turn(1, shared=True):
+                order.append("shares")
+
+        threads = [threading.Thread(target=alone)]
+        threads[0].start()
+        while not turns._wanted:
+            pass
+        threads.append(threading.Thread(target=shares))
+        threads[1].start()
+        threads[1].join(0.3)
+        assert order == []
+    for thread in threads:
+        thread.join(10)
+    assert order == ["alone", "shares"]
+
+
+def test_an_arm_may_hold_both() -> None:
+    with turns.turn(2) as mine:
+        assert mine == (0, 1)
+
+
+def test_another_process_is_waited_for(tmp_path: Path) -> None:
+    """A lock on card 0, as another run of this suite would hold it, sends the arm to wait."""
+    taken = threading.Event()
+
+    def arm() -> None:
+        with turns.turn(2):
+            taken.set()
+
+    with contextlib.ExitStack() as other:
+        assert turns._lock(0, other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=arm, daemon=True)
+        thread.start()
+        assert not taken.wait(0.5)
+    assert taken.wait(5)
+
+
+def test_a_lost_card_is_told_of_and_not_handed_out_again(tmp_path: Path) -> None:
+    assert cards.lost((0, 1)) == ""
+    (tmp_path / "lost0").touch()
+    assert cards.lost((0, 1)) == "card 0 is lost, `nvidia-smi` says: GPU is lost."
+    assert [card.index for card in cards.left()] == [1]
+    with turns.turn(1) as mine:
+        assert mine == (1,)
+    with turns.turn(1, shared=True) as mine:
+        assert mine == (1,)
+    with pytest.raises(turns.CardLostError, match="of 2 cards 1 are left, the arm needs 2"), turns.turn(2):
+        pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_who_waits_for_a_card_that_is_lost_waits_no_longer(tmp_path: Path, shared: bool) -> None:
+    (tmp_path / "lost0").touch()
+    (tmp_path / "lost1").touch()
+    refused: list[str] = []
+
+    def wait() -> None:
+        with contextlib.suppress(turns.CardLostError), turns.turn(1, shared=shared):
+            return
+        refused.append("lost")
+
+    with turns.turn(2):
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        cards.lost((0,))
+        cards.lost((1,))
+        waiting.join(5)
+    assert refused == ["lost"]
+
+
+def test_an_arm_on_a_lost_card_is_disturbed_and_those_after_it_do_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began: list[str] = []
+
+    def arm(self: CellServer, request: Mapping[str, Any], log: Path, fresh: bool, at: object) -> Observation:
+        began.append(request["env"]["CUDA_VISIBLE_DEVICES"])
+        (tmp_path / f"lost{began[-1]}").touch()
+        text = "CUDA error: unspecified launch failure"
+        return Observation(request["arm"], "raised", exception={"types": ["RuntimeError"], "text": text}, reason=text)
+
+    monkeypatch.setattr(CellServer, "_observe", arm)
+    server = CellServer(Path(sys.executable), Clock(), "x", "cuda")
+    try:
+        seen = [server.observe({"arm": "subject", "env": {}}, tmp_path / "log") for _ in range(3)]
+    finally:
+        server.close()
+    assert [(one.state, one.reason) for one in seen] == [
+        ("disturbed", f"card {n} is lost, `nvidia-smi` says: GPU is lost.; CUDA error: unspecified launch failure")
+        for n in (0, 1)
+    ] + [("disturbed", "of 2 cards 0 are left, the arm needs 1")]
+    assert began == ["0", "1"]
+
+
+# -- arms that wait at a card
+
+
+def test_few_sit_at_a_card_and_each_card_has_its_own() -> None:
+    with contextlib.ExitStack() as stack:
+        seats = [stack.enter_context(turns.seat()) for _ in range(2 * turns.SEATS)]
+        assert sorted(seat.card for seat in seats if seat) == [0] * turns.SEATS + [1] * turns.SEATS
+        got = threading.Event()
+
+        def sit() -> None:
+            with turns.seat() as late:
+                assert late is not None
+                assert late.card == 1
+                got.set()
+
+        threading.Thread(target=sit, daemon=True).start()
+        assert not got.wait(0.2)
+        first = next(seat for seat in seats if seat and seat.card == 1)
+        first.leave()
+        assert got.wait(5)
+        first.leave()  # once more, and nothing is counted twice
+    assert not any(turns._seated.values())
+
+
+def test_a_seat_leads_to_a_turn_at_its_own_card() -> None:
+    with turns.turn(1) as (busy,), turns.seat() as seat:
+        assert seat is not None
+        assert (busy, seat.card) == (0, 1)
+        with turns.turn(1, at=seat.card) as mine:
+            assert mine == (1,)
+    with turns.turn(1, at=1) as mine:
+        assert mine == (1,)
+
+
+def test_who_needs_a_whole_card_waits_for_empty_seats_and_then_nobody_sits() -> None:
+    order: list[str] = []
+
+    def alone() -> None:
+        with turns.turn(1, whole=True):
+            order.append("alone")
+            with turns.seat() as refused:
+                order.append("seated" if refused else "refused")
+
+    with turns.seat() as one, turns.seat() as other:
+        assert one is not None
+        assert other is not None
+        assert {one.card, other.card} == {0, 1}
+        waiting = threading.Thread(target=alone)
+        waiting.start()
+        waiting.join(0.2)
+        assert order == []
+        other.leave()
+        waiting.join(5)
+        assert order == ["alone", "refused"]
+    with turns.seat() as again:
+        assert again is not None
+
+
+def test_a_card_has_room_for_others_or_not() -> None:
+    free = 20000 << 20  # of the smaller of the two
+    assert turns.roomy(free - turns.ROOM_BYTES)
+    assert not turns.roomy(free - turns.ROOM_BYTES + 1)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
+    """Yield a cell of this interpreter whose arms take turns on card 0, and whose driver tells processes apart."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ("torch", "repros.worker", *METERS))
+    made._apart = True
+    yield made
+    made.close()
+
+
+def request(what: str, timeout_s: float = 20.0) -> dict[str, Any]:
+    """Return what is asked of an arm of the harness's own case."""
+    module = "tests.selftest.st_harness"
+    params = {"subject": what}
+    return {"module": module, "arm": "subject", "params": params, "checkpoint": None, "env": {}, "timeout_s": timeout_s}
+
+
+def test_arms_warm_up_beside_each_other_and_work_one_after_another(server: CellServer, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as arms:
+        begun = [arms.submit(server.observe, request("work"), tmp_path / f"{n}.log") for n in range(6)]
+        most = 0
+        while not all(one.done() for one in begun):
+            most = max(most, len(server._waiting))
+            time.sleep(0.01)
+    seen = [one.result() for one in begun]
+    assert {one.state for one in seen} == {"done"}, [one.reason for one in seen]
+    assert most == 1 + turns.SEATS
+    work = sorted((one.started + one.seconds["import"], one.ended) for one in seen)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(work))
+    for one in seen:
+        assert one.ended - one.started == pytest.approx(one.seconds["total"], abs=0.05)
+
+
+def test_the_time_in_which_others_work_is_not_an_arms_own(server: CellServer, tmp_path: Path) -> None:
+    """Three hang for two seconds each; the last has waited for four by then and is given its two."""
+    with ThreadPoolExecutor(3) as arms:
+        seen = list(arms.map(lambda n: server.observe(request("hang", 2.0), tmp_path / f"{n}.log"), range(3)))
+    assert [one.reason for one in seen] == ["no end after 2 s"] * 3
+    assert all(2 <= one.seconds["total"] < 3.5 for one in seen), [one.seconds for one in seen]
+
+
+def test_an_arm_that_sits_at_a_card_which_is_lost_is_disturbed(server: CellServer, tmp_path: Path) -> None:
+    with turns.turn(1, at=0), ThreadPoolExecutor(1) as arms:
+        waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
+        while not server._waiting:
+            time.sleep(0.01)
+        (tmp_path / "lost0").touch()
+        cards.lost((0,))
+        seen = waiting.result(20)
+    assert (seen.state, seen.reason) == ("disturbed", "of 1 cards 0 are left, the arm needs 1")
