@@ -83,15 +83,12 @@ def observe(request: Mapping[str, Any]) -> Observation:
         probe.run(request)
     except BaseException as error:  # noqa: BLE001 - whatever ends an arm is what was observed of it
         traceback.print_exc()
-        exception = describe(error, probe.phase)
-        state, reason = (
-            "raised",
-            f"{type(error).__name__} in phase {probe.phase}: {first_line(exception['text'])[:300]}",
-        )
+        exception, text = describe(error, probe.phase), first_line(str(error))[:300]
+        state, reason = "raised", f"{type(error).__name__} in phase {probe.phase}: {text}"
         if NO_KERNEL.search(str(error)):
-            state, reason = "unsupported", f"no kernel for this device: {first_line(str(error))[:200]}"
+            state, reason = "unsupported", f"no kernel for this device: {text}"
         elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
-            reason = f"out of memory in phase {probe.phase}: {first_line(str(error))[:200]}"
+            reason = f"out of memory in phase {probe.phase}: {text}"
             if short := probe.short_of(request.get("card_bytes", 0)):
                 state, reason = "disturbed", f"{short}; {reason}"
     ended = time.monotonic()
