@@ -41,6 +41,8 @@ PRELOAD_CUDA = (
     *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2", "accelerate"),
     *("repros.worker", "repros.meters.cuda", "repros.meters.numerics", "repros.reference.linear"),
 )
+#: So on a card each arm imports them, as it warms up and before anything of it is measured.
+LATE_CUDA = ("bitsandbytes", "transformers.quantizers.auto", "transformers.integrations.bitsandbytes")
 PRELOAD = {"cpu": PRELOAD_CPU, "cuda": PRELOAD_CUDA}
 #: Environment of every arm: what would make arms differ from machine to machine is set.
 COMMON = {
@@ -236,7 +238,8 @@ class CellServer:
             sitting = stack.enter_context(seat()) if ahead else None
             mine = (sitting.card,) if sitting else stack.enter_context(turn(count, shared=shared, whole=whole))
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
-            return self._observe({**request, "env": {**visible, **request["env"]}}, log, fresh, sitting), mine
+            full = {**request, "env": {**visible, **request["env"]}, "imports": () if fresh else LATE_CUDA}
+            return self._observe(full, log, fresh, sitting), mine
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool, at: Seat | None = None) -> Observation:
         number = next(self._numbers)

@@ -17,7 +17,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -183,6 +183,7 @@ class Probe:
             request["params"].get("device", "cpu"), case.gate, request.get("shared", False), snapshot
         )
         with meters.open():
+            warm_up(request.get("imports", ()))
             self._wait(request.get("gate"))
             self.phase = "prepare"
             inputs = module.prepare(request["params"], request["checkpoint"])
@@ -238,6 +239,15 @@ class Probe:
         """Return the figures and the evidence read so far, also of an arm that did not reach its end."""
         figures, evidence = self._meters.results() if self._meters else ({}, {})
         return {**figures, **self._figures}, {**evidence, **self._evidence}
+
+
+def warm_up(modules: Sequence[str]) -> None:
+    """Import what the arms of a cell need; what fails here will fail again in the arm that needs it."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except Exception:  # noqa: BLE001 - a package on trial may raise anything
+            traceback.print_exc()
 
 
 def seed() -> None:

@@ -97,6 +97,21 @@ def test_a_lost_supervisor_is_an_error_and_the_next_arm_runs(bench: Bench, harne
     assert bench.run(harness, "passes").verdict is Verdict.ABSENT
 
 
+def test_what_an_arm_imports_as_it_warms_up_fails_in_nobodys_name(bench: Bench, harness: Entry) -> None:
+    request = {
+        "module": harness.module,
+        "arm": "subject",
+        "params": dict(harness.condition("passes").params),
+        "checkpoint": None,
+        "env": {},
+        "timeout_s": 30.0,
+        "imports": ("no_such_package", "colorsys"),
+    }
+    log = bench.folder / "imports.log"
+    assert bench.observe(request, log).state == "done"
+    assert "No module named 'no_such_package'" in log.read_text()
+
+
 def test_arms_agree_in_a_fork_and_in_a_new_interpreter(bench: Bench, harness: Entry) -> None:
     request = {
         "module": harness.module,
