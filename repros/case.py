@@ -51,7 +51,7 @@ class Reading:
 
     ``figure`` of ``arm`` under ``condition``, in cells whose packages satisfy ``versions``; the arm ``budget`` means
     the limit itself. ``unit_bytes`` is what the report's unit means: some write GB for 2**30 bytes, others for 10**9.
-    ``case`` names the case that measures it, where that is another one.
+    ``case`` names the case that measures it, where that is another one; ``note`` says why it may come out otherwise.
     """
 
     figure: str
@@ -60,6 +60,7 @@ class Reading:
     arm: str = "subject"
     versions: Mapping[str, str] = field(default_factory=dict)
     case: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,16 @@ def test_cells_that_differ_are_printed_as_a_range() -> None:
     assert " to " not in limit.measured
 
 
+def test_why_a_number_may_differ_is_said_once() -> None:
+    reading = Reading("cuda_end_reserved_bytes", "big", GIB, note="it is a race")
+    readings = {"a": (reading,), "b": (reading,), "c": (replace(reading, note=""),)}
+    claim = Claim("", {"a": "1 GB", "b": "2 GB", "c": "3 GB"}, readings=readings)
+    trials = [measured("big", version, {"cuda_end_reserved_bytes": GIB}) for version in ("5.2.0", "5.1.0")]
+    found = reported.spans(reported.rows(claim, trials, "gh44387_reserved_memory"))
+    assert [span.name for span in found] == ["a", "b", "c"]
+    assert reported.notes(found) == ["a; b: it is a race."]
+
+
 def test_an_arm_that_ran_out_of_memory_says_so_and_gives_no_number() -> None:
     figures = {"cuda_end_reserved_bytes": 11.2 * GIB}
     ended = measured("big", "5.2.0", figures)

@@ -232,6 +232,7 @@ def section(
         "standings": Counter(claim["standing"].partition(" in ")[0] for claim in claims).most_common(),
         "claims": claims,
         "beside": beside,
+        "beside_notes": reported.notes(beside),
         "fixes": fixes,
         "columns": [column.label for column in columns],
         "heads": heads(columns),

@@ -119,7 +119,7 @@ def _measured(claim: Claim, records: Sequence[Record], case: str) -> list[str]:
     for span in found:
         cells = [span.name, span.reported, span.measured, span.ratio, span.condition, span.arm, span.where]
         table.append("  | " + " | ".join(cells) + " |")
-    return [*table, ""]
+    return [*table, "", *(line for note in reported.notes(found) for line in (f"  {note}", ""))]
 
 
 def _matrix(records: Sequence[Record]) -> list[str]:

@@ -30,6 +30,7 @@ class Row:
     arm: str
     cell: str
     ended: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Span:
     condition: str
     arm: str
     cells: tuple[str, ...]
+    note: str = ""
 
     @property
     def where(self) -> str:
@@ -63,7 +65,7 @@ def rows(claim: Claim, records: Iterable[Record], case: str) -> list[Row]:
                 found.append(
                     Row(
                         *(name, claim.reported[name], measured, reading.unit_bytes, unit, ratio),
-                        *(record.condition, reading.arm, record.cell, ended(record.arm(reading.arm))),
+                        *(record.condition, reading.arm, record.cell, ended(record.arm(reading.arm)), reading.note),
                     )
                 )
     return found
@@ -76,7 +78,7 @@ def spans(found: Sequence[Row]) -> list[Span]:
         all_cells = list(several)
         for how in sorted({row.ended for row in all_cells if row.ended}):
             where = tuple(row.cell for row in all_cells if row.ended == how)
-            made.append(Span(name, all_cells[0].reported, how, "-", condition, arm, where))
+            made.append(Span(name, all_cells[0].reported, how, "-", condition, arm, where, all_cells[0].note))
         group = sorted((row for row in all_cells if not row.ended), key=lambda row: row.measured_bytes)
         if not group:
             continue
@@ -84,8 +86,17 @@ def spans(found: Sequence[Row]) -> list[Span]:
         measured = _range(f"{row.measured_bytes / row.unit_bytes:.2f}" for row in (low, high))
         ratio = _range(f"{row.ratio:.3f}" for row in (low, high))
         cells = tuple(row.cell for row in group)
-        made.append(Span(name, low.reported, f"{measured} {low.unit}", ratio, condition, arm, cells))
+        made.append(Span(name, low.reported, f"{measured} {low.unit}", ratio, condition, arm, cells, low.note))
     return made
+
+
+def notes(found: Sequence[Span]) -> list[str]:
+    """Return why numbers may come out otherwise than a report's, each reason once with the numbers that it is about."""
+    about: dict[str, dict[str, None]] = {}
+    for span in found:
+        if span.note:
+            about.setdefault(span.note, {})[span.name] = None
+    return [f"{'; '.join(names)}: {note}." for note, names in about.items()]
 
 
 def ended(arm: Observation | None) -> str:
