@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from repros.cases import Entry
+from repros.serve import kill_strays
 from repros.verdict import Verdict
 from tests.conftest import Bench
 
@@ -74,6 +77,26 @@ def test_nothing_outlives_its_arm(bench: Bench, harness: Entry, condition: str) 
     while (left := working_below(bench.server.work)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert left == []
+
+
+FORKS_ON = """
+import os, time
+for _ in range(400):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    time.sleep(0.002)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="strays are found by /proc")
+def test_a_daemon_on_its_way_between_two_forks_is_found(tmp_path: Path) -> None:
+    """Each generation lives for some 2 ms: what is listed is mostly gone, and has a child, when it is looked at."""
+    subprocess.run([sys.executable, "-c", FORKS_ON], cwd=tmp_path, check=True)
+    assert working_below(tmp_path.parent)
+    kill_strays(tmp_path)
+    assert working_below(tmp_path.parent) == []
 
 
 def working_below(folder: Path) -> list[str]:
