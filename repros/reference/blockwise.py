@@ -112,16 +112,23 @@ def dequantize_4bit(q: Quantized4bit, dtype: torch.dtype | None = None) -> Tenso
     Source: ``bitsandbytes.functional.dequantize_4bit``.
     """
     n = prod(q.shape)
-    table = q.code
+    pairs = torch.cartesian_prod(q.code, q.code)  # [256, 2]: the two values of every byte
     absmax = dequantize_absmax(q.absmax, q.nested)
     flat = torch.empty(n, dtype=dtype or q.dtype, device=q.packed.device)
     for start, stop in _chunks(flat):
-        pairs = q.packed[start // 2 : -(stop // -2)]
-        codes = torch.stack((pairs >> 4, pairs & 0xF), dim=1).view(-1)[: stop - start]
+        codes = q.packed[start // 2 : -(stop // -2)].int()
+        values = pairs.index_select(0, codes).view(-1)[: stop - start]
         scales = absmax[start // q.blocksize : -(stop // -q.blocksize)]
-        spread = scales.repeat_interleave(q.blocksize)[: stop - start]
-        flat[start:stop] = table.index_select(0, codes.int()).mul_(spread)
+        _scale(values, scales, q.blocksize, flat[start:stop])
     return flat.view(q.shape)
+
+
+def _scale(values: Tensor, scales: Tensor, blocksize: int, out: Tensor) -> None:
+    """Write values (float32) times the scale of their block; the last block may be cut."""
+    blocks = values.numel() // blocksize
+    whole = blocks * blocksize
+    torch.mul(values[:whole].view(-1, blocksize), scales[:blocks, None], out=out[:whole].view(-1, blocksize))
+    out[whole:] = values[whole:] * scales[blocks:]
 
 
 def dequantize_absmax(absmax: Tensor, nested: Nested | None) -> Tensor:

@@ -52,8 +52,8 @@ MUTANTS = (
     m(
         "blockwise",
         "nibbles read low first",
-        "stack((pairs >> 4, pairs & 0xF), dim=1)",
-        "stack((pairs & 0xF, pairs >> 4), dim=1)",
+        "torch.cartesian_prod(q.code, q.code)",
+        "torch.cartesian_prod(q.code, q.code).flip(1)",
     ),
     m("blockwise", "absmax without abs", "blocks.abs().amax(dim=1)", "blocks.amax(dim=1)"),
     m("blockwise", "absmax is the mean magnitude", "blocks.abs().amax(dim=1)", "blocks.abs().mean(dim=1)"),
@@ -70,8 +70,14 @@ MUTANTS = (
     m(
         "blockwise",
         "swapped absmax: neighbours change places",
-        "spread = scales.repeat_interleave(q.blocksize)",
-        "spread = scales.flip(0).repeat_interleave(q.blocksize)",
+        "scales[:blocks, None]",
+        "scales[:blocks, None].flip(0)",
+    ),
+    m(
+        "blockwise",
+        "a cut block has the scale of the first one",
+        "values[whole:] * scales[blocks:]",
+        "values[whole:] * scales[:1]",
     ),
     m("chunks", "a chunk that is no multiple of the block", "_CHUNK = 1 << 20", "_CHUNK = (1 << 20) - 32"),
     m(
@@ -84,8 +90,8 @@ MUTANTS = (
     m(
         "blockwise",
         "value and scale rounded before their product",
-        "table.index_select(0, codes.int()).mul_(spread)",
-        "table.index_select(0, codes.int()).to(flat.dtype).mul_(spread.to(flat.dtype))",
+        "torch.mul(values[:whole].view(-1, blocksize), scales[:blocks, None],",
+        "torch.mul(values[:whole].view(-1, blocksize).to(out.dtype), scales[:blocks, None].to(out.dtype),",
     ),
     m("blockwise", "the dtype asked for is ignored", "dtype=dtype or q.dtype", "dtype=q.dtype"),
     m(
