@@ -58,8 +58,9 @@ COMMON = {
 }
 SETTINGS = {
     "cpu": {**COMMON, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    # `torch.cuda.is_available()` without a context, or the server's forks could have none.
-    "cuda": {**COMMON, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
+    # Cards are numbered as the driver's tool numbers them; and `torch.cuda.is_available()` is asked without a context,
+    # or the server's forks could have none.
+    "cuda": {**COMMON, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
 }
 #: Address space an arm may take beyond what it starts with.
 MEMORY_BYTES = 12 << 30
