@@ -20,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repros.cards import lost
+from repros.cards import Card, lost
 from repros.results import ROOT
-from repros.turns import CardLostError, Seat, roomy, seat, turn
+from repros.turns import CardLostError, Seat, Want, seat, turn
 from repros.verdict import Observation
+from repros.worker import LEAVE
 
 #: Imported once per cell. What is missing from an environment is noted, not fatal.
 PRELOAD_CPU = (
@@ -221,25 +222,31 @@ class CellServer:
         """
         if self._device != "cuda":
             return self._observe({"memory_bytes": MEMORY_BYTES, **request}, log, fresh)
-        try:
-            seen, mine = self._on_cards(request, log, fresh, cards)
-        except CardLostError as error:
-            return Observation(request["arm"], "disturbed", reason=str(error), log=str(log))
+        want = Want(cards, request.get("card_bytes", 0), request.get("shared", False))
+        while True:
+            try:
+                seen, mine = self._on_cards(request, log, fresh, want)
+                break
+            except CardLostError as error:
+                if len(want.fitting) < cards:
+                    return Observation(request["arm"], "disturbed", reason=str(error), log=str(log))
+                # The card that it sat at is lost; it may do with another.
         gone = "" if seen.state == "done" else lost(mine)
         self._apart |= seen.evidence.get("driver_tells_of") == "process"
         return replace(seen, state="disturbed", reason=f"{gone}; {seen.reason}") if gone else seen
 
     def _on_cards(
-        self, request: Mapping[str, Any], log: Path, fresh: bool, count: int
-    ) -> tuple[Observation, tuple[int, ...]]:
+        self, request: Mapping[str, Any], log: Path, fresh: bool, want: Want
+    ) -> tuple[Observation, tuple[Card, ...]]:
         """Run one arm when it is its turn, warmed up before it where that does not show in another's bytes."""
-        shared, whole = request.get("shared", False), count > 1 or not roomy(request.get("card_bytes", 0))
         with contextlib.ExitStack() as stack:
-            ahead = self._apart and not (shared or fresh or whole)
-            sitting = stack.enter_context(seat()) if ahead else None
-            mine = (sitting.card,) if sitting else stack.enter_context(turn(count, shared=shared, whole=whole))
-            visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, mine))}
-            full = {**request, "env": {**visible, **request["env"]}, "imports": () if fresh else LATE_CUDA}
+            ahead = self._apart and not (want.shared or fresh or want.whole)
+            sitting = stack.enter_context(seat(want)) if ahead else None
+            mine = (sitting.card,) if sitting else stack.enter_context(turn(want))
+            # By their names: where a card is lost, those after it are numbered anew.
+            visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
+            env = {**visible, **request["env"]}
+            full = {**request, "env": env, "imports": () if fresh else LATE_CUDA}
             return self._observe(full, log, fresh, sitting), mine
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool, at: Seat | None = None) -> Observation:
@@ -250,7 +257,7 @@ class CellServer:
         started = time.monotonic()
         try:
             ended = self._in_new_interpreter(full) if fresh else self._in_fork(full, at)
-            observation = self._read(folder, full, ended, at.began if at else started)
+            observation = self._read(folder, full, ended, (at.began if at else 0.0) or started)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._clock.add("arms", observation.started, observation.ended)
@@ -267,27 +274,36 @@ class CellServer:
             with self._lock:
                 self._process.stdin.write((json.dumps(request) + "\n").encode())
                 self._process.stdin.flush()
-            if at is None:
-                return future.result(request["timeout_s"] + PATIENCE_S)
-            return self._in_turn(request, at, future)
-        except (OSError, TimeoutError):
-            _kill(self._process.pid)
-            return {"exitcode": None, "killed": "the cell's supervisor was lost"}
+        except OSError:
+            return self._give_up()
+        return self._end_of(request, future) if at is None else self._in_turn(request, at, future)
 
-    @staticmethod
-    def _in_turn(request: Mapping[str, Any], at: Seat, future: Future[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def _in_turn(self, request: Mapping[str, Any], at: Seat, future: Future[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Let an arm that warms up at a card go when it is its turn there, and wait for its end."""
         gate = Path(request["gate"])
         try:
-            with turn(1, at=at.card):
+            with turn(Want(at=at.card.index)):
                 at.leave()
                 at.began = time.monotonic()
                 gate.touch()
-                return future.result(request["timeout_s"] + PATIENCE_S)
-        except CardLostError:
-            gate.touch()  # it finds out by itself
-            future.result(request["timeout_s"] + PATIENCE_S)
+                return self._end_of(request, future)
+        except (CardLostError, OSError):
+            with contextlib.suppress(OSError):  # the folder goes when the cell is closed
+                gate.with_name(LEAVE).touch()
+                self._end_of(request, future)
             raise
+
+    def _end_of(self, request: Mapping[str, Any], future: Future[Mapping[str, Any]]) -> Mapping[str, Any]:
+        try:
+            return future.result(request["timeout_s"] + PATIENCE_S)
+        except TimeoutError:
+            return self._give_up()
+
+    def _give_up(self) -> Mapping[str, Any]:
+        """End a supervisor that does not take a request or tell of an arm's end."""
+        assert self._process is not None
+        _kill(self._process.pid)
+        return {"exitcode": None, "killed": "the cell's supervisor was lost"}
 
     def _in_new_interpreter(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         path = Path(request["folder"]) / "request.json"

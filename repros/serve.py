@@ -82,13 +82,9 @@ class Supervisor:
     def _police(self) -> None:
         now = time.monotonic()
         for number, (process, request, began) in list(self._running.items()):
-            # While it waits for its turn, the time is not its own.
-            if "gate" in request and not Path(request["gate"]).exists():
-                self._running[number] = (
-                    process,
-                    request,
-                    now,
-                )
+            if gate := request.get("gate"):  # while it waits for its turn, the time is not its own
+                later = {**request, "gate": "" if Path(gate).exists() else gate}
+                self._running[number] = (process, later, now)
             elif now - began > request["timeout_s"]:
                 self._finish(number, f"no end after {request['timeout_s']:g} s")
             elif _size(request["log"]) > LOG_LIMIT_BYTES:

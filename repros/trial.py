@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
-from repros.cards import left
+from repros.cards import known
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
 from repros.results import Record
@@ -70,7 +70,7 @@ class Trial:
         lacking = unmet(requires, versions, memory_bytes)
         if lacking or self.condition.device != "cuda":
             return lacking
-        return unmet_cards(requires, [card.free_bytes for card in left()])
+        return unmet_cards(requires, [card.free_bytes for card in known()])
 
     def expected(self, versions: Mapping[str, str], device: str) -> bool:
         """Return whether the case is recorded as affecting these versions under this condition."""

@@ -14,16 +14,16 @@ import contextlib
 import fcntl
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from repros.cache import cache_root
-from repros.cards import changed, known, left
+from repros.cards import Card, changed, known, left
 
 #: How long to sleep before the locks of cards that another process holds are tried again.
 PATIENCE_S = 0.2
-#: Arms that may sit at one card.
+#: Arms of one process that may sit at one card.
 SEATS = 2
 #: What must be free on a card beyond what a condition declares for others to sit there: contexts, libraries, kernels.
 ROOM_BYTES = 4 << 30
@@ -33,156 +33,185 @@ ROOM_BYTES = 4 << 30
 _taken: set[int] = set()
 _shared: Counter[int] = Counter()
 _seated: Counter[int] = Counter()
-_wanted: list[int] = []
-_whole: list[int] = []
+_wanted: list[Want] = []
+_whole: list[Want] = []
 
 
 class CardLostError(Exception):
     """Fewer cards are left than an arm waits for."""
 
 
+@dataclass(frozen=True, eq=False)
+class Want:
+    """What an arm asks for: so many cards with so much free, one that others may be on, or the one that it sits at."""
+
+    count: int = 1
+    card_bytes: int = 0
+    shared: bool = False
+    at: int | None = None
+
+    @property
+    def fitting(self) -> list[Card]:
+        """Return the cards that would do, whoever is on them, be they enough or not."""
+        return [card for card in left() if self.at in (None, card.index) and card.free_bytes >= self.card_bytes]
+
+    @property
+    def cards(self) -> list[Card]:
+        """Return the cards that would do, whoever is on them; CardLostError where they are too few by now."""
+        found = self.fitting
+        if len(found) < self.count:
+            room = f" with {self.card_bytes >> 20} MiB free" if self.card_bytes else ""
+            raise CardLostError(f"of {len(known())} cards {len(left())} are left, the arm needs {self.count}{room}")
+        return found
+
+    @property
+    def whole(self) -> bool:
+        """Return whether nobody may sit at its cards: they have no room beside it, or it has several."""
+        roomy = all(card.shareable and card.free_bytes - self.card_bytes >= ROOM_BYTES for card in self.cards)
+        return self.count > 1 or not roomy
+
+
 @dataclass
 class Seat:
     """A place to wait at a card; ``began`` is when its arm's turn came (monotonic clock)."""
 
-    card: int
+    card: Card
+    _locks: contextlib.ExitStack | None
     began: float = 0.0
-    _left: bool = False
 
     def leave(self) -> None:
         """Make the seat free for another arm; no harm if it was left before."""
         with changed:
-            if not self._left:
-                self._left = True
-                _seated[self.card] -= 1
+            if self._locks is not None:
+                self._locks.close()
+                self._locks = None
+                _seated[self.card.index] -= 1
                 changed.notify_all()
 
 
-def roomy(card_bytes: int) -> bool:
-    """Return whether every card has room for others to sit beside an arm that needs so much."""
-    return all(card.free_bytes - card_bytes >= ROOM_BYTES for card in left())
-
-
 @contextmanager
-def seat() -> Iterator[Seat | None]:
-    """Wait for a seat at a card and hold it until it is left; None while somebody wants a card with nobody else there.
+def seat(want: Want) -> Iterator[Seat | None]:
+    """Wait for a seat at a card that will do, and hold it until it is left.
 
-    CardLostError where no card is left.
+    None while somebody wants a card with nobody else there. CardLostError where no such card is left.
     """
     with changed:
-        changed.wait_for(lambda: _whole or _seats() or not left())
-        _some(1)
-        mine = None if _whole else Seat(min(_seats(), key=lambda index: (index in _taken, _seated[index], index)))
-        if mine:
-            _seated[mine.card] += 1
+        changed.wait_for(lambda: _whole or _with_seats(want))
+        mine = None
+        if not _whole:
+            best = min(_with_seats(want), key=lambda card: (card.index in _taken, _seated[card.index], card.index))
+            locks = _locked([f"{best.index}.seat"], fcntl.LOCK_SH)
+            if locks is not None:
+                mine = Seat(best, locks)
+                _seated[best.index] += 1
     try:
         yield mine
     finally:
-        if mine:
+        if mine is not None:
             mine.leave()
 
 
 @contextmanager
-def turn(count: int, *, shared: bool = False, whole: bool = False, at: int | None = None) -> Iterator[tuple[int, ...]]:
-    """Hold ``count`` cards; yields their indices once nobody else of this suite works on them.
+def turn(want: Want) -> Iterator[tuple[Card, ...]]:
+    """Hold cards; yields them once nobody else of this suite works there, or, shared, nobody who wants one alone.
 
-    With ``shared`` one card is held beside others who share it; who wants a card alone goes first. With ``whole``
-    nobody sits there either. ``at`` names the card. CardLostError where no such number is left.
+    Who wants a card alone goes first. CardLostError where too few are left.
     """
     with contextlib.ExitStack() as stack:
-        mine = _shared_card(stack) if shared else _own_cards(count, whole, at, stack)
+        mine = _shared_card(want, stack) if want.shared else _own_cards(want, stack)
         try:
             yield mine
         finally:
             stack.close()  # the locks first: whoever is woken tries them at once
-            with changed:
-                if shared:
-                    _shared.subtract(mine)
-                else:
-                    _taken.difference_update(mine)
-                changed.notify_all()
+            _give_back(want, mine)
 
 
-def _own_cards(count: int, whole: bool, at: int | None, stack: contextlib.ExitStack) -> tuple[int, ...]:
+def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
+    whole = want.whole and want.at is None
     if whole:
-        _count(_whole, count, stack)
+        _stand(_whole, want, stack)
     with contextlib.ExitStack() as waiting:
-        _count(_wanted, count, waiting)
+        _stand(_wanted, want, waiting)
         while True:
             with changed:
-                changed.wait_for(lambda: len(_free(whole, at)) >= count or len(_at(at)) < count)
-                mine = tuple(_free(whole, at))[: _some(count, at)]
-                _taken.update(mine)
-            locks = contextlib.ExitStack()
-            if all(_lock(index, locks, fcntl.LOCK_EX) for index in mine):
-                stack.push(locks.pop_all())
+                changed.wait_for(lambda: len(_free(want, whole)) >= want.count)
+                mine = tuple(_free(want, whole)[: want.count])
+                _taken.update(card.index for card in mine)
+            names = [f"{card.index}.{kind}" for card in mine for kind in (("lock", "seat") if whole else ("lock",))]
+            if _hold(want, mine, names, fcntl.LOCK_EX, stack):
                 return mine
-            locks.close()
-            with changed:
-                _taken.difference_update(mine)
-                changed.notify_all()
             time.sleep(PATIENCE_S)
 
 
-def _shared_card(stack: contextlib.ExitStack) -> tuple[int, ...]:
+def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
     while True:
         with changed:
-            changed.wait_for(lambda: (not _wanted and _untaken()) or not left())
-            _some(1)
-            card = min(_untaken(), key=lambda index: (_shared[index], index))
-            _shared[card] += 1
-        locks = contextlib.ExitStack()
-        if _lock(card, locks, fcntl.LOCK_SH):
-            stack.push(locks.pop_all())
+            changed.wait_for(lambda: _untaken(want) and not _wanted)
+            card = min(_untaken(want), key=lambda card: (_shared[card.index], card.index))
+            _shared[card.index] += 1
+        if _hold(want, (card,), [f"{card.index}.lock"], fcntl.LOCK_SH, stack):
             return (card,)
-        locks.close()
-        with changed:
-            _shared[card] -= 1
-            changed.notify_all()
         time.sleep(PATIENCE_S)
 
 
-def _count(those: list[int], count: int, stack: contextlib.ExitStack) -> None:
+def _hold(want: Want, mine: tuple[Card, ...], names: Iterable[str], how: int, stack: contextlib.ExitStack) -> bool:
+    """Lock cards that were just marked as held against other processes; the mark goes where that fails."""
+    locks = None
+    try:
+        locks = _locked(names, how)
+    finally:
+        if locks is None:
+            _give_back(want, mine)
+    if locks is None:
+        return False
+    stack.push(locks)
+    return True
+
+
+def _give_back(want: Want, mine: tuple[Card, ...]) -> None:
+    with changed:
+        if want.shared:
+            _shared.subtract(card.index for card in mine)
+        else:
+            _taken.difference_update(card.index for card in mine)
+        changed.notify_all()
+
+
+def _stand(those: list[Want], want: Want, stack: contextlib.ExitStack) -> None:
     """Have it stand in a list for as long as the stack does."""
 
     def out() -> None:
         with changed:
-            those.remove(count)
+            those.remove(want)
             changed.notify_all()
 
     with changed:
-        those.append(count)
+        those.append(want)
+        changed.notify_all()
     stack.callback(out)
 
 
-def _at(at: int | None) -> list[int]:
-    return [card.index for card in left() if at in (None, card.index)]
+def _untaken(want: Want) -> list[Card]:
+    return [card for card in want.cards if card.index not in _taken]
 
 
-def _untaken(at: int | None = None) -> list[int]:
-    return [index for index in _at(at) if index not in _taken]
+def _free(want: Want, whole: bool) -> list[Card]:
+    return [card for card in _untaken(want) if not _shared[card.index] and not (whole and _seated[card.index])]
 
 
-def _free(whole: bool, at: int | None) -> list[int]:
-    return [index for index in _untaken(at) if not _shared[index] and not (whole and _seated[index])]
+def _with_seats(want: Want) -> list[Card]:
+    return [card for card in want.cards if _seated[card.index] < SEATS]
 
 
-def _seats() -> list[int]:
-    return [index for index in _at(None) if _seated[index] < SEATS]
-
-
-def _some(count: int, at: int | None = None) -> int:
-    if len(_at(at)) < count:
-        raise CardLostError(f"of {len(known())} cards {len(left())} are left, the arm needs {count}")
-    return count
-
-
-def _lock(index: int, stack: contextlib.ExitStack, how: int) -> bool:
-    path = cache_root() / "cards" / f"{index}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = stack.enter_context(path.open("ab"))
-    try:
-        fcntl.flock(file, how | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+def _locked(names: Iterable[str], how: int) -> contextlib.ExitStack | None:
+    """Return what holds the locks of these names; None where another process has one of them."""
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            path = cache_root() / "cards" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("ab"))
+            try:
+                fcntl.flock(file, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+        return stack.pop_all()

@@ -197,7 +197,8 @@ def effect(
     """
     before, after = subject[0], proposed[0]
     settled = (Reading.INSIDE, Reading.OVER)
-    if before not in settled or after in (Reading.UNSUPPORTED, Reading.TIMEOUT, Reading.DISAGREE):
+    disturbed = proposed[1].state == "disturbed"
+    if before not in settled or disturbed or after in (Reading.UNSUPPORTED, Reading.TIMEOUT, Reading.DISAGREE):
         return Effect.UNSETTLED, f"subject {before.value}, proposed {after.value}"
     if after is Reading.ERROR:
         return Effect.FAILS, proposed[1].reason

@@ -7,11 +7,13 @@ the pins and nothing of ours, and once as a check on every Python of the matrix.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -31,6 +33,8 @@ OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|CUDA error
 SEED = 1234
 #: How often an arm that waits for its turn looks.
 GATE_S = 0.002
+#: Comes in the place of the gate for an arm that is not to begin.
+LEAVE = "leave"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(request: Mapping[str, Any]) -> None:
     """Take a session, a temp folder and a log of one's own, run the arm, write the observation."""
     os.setsid()
+    end_with_parent()
     folder = Path(request["folder"])
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for descriptor in (1, 2):
@@ -58,6 +63,21 @@ def run(request: Mapping[str, Any]) -> None:
     part = folder / "observation.part"
     part.write_text(json.dumps(observation, allow_nan=False), encoding="utf-8")
     part.rename(folder / "observation.json")
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process, which has a session of its own, when its fork server ends (Linux).
+
+    The fork server ends with the supervisor, unless somebody else holds the pipe by which it knows: every fork does.
+    """
+    import ctypes
+    from multiprocessing import forkserver
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
+    pipe = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_alive_fd", None)
+    if pipe is not None:  # none in a new interpreter
+        os.close(pipe)
 
 
 def limit_memory(more_bytes: int | None) -> None:
@@ -196,9 +216,14 @@ class Probe:
         self._compare(result, oracle)
 
     def _wait(self, gate: str | None) -> None:
-        """Wait until a file is there: then it is this arm's turn on the card that it has warmed up."""
+        """Wait until a file is there: then it is this arm's turn on the card that it has warmed up.
+
+        Where the file `LEAVE` comes, or the folder goes, nobody wants this arm any more.
+        """
         began = time.monotonic()
         while gate and not Path(gate).exists():
+            if Path(gate).with_name(LEAVE).exists() or not Path(gate).parent.exists():
+                os._exit(0)
             time.sleep(GATE_S)
         self.waited_s = time.monotonic() - began
 
@@ -242,7 +267,7 @@ class Probe:
 
 
 def warm_up(modules: Sequence[str]) -> None:
-    """Import what the arms of a cell need; what fails here will fail again in the arm that needs it."""
+    """Import what the arms of a cell need; what fails here is the business of the arm that needs it."""
     for module in modules:
         try:
             importlib.import_module(module)

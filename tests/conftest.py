@@ -79,22 +79,28 @@ def _no_user_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-CARDS = "0, NVIDIA H200, 143771, 143000, 580.95, GPU-aaaa\n1, NVIDIA H200, 143771, 20000, 580.95, GPU-bbbb\n"
+CARDS = (
+    "0, NVIDIA H200, 143771, 143000, 580.95, GPU-aaaa, Default",
+    "1, NVIDIA H200, 143771, 20000, 580.95, GPU-bbbb, Default",
+)
 
 
 @pytest.fixture
 def two_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Put a driver's tool on the path that lists two cards, and says of one named by a file `lost0` that it is not."""
+    """Put a driver's tool on the path that lists two cards, and has no more the one that a file `lostGPU-…` names."""
     tool = tmp_path / "bin" / "nvidia-smi"
     tool.parent.mkdir()
     tool.write_text(
-        f"#!/bin/sh\n[ -e {tmp_path}/lost${{1#--id=}} ] && echo 'GPU is lost.' >&2 && exit 15\nprintf '{CARDS}'\n"
+        f"#!/bin/sh\ncase $1 in --id=*) [ -e {tmp_path}/lost${{1#--id=}} ] && echo 'GPU is lost.' && exit 15\n"
+        f"echo 1000; exit;; esac\ncat {tmp_path}/cards\n"
     )
     tool.chmod(0o755)
+    (tmp_path / "cards").write_text("\n".join(CARDS) + "\n")
     monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
     monkeypatch.setenv("REPROS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(cards, "_gone", set())
+    monkeypatch.setattr(cards, "AGAIN_S", 0.0)
     cards.known.cache_clear()
     yield
     cards.known.cache_clear()

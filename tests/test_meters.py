@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from repros import worker
 from repros.cases import Entry
+from repros.meters.cpu import CpuMeters
 from repros.meters.heap import open_heap
 from repros.meters.ledger import Ledger, tally
 from repros.meters.numerics import compare, relative_error
@@ -338,3 +339,35 @@ def test_what_an_arm_did_is_told_though_its_meters_fail(harness: Entry, monkeypa
     seen = worker.observe({**request, "arm": "reference"})
     assert (seen.state, seen.figures) == ("raised", {})
     assert seen.reason == "the meters failed: KeyError: 'addr'"
+
+
+@pytest.mark.parametrize(
+    ("short", "state", "reason"),
+    [
+        ("", "raised", "out of memory in phase forward: CUDA out of memory. Tried to allocate 2 GiB"),
+        (
+            "the card had 3 MiB",
+            "disturbed",
+            "the card had 3 MiB; out of memory in phase forward: CUDA out of memory. Tried to allocate 2 GiB",
+        ),
+    ],
+)
+def test_an_arm_that_was_left_too_little_memory_is_disturbed(
+    short: str, state: str, reason: str, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.selftest import st_harness
+
+    def runs_out() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more lines")
+
+    monkeypatch.setitem(st_harness.ACTIONS, "runs out", runs_out)
+    asked: list[int] = []
+
+    def short_of(self: CpuMeters, card_bytes: int) -> str:
+        asked.append(card_bytes)
+        return short
+
+    monkeypatch.setattr(CpuMeters, "short_of", short_of)
+    request = {"module": harness.module, "arm": "subject", "params": {"subject": "runs out"}, "checkpoint": None}
+    seen = worker.observe({**request, "log": "", "card_bytes": 7})
+    assert (seen.state, seen.reason, asked) == (state, reason, [7])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
 
@@ -40,7 +41,7 @@ class Library:
     [
         ([[(OTHER, 5 << 30), (MINE, 808 << 20)]], 808 << 20),
         ([[(MINE, 100)], [(OTHER, 7), (MINE, 20)]], 120),
-        ([None, [(MINE, 20)]], 20),
+        ([None, [(MINE, 20)]], None),
         ([[(OTHER, 5 << 30)]], None),
         ([[(MINE, nvml.NOT_AVAILABLE)]], None),
         ([], None),
@@ -51,6 +52,13 @@ def test_own_bytes_are_those_of_this_process_on_all_cards(
 ) -> None:
     monkeypatch.setattr(nvml, "_library", lambda: Library(*cards))
     assert nvml.own_bytes() == own
+
+
+def test_a_row_is_laid_out_as_in_the_header_of_nvml() -> None:
+    """unsigned int, unsigned long long, unsigned int, unsigned int."""
+    row = nvml._Process
+    assert (row.pid.offset, row.used.offset, row.gpu_instance.offset, row.compute_instance.offset) == (0, 8, 16, 20)
+    assert ctypes.sizeof(row) == 24
 
 
 def test_a_machine_without_nvml_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,16 @@ def test_an_arm_that_ran_out_of_memory_says_so_and_gives_no_number() -> None:
     assert (done.measured, done.where) == ("11.20 GB", "cell-5.1.0")
 
 
+def test_an_arm_that_somebody_disturbed_measured_nothing() -> None:
+    whole = measured("big", "5.2.0", {"cuda_end_reserved_bytes": 11.2 * GIB})
+    reason = "the card had 3 MiB; out of memory in phase step"
+    arms = tuple(replace(arm, state="disturbed", reason=reason) for arm in whole.arms)
+    assert [row.name for row in reported.rows(CLAIM, [replace(whole, arms=arms)], "gh44387_reserved_memory")] == [
+        "limit"
+    ]
+    assert reported.ended(arms[0]) == "disturbed"
+
+
 def test_another_case_may_measure_a_number() -> None:
     elsewhere = Claim("", {"n": "1 GB"}, readings={"n": (Reading("peak", "big", GIB, case="gh44387_reserved_memory"),)})
     trials = [measured("big", "5.2.0", {"peak": GIB}), replace(measured("big", "5.3.0", {"peak": GIB}), case="other")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import os
+import signal
 import sys
 import threading
 import time
@@ -15,22 +17,28 @@ from typing import Any
 
 import pytest
 
+from repros import arms as arms_module
 from repros import cards, turns
 from repros.arms import CellServer, Clock
+from repros.turns import Want
 from repros.verdict import Observation
-from tests.conftest import METERS
+from tests.conftest import CARDS, METERS
+from tests.test_selftest import working_below
 
 pytestmark = pytest.mark.usefixtures("two_cards")
+
+#: All that the larger card has free.
+WHOLE = 143000 << 20
 
 
 def test_arms_take_turns_and_use_both_cards() -> None:
     """Six arms over two cards: never two on one card, and both cards worked at once."""
-    busy: set[int] = set()
+    busy: set[cards.Card] = set()
     most, clashes = [0], [0]
     lock, together = threading.Lock(), threading.Barrier(2, timeout=10)
 
     def arm(first: bool) -> None:
-        with turns.turn(1) as (card,):
+        with turns.turn(Want()) as (card,):
             with lock:
                 clashes[0] += card in busy
                 busy.add(card)
@@ -52,17 +60,18 @@ def test_arms_take_turns_and_use_both_cards() -> None:
 def test_arms_that_share_a_card_keep_others_off_it() -> None:
     """Two share a card at once, spread over both cards first; who wants one alone waits for them, and goes next."""
     order: list[str] = []
-    with turns.turn(1, shared=True) as first, turns.turn(1, shared=True) as second:
-        assert {first, second} == {(0,), (1,)}
-        with turns.turn(1, shared=True) as third:
-            assert third == (0,)
+    shared = Want(shared=True)
+    with turns.turn(shared) as (first,), turns.turn(shared) as (second,):
+        assert {first.index, second.index} == {0, 1}
+        with turns.turn(shared) as (third,):
+            assert third.index == 0
 
         def alone() -> None:
-            with turns.turn(1):
+            with turns.turn(Want()):
                 order.append("alone")
 
         def shares() -> None:
-            with turns.turn(1, shared=True):
+            with turns.turn(shared):
                 order.append("shares")
 
         threads = [threading.Thread(target=alone)]
@@ -79,57 +88,111 @@ def test_arms_that_share_a_card_keep_others_off_it() -> None:
 
 
 def test_an_arm_may_hold_both() -> None:
-    with turns.turn(2) as mine:
-        assert mine == (0, 1)
+    with turns.turn(Want(2)) as mine:
+        assert [card.index for card in mine] == [0, 1]
 
 
-def test_another_process_is_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("want", [Want(card_bytes=100 << 30), Want(card_bytes=100 << 30, shared=True)])
+def test_an_arm_is_put_where_it_has_room(want: Want) -> None:
+    """Card 1 has 20 GB free."""
+    with turns.turn(Want(shared=want.shared)) as (first,):
+        assert first.index == 0
+        got = threading.Event()
+
+        def large() -> None:
+            with turns.turn(want) as (card,):
+                assert card.index == 0
+                got.set()
+
+        threading.Thread(target=large, daemon=True).start()
+        assert got.wait(0.3) == want.shared  # it may share card 0, or waits for it
+    assert got.wait(5)
+
+
+def test_a_card_that_cannot_be_locked_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("no locks available")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(fcntl, "flock", refused)
+        for want in (Want(), Want(shared=True)):
+            with pytest.raises(OSError, match="no locks"), turns.turn(want):
+                pass
+        with pytest.raises(OSError, match="no locks"), turns.seat(Want()):
+            pass
+    with turns.turn(Want(2)) as mine:
+        assert len(mine) == 2
+    assert not any(turns._seated.values())
+
+
+def test_another_process_is_waited_for() -> None:
     """A lock on card 0, as another run of this suite would hold it, sends the arm to wait."""
     taken = threading.Event()
 
     def arm() -> None:
-        with turns.turn(2):
+        with turns.turn(Want(2)):
             taken.set()
 
-    with contextlib.ExitStack() as other:
-        assert turns._lock(0, other, fcntl.LOCK_EX)
-        thread = threading.Thread(target=arm, daemon=True)
-        thread.start()
+    other = turns._locked(["0.lock"], fcntl.LOCK_EX)
+    assert other is not None
+    with other:
+        threading.Thread(target=arm, daemon=True).start()
         assert not taken.wait(0.5)
     assert taken.wait(5)
 
 
+def test_nobody_sits_where_another_process_wants_a_card_whole() -> None:
+    other = turns._locked(["0.seat", "1.seat"], fcntl.LOCK_EX)
+    assert other is not None
+    with other, turns.seat(Want()) as refused:
+        assert refused is None
+    with turns.seat(Want()) as seat:
+        assert seat is not None
+        assert turns._locked([f"{seat.card.index}.seat"], fcntl.LOCK_EX) is None
+
+
 def test_a_lost_card_is_told_of_and_not_handed_out_again(tmp_path: Path) -> None:
-    assert cards.lost((0, 1)) == ""
-    (tmp_path / "lost0").touch()
-    assert cards.lost((0, 1)) == "card 0 is lost, `nvidia-smi` says: GPU is lost."
+    assert cards.lost(cards.known()) == ""
+    (tmp_path / "lostGPU-aaaa").touch()
+    assert cards.lost(cards.known()) == "card 0 is lost, `nvidia-smi` says: GPU is lost."
     assert [card.index for card in cards.left()] == [1]
-    with turns.turn(1) as mine:
-        assert mine == (1,)
-    with turns.turn(1, shared=True) as mine:
-        assert mine == (1,)
-    with pytest.raises(turns.CardLostError, match="of 2 cards 1 are left, the arm needs 2"), turns.turn(2):
+    for want in (Want(), Want(shared=True)):
+        with turns.turn(want) as (card,):
+            assert card.index == 1
+    with pytest.raises(turns.CardLostError, match="of 2 cards 1 are left, the arm needs 2"), turns.turn(Want(2)):
         pass
+    large = Want(card_bytes=100 << 30)
+    with pytest.raises(turns.CardLostError, match="the arm needs 1 with 102400 MiB free"), turns.seat(large):
+        pass
+
+
+def test_one_slow_answer_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["no answer after 20 s", "", "Unknown Error", "Unknown Error"])
+    monkeypatch.setattr(cards, "_missing", lambda card: next(answers))
+    one = cards.known()[:1]
+    assert cards.lost(one) == ""
+    assert cards.left() == cards.known()
+    assert "Unknown Error" in cards.lost(one)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_who_waits_for_a_card_that_is_lost_waits_no_longer(tmp_path: Path, shared: bool) -> None:
-    (tmp_path / "lost0").touch()
-    (tmp_path / "lost1").touch()
+    (tmp_path / "lostGPU-aaaa").touch()
+    (tmp_path / "lostGPU-bbbb").touch()
     refused: list[str] = []
 
     def wait() -> None:
-        with contextlib.suppress(turns.CardLostError), turns.turn(1, shared=shared):
+        with contextlib.suppress(turns.CardLostError), turns.turn(Want(shared=shared)):
             return
         refused.append("lost")
 
-    with turns.turn(2):
+    with turns.turn(Want(2)) as both:
         waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
         waiting.join(0.2)
         assert waiting.is_alive()
-        cards.lost((0,))
-        cards.lost((1,))
+        for card in both:
+            cards.lost((card,))
         waiting.join(5)
     assert refused == ["lost"]
 
@@ -155,7 +218,7 @@ def test_an_arm_on_a_lost_card_is_disturbed_and_those_after_it_do_not_start(
         ("disturbed", f"card {n} is lost, `nvidia-smi` says: GPU is lost.; CUDA error: unspecified launch failure")
         for n in (0, 1)
     ] + [("disturbed", "of 2 cards 0 are left, the arm needs 1")]
-    assert began == ["0", "1"]
+    assert began == ["GPU-aaaa", "GPU-bbbb"]
 
 
 # -- arms that wait at a card
@@ -163,19 +226,19 @@ def test_an_arm_on_a_lost_card_is_disturbed_and_those_after_it_do_not_start(
 
 def test_few_sit_at_a_card_and_each_card_has_its_own() -> None:
     with contextlib.ExitStack() as stack:
-        seats = [stack.enter_context(turns.seat()) for _ in range(2 * turns.SEATS)]
-        assert sorted(seat.card for seat in seats if seat) == [0] * turns.SEATS + [1] * turns.SEATS
+        seats = [stack.enter_context(turns.seat(Want())) for _ in range(2 * turns.SEATS)]
+        assert sorted(seat.card.index for seat in seats if seat) == [0] * turns.SEATS + [1] * turns.SEATS
         got = threading.Event()
 
         def sit() -> None:
-            with turns.seat() as late:
+            with turns.seat(Want()) as late:
                 assert late is not None
-                assert late.card == 1
+                assert late.card.index == 1
                 got.set()
 
         threading.Thread(target=sit, daemon=True).start()
         assert not got.wait(0.2)
-        first = next(seat for seat in seats if seat and seat.card == 1)
+        first = next(seat for seat in seats if seat and seat.card.index == 1)
         first.leave()
         assert got.wait(5)
         first.leave()  # once more, and nothing is counted twice
@@ -183,43 +246,49 @@ def test_few_sit_at_a_card_and_each_card_has_its_own() -> None:
 
 
 def test_a_seat_leads_to_a_turn_at_its_own_card() -> None:
-    with turns.turn(1) as (busy,), turns.seat() as seat:
+    with turns.turn(Want()) as (busy,), turns.seat(Want()) as seat:
         assert seat is not None
-        assert (busy, seat.card) == (0, 1)
-        with turns.turn(1, at=seat.card) as mine:
-            assert mine == (1,)
-    with turns.turn(1, at=1) as mine:
-        assert mine == (1,)
+        assert (busy.index, seat.card.index) == (0, 1)
+        with turns.turn(Want(at=seat.card.index)) as mine:
+            assert mine == (seat.card,)
+    with turns.turn(Want(at=1)) as (card,):
+        assert card.index == 1
 
 
 def test_who_needs_a_whole_card_waits_for_empty_seats_and_then_nobody_sits() -> None:
     order: list[str] = []
+    assert Want(card_bytes=WHOLE).whole
 
     def alone() -> None:
-        with turns.turn(1, whole=True):
+        with turns.turn(Want(card_bytes=WHOLE)):
             order.append("alone")
-            with turns.seat() as refused:
+            with turns.seat(Want()) as refused:
                 order.append("seated" if refused else "refused")
 
-    with turns.seat() as one, turns.seat() as other:
+    with turns.seat(Want()) as one, turns.seat(Want()) as other:
         assert one is not None
         assert other is not None
-        assert {one.card, other.card} == {0, 1}
+        assert (one.card.index, other.card.index) == (0, 1)
         waiting = threading.Thread(target=alone)
         waiting.start()
         waiting.join(0.2)
         assert order == []
-        other.leave()
+        one.leave()
         waiting.join(5)
         assert order == ["alone", "refused"]
-    with turns.seat() as again:
+    with turns.seat(Want()) as again:
         assert again is not None
 
 
-def test_a_card_has_room_for_others_or_not() -> None:
+def test_a_card_has_room_for_others_or_not(tmp_path: Path) -> None:
     free = 20000 << 20  # of the smaller of the two
-    assert turns.roomy(free - turns.ROOM_BYTES)
-    assert not turns.roomy(free - turns.ROOM_BYTES + 1)
+    assert not Want(card_bytes=free - turns.ROOM_BYTES).whole
+    assert Want(card_bytes=free - turns.ROOM_BYTES + 1).whole
+    assert not Want(card_bytes=free + 1).whole  # only the larger one will do, and has room
+    assert Want(2).whole
+    (tmp_path / "cards").write_text("\n".join(CARDS).replace("Default", "Exclusive_Process"))
+    cards.known.cache_clear()
+    assert Want().whole
 
 
 @pytest.fixture
@@ -228,6 +297,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ("torch", "repros.worker", *METERS))
     made._apart = True
+    monkeypatch.setattr(arms_module, "LATE_CUDA", ())  # what arms import is not at stake, and takes seconds
     yield made
     made.close()
 
@@ -264,11 +334,44 @@ def test_the_time_in_which_others_work_is_not_an_arms_own(server: CellServer, tm
 
 
 def test_an_arm_that_sits_at_a_card_which_is_lost_is_disturbed(server: CellServer, tmp_path: Path) -> None:
-    with turns.turn(1, at=0), ThreadPoolExecutor(1) as arms:
+    with ThreadPoolExecutor(1) as arms, turns.turn(Want(at=0)) as mine:
         waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
         while not server._waiting:
             time.sleep(0.01)
-        (tmp_path / "lost0").touch()
-        cards.lost((0,))
+        (tmp_path / "lostGPU-aaaa").touch()
+        cards.lost(mine)
         seen = waiting.result(20)
     assert (seen.state, seen.reason) == ("disturbed", "of 1 cards 0 are left, the arm needs 1")
+    assert seen.figures == {}  # it warmed up and left
+
+
+def test_an_arm_that_sits_at_a_card_which_is_lost_may_do_with_another(
+    server: CellServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    cards.known.cache_clear()
+    with ThreadPoolExecutor(1) as arms:
+        with turns.turn(Want(at=0)) as first, turns.turn(Want(at=1)):
+            waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
+            while not server._waiting:
+                time.sleep(0.01)
+            (tmp_path / "lostGPU-aaaa").touch()
+            cards.lost(first)
+            time.sleep(0.2)
+            assert not waiting.done()
+        assert waiting.result(20).state == "done"
+
+
+def test_an_arm_whose_supervisor_is_lost_does_not_wait_for_ever(server: CellServer, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as arms:
+        with turns.turn(Want(at=0)):
+            waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
+            deadline = time.monotonic() + 20
+            while not working_below(server.work) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert server._process is not None
+            os.kill(server._process.pid, signal.SIGKILL)
+            while (left := working_below(server.work)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert waiting.result(20).reason == "the cell's supervisor ended"
+    assert left == []

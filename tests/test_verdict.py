@@ -157,6 +157,11 @@ def test_effect_of_a_fix(before: R, after: R, was: float, now: float, wanted: Ef
     assert effect((before, done(error=was)), (after, done("proposed", error=now)), 0.05)[0] is wanted
 
 
+def test_a_fix_is_not_blamed_for_a_card_that_was_lost_under_it() -> None:
+    lost = Observation("proposed", "disturbed", reason="card 0 is lost")
+    assert effect((R.OVER, done()), (R.ERROR, lost), 0.05)[0] is Effect.UNSETTLED
+
+
 def test_a_fix_that_silences_an_exception_with_wrong_numbers_is_wrong() -> None:
     silent = (R.OVER, done("proposed", error=2000.0))
     assert effect((R.OVER, raised("AttributeError", "SCB")), silent, 0.05)[0] is Effect.WRONG

@@ -30,8 +30,8 @@ class _Process(ctypes.Structure):
 def own_bytes() -> int | None:
     """Return the bytes that this process has on all cards, its contexts included.
 
-    None where NVML is not to be had or does not list this process: it has no context yet, or it runs in a container
-    whose process numbers are not the host's.
+    None where NVML is not to be had, does not tell of a card or does not list this process: it has no context yet, or
+    it runs in a container whose process numbers are not the host's.
     """
     lib = _library()
     if lib is None:
@@ -40,11 +40,12 @@ def own_bytes() -> int | None:
     if lib.nvmlDeviceGetCount_v2(ctypes.byref(count)):
         return None
     for index in range(count.value):
-        card, room, processes = ctypes.c_void_p(), ctypes.c_uint(ROOM), (_Process * ROOM)()
+        card, room = ctypes.c_void_p(), ctypes.c_uint(ROOM)
+        processes = (_Process * (2 * ROOM))()  # some drivers of the 535 series write longer records
         if lib.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(card)):
-            continue
+            return None
         if lib.nvmlDeviceGetComputeRunningProcesses_v3(card, ctypes.byref(room), processes):
-            continue
+            return None
         for process in processes[: room.value]:
             if process.pid == os.getpid() and process.used != NOT_AVAILABLE:
                 used, listed = used + process.used, True
@@ -55,6 +56,7 @@ def own_bytes() -> int | None:
 def _library() -> ctypes.CDLL | None:
     try:
         lib = ctypes.CDLL("libnvidia-ml.so.1")
+        lib.nvmlDeviceGetComputeRunningProcesses_v3  # noqa: B018 - drivers before R510 have it not: AttributeError
         return None if lib.nvmlInit_v2() else lib
     except (OSError, AttributeError):
         return None

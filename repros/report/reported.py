@@ -103,7 +103,7 @@ def ended(arm: Observation | None) -> str:
     """Return how an arm ended that did not get to its end; empty for one that did, or for none."""
     if arm is None or arm.state == "done":
         return ""
-    return "out of memory" if "out of memory" in arm.reason.lower() else arm.state
+    return "out of memory" if arm.state == "raised" and "out of memory" in arm.reason.lower() else arm.state
 
 
 def _range(ends: Iterable[str]) -> str:
@@ -129,4 +129,4 @@ def _measured(reading: Reading, record: Record, case: str) -> float | None:
     if reading.arm == "budget":
         return float(record.budget["limit"])
     arm = record.arm(reading.arm)
-    return arm.figures.get(reading.figure) if arm else None
+    return arm.figures.get(reading.figure) if arm and arm.state != "disturbed" else None
