@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repros.cards import Card, lost
+from repros.cards import Card, left, lost
 from repros.results import ROOT
 from repros.turns import CardLostError, Seat, Want, seat, turn
 from repros.verdict import Observation
@@ -135,6 +135,7 @@ class CellServer:
         self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
         self._apart = False  # whether the driver tells one process from another on a card, as an arm has found
+        self._finding = threading.Semaphore(max(1, len(left()) if device == "cuda" else 1))  # one arm a card finds out
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
         self._ready: Future[Mapping[str, Any]] = Future()
@@ -232,7 +233,6 @@ class CellServer:
                     return Observation(request["arm"], "disturbed", reason=str(error), log=str(log))
                 # The card that it sat at is lost; it may do with another.
         gone = "" if seen.state == "done" else lost(mine)
-        self._apart |= seen.evidence.get("driver_tells_of") == "process"
         return replace(seen, state="disturbed", reason=f"{gone}; {seen.reason}") if gone else seen
 
     def _on_cards(
@@ -240,14 +240,29 @@ class CellServer:
     ) -> tuple[Observation, tuple[Card, ...]]:
         """Run one arm when it is its turn, warmed up before it where that does not show in another's bytes."""
         with contextlib.ExitStack() as stack:
-            ahead = self._apart and not (want.shared or fresh or want.whole)
+            ahead = not (want.shared or fresh or want.whole) and self._finds_apart(stack)
             sitting = stack.enter_context(seat(want)) if ahead else None
             mine = (sitting.card,) if sitting else stack.enter_context(turn(want))
             # By their names: where a card is lost, those after it are numbered anew.
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
             env = {**visible, **request["env"]}
             full = {**request, "env": env, "imports": () if fresh else LATE_CUDA}
-            return self._observe(full, log, fresh, sitting), mine
+            seen = self._observe(full, log, fresh, sitting)
+            self._apart |= seen.evidence.get("driver_tells_of") == "process"
+            return seen, mine
+
+    def _finds_apart(self, stack: contextlib.ExitStack) -> bool:
+        """Return whether the driver tells processes apart; until an arm has found that, one a card goes to find it.
+
+        The others wait here and not for a turn, or they would have theirs without having warmed up before it.
+        """
+        if not self._apart:
+            self._finding.acquire()
+            if not self._apart:
+                stack.callback(self._finding.release)
+                return False
+            self._finding.release()
+        return True
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool, at: Seat | None = None) -> Observation:
         number = next(self._numbers)

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,26 @@ def test_arms_warm_up_beside_each_other_and_work_one_after_another(server: CellS
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(work))
     for one in seen:
         assert one.ended - one.started == pytest.approx(one.seconds["total"], abs=0.05)
+
+
+@pytest.mark.parametrize("tells", ["process", "card"])
+def test_arms_warm_up_ahead_as_soon_as_one_has_found_that_it_does_not_show(
+    server: CellServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: str
+) -> None:
+    """Six are asked for at once: the first is alone, and where it finds that it may, the others sit."""
+    server._apart = False
+    observe, begun_by_now, apart = server._observe, [], {"driver_tells_of": tells}
+
+    def with_a_driver(*arguments: Any) -> Observation:
+        begun_by_now.append(len(server._waiting))
+        return replace(observe(*arguments), evidence=apart)
+
+    monkeypatch.setattr(server, "_observe", with_a_driver)
+    with ThreadPoolExecutor(6) as arms:
+        seen = list(arms.map(lambda n: server.observe(request("work"), tmp_path / f"{n}.log"), range(6)))
+    assert [one.evidence for one in seen] == [apart] * 6
+    assert begun_by_now[0] == 0
+    assert max(begun_by_now) == (turns.SEATS if tells == "process" else 0)
 
 
 def test_the_time_in_which_others_work_is_not_an_arms_own(server: CellServer, tmp_path: Path) -> None:
