@@ -117,6 +117,7 @@ def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
     if i.p["mode"] == "checkpoint":
         model.gradient_checkpointing_enable({"use_reentrant": False})
     elif i.p["mode"] in BACKENDS:
+        model.enable_input_require_grads()  # or the first layer, of whose input no gradient is taken, is a graph alone
         torch._dynamo.config.cache_size_limit = 4 * len(model.model.layers)
         for layer in model.model.layers:
             layer.compile(backend=BACKENDS[i.p["mode"]])
