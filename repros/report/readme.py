@@ -29,17 +29,16 @@ def trimmed(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def blocks(evidence: Path, known: Mapping[str, Entry]) -> dict[str, str]:
-    """Return the README's blocks by name."""
+def blocks(evidence: Path, known: Mapping[str, Entry], card: Path) -> dict[str, str]:
+    """Return the README's blocks by name, of evidence of the tier that needs no GPU and of a card's."""
     records, _ = load(evidence)
-    times = [line["seconds"] for line in lines(evidence / RESULTS)[0] if line["kind"] == "time"]
     try:
         bench = json.loads((evidence / BENCHMARKS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{shown(evidence / BENCHMARKS)}: {error}", "run `nox -s bench`, then give `--benchmarks`"
         ) from error
-    return {"standings": standings(records, known), "costs": costs(bench, times, records)}
+    return {"standings": standings(records, known), "costs": costs(bench, spent(evidence)), "card": spent(card)}
 
 
 def standings(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
@@ -63,7 +62,7 @@ def row(case: Case, claim: str, says: str) -> str:
     return f"| [{case.package}#{case.number}]({case.url}) | {claim} | {says} |"
 
 
-def costs(bench: Mapping[str, Any], times: Sequence[Mapping[str, float]], records: Sequence[Record]) -> str:
+def costs(bench: Mapping[str, Any], run: str) -> str:
     """Return the measured costs."""
     rows = ["| measured | median |", "|---|---|"]
     for figures in bench["figures"].values():
@@ -71,18 +70,21 @@ def costs(bench: Mapping[str, Any], times: Sequence[Mapping[str, float]], record
             unit = " s" if name.endswith("(s)") else "×"
             text = f"{value:.3g}{unit}" if isinstance(value, float) else str(value)
             rows.append(f"| {name.removesuffix(' (s)')} | {text} |")
+    machine = f"{bench['cpu']}, {bench['cores']} cores, Python {bench['python']}, {bench['date']}"
+    return "\n".join([*rows, "", f"({machine}.)", "", run])
+
+
+def spent(evidence: Path) -> str:
+    """Return where the time of a committed run went, all its cells together."""
+    records, _ = load(evidence)
+    times = [line["seconds"] for line in lines(evidence / RESULTS)[0] if line["kind"] == "time"]
     total = {kind: sum(time[kind] for time in times) for kind in times[0]} if times else {}
     split = ", ".join(
         f"{kind} {value:.0f} s ({value / total['total']:.0%})" for kind, value in total.items() if kind != "total"
     )
-    machine = f"{bench['cpu']}, {bench['cores']} cores, Python {bench['python']}, {bench['date']}"
     arms = sum(len(record.arms) for record in records)
-    return "\n".join(
-        [
-            *rows, "", f"({machine}.)", "",
-            f"The committed run, warm: {len(records)} trials, {arms} arms in {total.get('total', 0):.0f} s: {split}.",
-        ]
-    )  # fmt: skip
+    machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
+    return f"The committed run ({machine}): {len(records)} trials, {arms} arms in {total.get('total', 0):.0f} s: {split}."
 
 
 def refreshed(text: str, made: Mapping[str, str]) -> str:
