@@ -82,9 +82,9 @@ def spent(evidence: Path) -> str:
     split = ", ".join(
         f"{kind} {value:.0f} s ({value / total['total']:.0%})" for kind, value in total.items() if kind != "total"
     )
-    arms = sum(len(record.arms) for record in records)
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
-    return f"The committed run ({machine}): {len(records)} trials, {arms} arms in {total.get('total', 0):.0f} s: {split}."
+    done = f"{len(records)} trials, {sum(len(record.arms) for record in records)} arms in {total.get('total', 0):.0f} s"
+    return f"The committed run ({machine}): {done}: {split}."
 
 
 def refreshed(text: str, made: Mapping[str, str]) -> str:
