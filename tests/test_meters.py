@@ -371,3 +371,22 @@ def test_an_arm_that_was_left_too_little_memory_is_disturbed(
     request = {"module": harness.module, "arm": "subject", "params": {"subject": "runs out"}, "checkpoint": None}
     seen = worker.observe({**request, "log": "", "card_bytes": 7})
     assert (seen.state, seen.reason, asked) == (state, reason, [7])
+
+
+@pytest.mark.parametrize(
+    ("ooms", "short", "state", "reason"),
+    [
+        (1, "the card had 3 MiB", "disturbed", "the card had 3 MiB; it ran out of memory and went on"),
+        (1, "", "done", ""),
+        (0, "the card had 3 MiB", "done", ""),
+    ],
+)
+def test_so_is_one_that_went_on_after_it(
+    ooms: int, short: str, state: str, reason: str, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CpuMeters, "short_of", lambda self, card_bytes: short)
+    monkeypatch.setattr(CpuMeters, "results", lambda self: ({}, {"cuda_ooms": ooms}))
+    params = dict(harness.condition("passes").params)
+    request = {"module": harness.module, "arm": "subject", "params": params, "checkpoint": None, "log": ""}
+    seen = worker.observe(request)
+    assert (seen.state, seen.reason) == (state, reason)

@@ -83,6 +83,7 @@ class CudaMeters:
             "peak_inactive_split": sum(s.get("inactive_split_bytes.all.peak", 0) for s in stats),
             "driver": self._driver_bytes(),
             "retries": sum(s.get("num_alloc_retries", 0) for s in stats),
+            "ooms": sum(s.get("num_ooms", 0) for s in stats),
         }
 
     def enter(self, name: str) -> None:
@@ -112,7 +113,8 @@ class CudaMeters:
 
     def _mark(self, name: str) -> None:
         now = self._read()
-        taken = {f"{k}_bytes": now[k] - self._base[k] for k in ("allocated", "reserved", *self._driver)}
+        names = ("allocated", "reserved", "peak_allocated", *self._driver)
+        taken = {f"{name}_bytes": now[name] - self._base[name] for name in names}
         self._marks.append({"phase": name, "at": round(time.monotonic() - self._began, 4), **taken})
 
     def _held(self) -> None:
@@ -146,6 +148,7 @@ class CudaMeters:
             "cuda_phases": self._marks,
             "cuda_baseline": base,
             "cuda_retries": now["retries"] - base["retries"],
+            "cuda_ooms": now["ooms"] - base["ooms"],
             **({} if self._shared else {"driver_tells_of": "process" if self._apart else "card"}),
             "card": {
                 "name": card.name,
