@@ -11,6 +11,7 @@ from repros.bisection import Hunt
 from repros.matrix import Cell
 from repros.probing import PROBES, Probe
 from repros.report.edge_plot import Point, plot
+from repros.report.machine import described
 from repros.revisions import FOLLOWERS, Revision, compare_link, diff_command
 from repros.verdict import show
 
@@ -116,14 +117,10 @@ def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
         "",
     ]
     if everything:
-        machine = everything[0].machine
         dates = sorted(probe.date for probe in everything)
-        memory = show(float(machine.get("memory_bytes", 0)), "bytes")
         builds = ", ".join(dict.fromkeys(probe.build for probe in everything if probe.build))
         rows += [
-            f"Machine: {machine.get('cpu_model')}, {machine.get('cores')} cores, {memory}, {machine.get('system')}, "
-            f"{machine.get('libc')}, Python {machine.get('python')}, "
-            f"{', '.join(machine.get('gpus') or []) or 'no GPU'}; build of torch: {builds}. "
+            f"Machine: {described(everything[0].machine)}; build of torch: {builds}. "
             f"From {dates[0]} to {dates[-1]}. Every figure is read from `{PROBES}`.",
             "",
         ]

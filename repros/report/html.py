@@ -27,6 +27,7 @@ from repros.errors import UserError
 from repros.matrix import AXES
 from repros.redact import Redactor
 from repros.report import changes, pack, reported, standing
+from repros.report.machine import machines
 from repros.report.scripts import Scripts
 from repros.results import Record
 from repros.verdict import SCHEMA, Verdict, show
@@ -388,21 +389,6 @@ def unsupported(records: Sequence[Record]) -> list[tuple[str, int, str]]:
         (reason, len(several), ", ".join(dict.fromkeys(record.cell for record in several)))
         for reason, several in found.items()
     ]
-
-
-def machines(records: Sequence[Record]) -> list[str]:
-    """Return each machine of the records in a line."""
-    lines = []
-    for record in records:
-        m = record.machine
-        if m:
-            gpus = ", ".join(m.get("gpus") or []) or "no GPU"
-            memory = show(float(m.get("memory_bytes", 0)), "bytes")
-            lines.append(
-                f"{m.get('cpu_model')}, {m.get('cores')} cores, {memory}, {m.get('system')}, {m.get('libc')}, "
-                f"Python {m.get('python')}, {gpus}"
-            )
-    return list(dict.fromkeys(lines))
 
 
 def summary(

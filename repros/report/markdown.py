@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from repros.case import ARMS, Claim
 from repros.cases import Entry
 from repros.report import changes, reported, standing
+from repros.report.machine import described
 from repros.report.terminal import margins
 from repros.results import Record
 from repros.trial import two_lines
@@ -68,20 +69,16 @@ def _changes(records: Sequence[Record], against: Against | None, most: int | Non
 
 
 def _head(records: Sequence[Record], sources: Sequence[str]) -> list[str]:
-    machine = records[0].machine
     dates = sorted(record.date for record in records)
     counts = {v: sum(record.verdict is v for record in records) for v in Verdict}
     listed = ", ".join(f"{count} {v.value}" for v, count in counts.items() if count)
     made = ", ".join(f"`{source}`" for source in sources)
-    memory = show(float(machine.get("memory_bytes", 0)), "bytes")
     return [
         "# Verdicts",
         "",
         f"{len(records)} trials: {listed}. Made from {made} by `python -m repros report`.",
         "",
-        f"Machine: {machine.get('cpu_model')}, {machine.get('cores')} cores, {memory}, {machine.get('system')}, "
-        f"{machine.get('libc')}, Python {machine.get('python')}, "
-        f"{', '.join(machine.get('gpus') or []) or 'no GPU'}. From {dates[0]} to {dates[-1]}.",
+        f"Machine: {described(records[0].machine)}. From {dates[0]} to {dates[-1]}.",
         "",
     ]
 

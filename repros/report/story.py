@@ -18,7 +18,8 @@ import jinja2
 from repros import onefile
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.report import html, standing
+from repros.report import standing
+from repros.report.machine import machines
 from repros.report.terminal import multiple
 from repros.results import ROOT, Record, shown
 from repros.verdict import Verdict, show
@@ -66,7 +67,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         figures=[figures(rows) for rows in conditions(mine)],
         releases=releases(mine),
         fixes=fixes,
-        machines=html.machines(mine),
+        machines=machines(mine),
         cells=list(dict.fromkeys(f"`{record.cell}`" for record in mine)),
         example=next(record.repeat for record in mine if record.arms),
     )
