@@ -92,3 +92,44 @@ def test_cells_that_differ_in_two_packages_name_both() -> None:
         "bitsandbytes reproduced in 0.49.2, absent in 0.50.2 or transformers reproduced in 5.2.0, absent in 5.23.0"
         in (found.because)
     )
+
+
+def grid(*cells: tuple[str, str, Verdict]) -> list[Record]:
+    """Make records of one condition from (torch, bitsandbytes, verdict)."""
+    made = []
+    for torch, bitsandbytes, verdict in cells:
+        packages = {"torch": torch, "transformers": "5.2.0", "bitsandbytes": bitsandbytes}
+        one = record(condition="c", cell=f"torch{torch}-bnb{bitsandbytes}", verdict=verdict)
+        made.append(replace(one, environment={"packages": packages}))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("cells", "word", "because"),
+    [
+        (  # came with one package, went with the other
+            [("2.13.0+cpu", "0.47", GOOD), ("2.13.0", "0.49", BAD), ("2.11", "0.50", BAD), ("2.15", "0.50", GOOD)],
+            "fixed in torch >2.13.0,<=2.15",
+            "reproduced with bitsandbytes 0.49 to 0.50 and torch 2.11 to 2.13.0, "
+            "absent with bitsandbytes 0.47 or torch 2.15: c",
+        ),
+        (  # gone in the newer of either
+            [("2.11", "0.49", BAD), ("2.13", "0.50", GOOD), ("2.15", "0.49", GOOD), ("2.13", "0.49", BAD)],
+            "fixed in bitsandbytes >0.49,<=0.50 or torch >2.13,<=2.15",
+            "reproduced with bitsandbytes 0.49 and torch 2.11 to 2.13, absent with bitsandbytes 0.50 or torch 2.15: c",
+        ),
+        (  # came with the newer of both
+            [("2.11", "0.50", GOOD), ("2.13", "0.49", GOOD), ("2.13", "0.50", BAD)],
+            "confirmed under conditions",
+            "reproduced with bitsandbytes 0.50 and torch 2.13, absent with bitsandbytes 0.49 or torch 2.11: c",
+        ),
+        (  # two ranges of one package: nothing simple says it
+            [("2.11", "0.49", BAD), ("2.13", "0.49", GOOD), ("2.15", "0.49", BAD), ("2.13", "0.50", BAD)],
+            "confirmed under conditions",
+            "reproduced in torch2.11-bnb0.49, torch2.15-bnb0.49, torch2.13-bnb0.50; absent in 1 other cells: c",
+        ),
+    ],
+)
+def test_two_packages_may_take_part(cells: list[tuple[str, str, Verdict]], word: str, because: str) -> None:
+    found = standing.of_claim(CLAIM, grid(*cells))
+    assert (found.word, found.because) == (word, because)

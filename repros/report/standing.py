@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 
 from packaging.version import Version
 
@@ -59,7 +59,7 @@ class Edges:
 
 
 def edges(group: Sequence[Record]) -> Edges:
-    """Find the package whose tried versions tell reproduced from absent apart, and its edges."""
+    """Find the package whose tried versions tell reproduced from absent apart, and its edges; else the two together."""
     bad = [r for r in group if r.verdict is Verdict.REPRODUCED]
     good = [r for r in group if r.verdict is Verdict.ABSENT]
     if not good:
@@ -81,8 +81,33 @@ def edges(group: Sequence[Record]) -> Edges:
         return found[0]
     if found:  # these cells cannot tell which of the packages it was
         return Edges(" or ".join(edge.text for edge in found), "")
+    pairs = [together for pair in combinations(AXES, 2) if (together := _together(pair, bad, good))]
+    if len(pairs) == 1:
+        return pairs[0]
     cells = ", ".join(r.cell for r in bad)
     return Edges(f"reproduced in {cells}; absent in {len(good)} other cells", "")
+
+
+def _together(pair: tuple[str, str], bad: Sequence[Record], good: Sequence[Record]) -> Edges | None:
+    """Return the edges of a symptom that takes a range of one package and a range of another; None if it does not.
+
+    Every cell with both in their ranges has it, and no other cell.
+    """
+    ranges = {package: sorted({_version(r, package) for r in bad}) for package in pair}
+    outside = {p: [r for r in good if not v[0] <= _version(r, p) <= v[-1]] for p, v in ranges.items()}
+    if any(all(r not in several for several in outside.values()) for r in good) or not all(outside.values()):
+        return None
+    needs = " and ".join(f"{package} {_span(versions)}" for package, versions in ranges.items())
+    beyond = {p: sorted({_version(r, p) for r in several}) for p, several in outside.items()}
+    absent = " or ".join(
+        f"{package} {_span(part)}"
+        for package, versions in beyond.items()
+        for part in ([v for v in versions if v < ranges[package][0]], [v for v in versions if v > ranges[package][-1]])
+        if part
+    )
+    later = {p: [v for v in versions if v > ranges[p][-1]] for p, versions in beyond.items()}
+    fixed = " or ".join(f"{p} >{ranges[p][-1]},<={versions[0]}" for p, versions in later.items() if versions)
+    return Edges(f"reproduced with {needs}, absent with {absent}", fixed)
 
 
 def _span(versions: Sequence[Version]) -> str:
@@ -90,7 +115,7 @@ def _span(versions: Sequence[Version]) -> str:
 
 
 def _version(record: Record, package: str) -> Version:
-    return Version(record.versions[package])
+    return Version(Version(record.versions[package]).public)  # which build of a release it is, tells nothing here
 
 
 def _spread(records: Iterable[Record]) -> str:
