@@ -126,7 +126,9 @@ def parser() -> argparse.ArgumentParser:
     stories.add_argument("run", nargs="+", type=Path, help="folders of results, read as one")
     stories.add_argument("--to", type=Path, metavar="DIR", help="folder of the stories (default: reports/stories)")
     readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
-    readme.add_argument("--evidence", type=Path, required=True, metavar="DIR", help="e.g. reports/NAME")
+    readme.add_argument(
+        *("--evidence", "-e"), type=Path, nargs="+", required=True, metavar="DIR", help="the first one's cost is told"
+    )
     readme.add_argument("--card", type=Path, required=True, metavar="DIR", help="evidence of a run on a card")
     readme.add_argument(
         "--benchmarks", type=Path, metavar="FILE", help="keep these figures of `nox -s bench` there first"
@@ -435,12 +437,14 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
 
     if arguments.benchmarks:
         figures = readme.trimmed(json.loads(arguments.benchmarks.read_text(encoding="utf-8")))
-        (arguments.evidence / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        (arguments.evidence[0] / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     path = ROOT / "README.md"
     made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()}, arguments.card)
     made["oracle"] = oracle.block(ROOT / "reports")
     path.write_text(readme.refreshed(path.read_text(encoding="utf-8"), made), encoding="utf-8")
-    console.print(f"{results.shown(path)}: figures from {results.shown(arguments.evidence)}", markup=False)
+    console.print(
+        f"{results.shown(path)}: figures from {', '.join(map(results.shown, arguments.evidence))}", markup=False
+    )
     return EXIT_AS_EXPECTED
 
 

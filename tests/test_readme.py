@@ -9,6 +9,7 @@ import pytest
 
 from repros import cases, results
 from repros.report import markdown, readme
+from repros.verdict import Verdict
 
 EVIDENCE = sorted(path.parent for path in results.REPORTS.glob(f"*/{results.RESULTS}"))
 README = results.ROOT / "README.md"
@@ -20,10 +21,11 @@ def test_there_is_evidence() -> None:
 
 def test_the_readmes_figures_are_those_of_the_evidence() -> None:
     known = {e.name: e for e in cases.find()}
-    card = results.REPORTS / "h200"
-    made = [readme.blocks(folder, known, card) for folder in EVIDENCE if (folder / readme.BENCHMARKS).exists()]
+    without_a_gpu = [folder for folder in EVIDENCE if folder.name.startswith("cpu")]
+    made = readme.blocks(without_a_gpu, known, results.REPORTS / "h200")
     text = README.read_text()
-    assert any(readme.refreshed(text, blocks) == text for blocks in made)
+    assert readme.refreshed(text, made) == text
+    assert all(f"[reports/{folder.name}](reports/{folder.name}/README.md)" in text for folder in EVIDENCE)
 
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
@@ -42,6 +44,19 @@ def test_committed_evidence_is_conclusive_and_names_its_reasons(folder: Path) ->
         assert record.verdict.value in ("reproduced", "absent", "unsupported"), record.key
         assert record.reason, record.key
         assert not record.failed, record.key
+
+
+def test_torch_matters_where_something_is_compiled_and_nowhere_else() -> None:
+    records, _ = results.load(results.REPORTS / "cpu-torch")
+    pins = {tuple(r.versions[package] for package in ("transformers", "bitsandbytes")) for r in records}
+    assert len(pins) == 1, "only torch may differ"
+    told = (Verdict.REPRODUCED, Verdict.ABSENT)
+    verdicts: dict[str, set[Verdict]] = {}
+    for record in records:
+        verdicts.setdefault(record.condition, set()).update({record.verdict} & set(told))
+    differ = {condition for condition, found in verdicts.items() if len(found) > 1}
+    assert differ
+    assert all("-compile-" in condition for condition in differ), differ
 
 
 def test_the_readme_shows_the_two_commands() -> None:

@@ -133,3 +133,33 @@ def grid(*cells: tuple[str, str, Verdict]) -> list[Record]:
 def test_two_packages_may_take_part(cells: list[tuple[str, str, Verdict]], word: str, because: str) -> None:
     found = standing.of_claim(CLAIM, grid(*cells))
     assert (found.word, found.because) == (word, because)
+
+
+def test_what_ends_every_condition_is_said_alone_and_what_does_it_together() -> None:
+    """One condition is gone in the newer of either package, one in the newer torch alone, one in the newer other."""
+
+    def condition(name: str, *verdicts: Verdict, newest: str = "0.50") -> list[Record]:
+        cells = zip(("2.13", "2.13", "2.15"), ("0.49", newest, "0.49"), verdicts, strict=True)
+        return [replace(one, condition=name) for one in grid(*cells)]
+
+    either = condition("c", BAD, GOOD, GOOD)
+    torch, other = condition("d", BAD, BAD, GOOD), condition("e", BAD, GOOD, BAD, newest="0.50.2")
+    assert standing.of_claim(CLAIM, either).word == "fixed in bitsandbytes >0.49,<=0.50 or torch >2.13,<=2.15"
+    assert standing.of_claim(CLAIM, either + torch).word == "fixed in torch >2.13,<=2.15"
+    assert standing.of_claim(CLAIM, either + other).word == "fixed in bitsandbytes >0.49,<=0.50.2"
+    both = "fixed in bitsandbytes >0.49,<=0.50.2 and torch >2.13,<=2.15"
+    assert standing.of_claim(CLAIM, torch + other).word == both
+    assert standing.of_claim(CLAIM, torch + either + other).word == both
+
+
+@pytest.mark.parametrize(
+    ("other", "word"),
+    [
+        ({"5.2": BAD, "5.4": GOOD}, "transformers >5.3,<=5.4"),
+        ({"5.2": BAD, "5.3": GOOD}, "transformers >5.2,<=5.3 and transformers >5.3,<=5.4"),
+        ({"5.3": BAD, "5.5": GOOD}, "transformers >5.3,<=5.5"),
+    ],
+)
+def test_a_release_that_one_condition_was_not_tried_in_is_no_second_fix(other: dict[str, Verdict], word: str) -> None:
+    tried = {"c": {"5.2": BAD, "5.3": BAD, "5.4": GOOD}, "d": other}
+    assert standing.of_claim(CLAIM, rows(tried, "transformers")).word == f"fixed in {word}"

@@ -18,7 +18,7 @@ from tests.test_cli import errors
 KNOWN = {e.name: e for e in cases.find()}
 STORIES = sorted(story.STORIES.glob("*.md"))
 READINGS = sorted((results.ROOT / "repros" / "cases").glob("*/gh*.md"))
-RUNS = [results.REPORTS / name for name in ("cpu", "cpu-edges", "h200", "h200-x2")]
+RUNS = [results.REPORTS / name for name in ("cpu", "cpu-edges", "cpu-torch", "h200", "h200-x2")]
 
 
 @pytest.fixture(scope="module")

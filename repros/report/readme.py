@@ -12,7 +12,7 @@ from repros.case import Case
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import standing
-from repros.results import RESULTS, Record, lines, load, shown
+from repros.results import RESULTS, Record, lines, load, load_all, shown
 
 BENCHMARKS = "benchmarks.json"
 
@@ -29,16 +29,19 @@ def trimmed(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def blocks(evidence: Path, known: Mapping[str, Entry], card: Path) -> dict[str, str]:
-    """Return the README's blocks by name, of evidence of the tier that needs no GPU and of a card's."""
-    records, _ = load(evidence)
+def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Path) -> dict[str, str]:
+    """Return the README's blocks by name.
+
+    ``evidence`` is that of the tier that needs no GPU, whose cost is told, and what else is known without one; ``card``
+    is that of a run on a card.
+    """
+    records, _ = load_all(evidence)
+    kept = evidence[0] / BENCHMARKS
     try:
-        bench = json.loads((evidence / BENCHMARKS).read_text(encoding="utf-8"))
+        bench = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{shown(evidence / BENCHMARKS)}: {error}", "run `nox -s bench`, then give `--benchmarks`"
-        ) from error
-    return {"standings": standings(records, known), "costs": costs(bench, spent(evidence)), "card": spent(card)}
+        raise UserError(f"{shown(kept)}: {error}", "run `nox -s bench`, then give `--benchmarks`") from error
+    return {"standings": standings(records, known), "costs": costs(bench, spent(evidence[0])), "card": spent(card)}
 
 
 def standings(records: Sequence[Record], known: Mapping[str, Entry]) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
 
 from packaging.version import Version
 
@@ -44,18 +44,64 @@ def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
     if never:
         sentences.append(f"absent in every cell: {', '.join(never)}")
     if all(edge.fixed_in for edge in found):
-        word = f"fixed in {', '.join(sorted({edge.fixed_in for edge in found}))}"
+        word = f"fixed in {_fixed([edge.fixed_in for edge in found])}"
     else:
         word = "confirmed under conditions"
     return Standing(word, "; ".join(sentences))
 
 
+@dataclass(frozen=True, order=True)
+class Fix:
+    """Releases of a package of which one ended a symptom: the first that was tried without it, after the last with."""
+
+    package: str
+    after: Version
+    by: Version
+
+    def __str__(self) -> str:
+        return f"{self.package} >{self.after},<={self.by}"
+
+
+def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
+    """Return what ends a symptom under all conditions, of which each has one fix or several: either, or together."""
+    merged = _merged(itertools.chain(*conditions))
+    each = [{merged[fix] for fix in several} for several in conditions]
+    of_all = set.intersection(*each)
+    if of_all:
+        return " or ".join(map(str, sorted(of_all)))
+    fixes = sorted(set(merged.values()))
+    subsets = itertools.chain(*(itertools.combinations(fixes, size) for size in range(2, len(fixes) + 1)))
+    fewest = next(chosen for chosen in subsets if all(several.intersection(chosen) for several in each))
+    return " and ".join(map(str, fewest))
+
+
+def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
+    """Return each fix as what it and those that overlap with it say together.
+
+    That is after the last release that had the symptom under any condition, by the first that had it under none.
+    """
+    groups: list[list[Fix]] = []
+    for fix in sorted(set(fixes)):
+        if groups and groups[-1][0].package == fix.package and any(fix.after < other.by for other in groups[-1]):
+            groups[-1].append(fix)
+        else:
+            groups.append([fix])
+    return {
+        fix: Fix(fix.package, max(other.after for other in group), max(other.by for other in group))
+        for group in groups
+        for fix in group
+    }
+
+
 @dataclass(frozen=True)
 class Edges:
-    """Between which tried releases a symptom came and went; ``fixed_in`` is a range, empty while the newest has it."""
+    """Between which tried releases a symptom came and went.
+
+    Each of ``fixed_in`` ends it; there is none while the newest releases have it.
+    """
 
     text: str
-    fixed_in: str
+    fixed_in: tuple[Fix, ...] = ()
 
 
 def edges(group: Sequence[Record]) -> Edges:
@@ -63,29 +109,27 @@ def edges(group: Sequence[Record]) -> Edges:
     bad = [r for r in group if r.verdict is Verdict.REPRODUCED]
     good = [r for r in group if r.verdict is Verdict.ABSENT]
     if not good:
-        return Edges("reproduced in every cell", "")
+        return Edges("reproduced in every cell")
     found = []
     for package in AXES:
         bad_versions, good_versions = ({_version(r, package) for r in side} for side in (bad, good))
         if bad_versions & good_versions or len(bad_versions | good_versions) < 2:
             continue
-        runs = [
-            (is_bad, list(versions))
-            for is_bad, versions in groupby(sorted(bad_versions | good_versions), key=bad_versions.__contains__)
-        ]
-        parts = [f"{'reproduced' if is_bad else 'absent'} in {_span(versions)}" for is_bad, versions in runs]
+        versions = sorted(bad_versions | good_versions)
+        runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(versions, bad_versions.__contains__)]
+        parts = [f"{'reproduced' if is_bad else 'absent'} in {_span(several)}" for is_bad, several in runs]
         is_bad, newest = runs[-1]
-        fixed = "" if is_bad else f"{package} >{runs[-2][1][-1]},<={newest[0]}"
+        fixed = () if is_bad else (Fix(package, runs[-2][1][-1], newest[0]),)
         found.append(Edges(f"{package} {', '.join(parts)}", fixed))
     if len(found) == 1:
         return found[0]
     if found:  # these cells cannot tell which of the packages it was
-        return Edges(" or ".join(edge.text for edge in found), "")
-    pairs = [together for pair in combinations(AXES, 2) if (together := _together(pair, bad, good))]
+        return Edges(" or ".join(edge.text for edge in found))
+    pairs = [together for pair in itertools.combinations(AXES, 2) if (together := _together(pair, bad, good))]
     if len(pairs) == 1:
         return pairs[0]
     cells = ", ".join(r.cell for r in bad)
-    return Edges(f"reproduced in {cells}; absent in {len(good)} other cells", "")
+    return Edges(f"reproduced in {cells}; absent in {len(good)} other cells")
 
 
 def _together(pair: tuple[str, str], bad: Sequence[Record], good: Sequence[Record]) -> Edges | None:
@@ -106,7 +150,7 @@ def _together(pair: tuple[str, str], bad: Sequence[Record], good: Sequence[Recor
         if part
     )
     later = {p: [v for v in versions if v > ranges[p][-1]] for p, versions in beyond.items()}
-    fixed = " or ".join(f"{p} >{ranges[p][-1]},<={versions[0]}" for p, versions in later.items() if versions)
+    fixed = tuple(Fix(p, ranges[p][-1], versions[0]) for p, versions in later.items() if versions)
     return Edges(f"reproduced with {needs}, absent with {absent}", fixed)
 
 

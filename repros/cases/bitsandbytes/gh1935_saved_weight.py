@@ -199,7 +199,7 @@ CASE = Case(
     affected=on_cards("reports/h200", bitsandbytes=("<0.50", "nf4-compile-*-cuda"))
     + on_cards("reports/h200", bitsandbytes=(">=0.49", "nf4-dora-*-cuda"))
     + tuple(
-        # The bounds of bitsandbytes; that of torch is read from reports/cpu-edges.
+        # The bounds of bitsandbytes; that of torch is read from reports/cpu-torch.
         Affected(versions, conditions, source="reports/bisect/gh1935-bitsandbytes")
         for conditions, versions in {
             "nf4-compile-*": {"bitsandbytes": "<0.50", "torch": "<2.14"},
