@@ -126,15 +126,18 @@ def test_a_card_that_cannot_be_locked_is_given_back(monkeypatch: pytest.MonkeyPa
     assert not any(turns._seated.values())
 
 
-def test_another_process_is_waited_for() -> None:
-    """A lock on card 0, as another run of this suite would hold it, sends the arm to wait."""
+@pytest.mark.parametrize(
+    ("name", "how"), [("0.lock", fcntl.LOCK_EX), ("0.lock", fcntl.LOCK_SH), ("1.seat", fcntl.LOCK_SH)]
+)
+def test_another_process_is_waited_for(name: str, how: int) -> None:
+    """An arm of another run of this suite has a card, shares one or sits at one: who wants both cards waits."""
     taken = threading.Event()
 
     def arm() -> None:
         with turns.turn(Want(2)):
             taken.set()
 
-    other = turns._locked(["0.lock"], fcntl.LOCK_EX)
+    other = turns._locked([name], how)
     assert other is not None
     with other:
         threading.Thread(target=arm, daemon=True).start()
