@@ -134,7 +134,8 @@ class CellServer:
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
-        self._apart = False  # whether the driver tells one process from another on a card, as an arm has found
+        # Whether the driver tells one process from another on a card, once an arm has found out.
+        self._apart: bool | None = None
         self._finding = threading.Semaphore(max(1, len(left()) if device == "cuda" else 1))  # one arm a card finds out
         self._process: subprocess.Popen[bytes] | None = None
         self._listener: threading.Thread | None = None
@@ -248,7 +249,9 @@ class CellServer:
             env = {**visible, **request["env"]}
             full = {**request, "env": env, "imports": () if fresh else LATE_CUDA}
             seen = self._observe(full, log, fresh, sitting)
-            self._apart |= seen.evidence.get("driver_tells_of") == "process"
+            told = seen.evidence.get("driver_tells_of")
+            with self._lock:
+                self._apart = told == "process" or (self._apart if told is None else bool(self._apart))
             return seen, mine
 
     def _finds_apart(self, stack: contextlib.ExitStack) -> bool:
@@ -256,13 +259,13 @@ class CellServer:
 
         The others wait here and not for a turn, or they would have theirs without having warmed up before it.
         """
-        if not self._apart:
+        if self._apart is None:
             self._finding.acquire()
-            if not self._apart:
+            if self._apart is None:
                 stack.callback(self._finding.release)
-                return False
-            self._finding.release()
-        return True
+            else:
+                self._finding.release()
+        return bool(self._apart)
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool, at: Seat | None = None) -> Observation:
         number = next(self._numbers)

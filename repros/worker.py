@@ -119,8 +119,9 @@ def observe(request: Mapping[str, Any]) -> Observation:
         figures, evidence = {}, {}
         reason = "; ".join(filter(None, [reason, f"the meters failed: {type(error).__name__}: {error}"]))
         state = "raised" if state == "done" else state
-    if state == "done" and evidence.get("cuda_ooms") and (short := probe.short_of(request.get("card_bytes", 0))):
-        state, reason = "disturbed", f"{short}; it ran out of memory and went on"
+    went_on = state in ("done", "raised") and evidence.get("cuda_ooms")
+    if went_on and (short := probe.short_of(request.get("card_bytes", 0))):
+        state, reason = "disturbed", "; ".join(filter(None, [short, "it ran out of memory and went on", reason]))
     return Observation(
         arm=request["arm"],
         state=state,

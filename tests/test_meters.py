@@ -373,20 +373,25 @@ def test_an_arm_that_was_left_too_little_memory_is_disturbed(
     assert (seen.state, seen.reason, asked) == (state, reason, [7])
 
 
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(
-    ("ooms", "short", "state", "reason"),
-    [
-        (1, "the card had 3 MiB", "disturbed", "the card had 3 MiB; it ran out of memory and went on"),
-        (1, "", "done", ""),
-        (0, "the card had 3 MiB", "done", ""),
-    ],
+    ("ooms", "short", "disturbed"), [(1, "the card had 3 MiB", True), (1, "", False), (0, "the card had 3 MiB", False)]
 )
 def test_so_is_one_that_went_on_after_it(
-    ooms: int, short: str, state: str, reason: str, harness: Entry, monkeypatch: pytest.MonkeyPatch
+    ooms: int, short: str, disturbed: bool, fails: bool, harness: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from tests.selftest import st_harness
+
+    def stumbles() -> None:
+        if fails:
+            raise RuntimeError("no layer 7")
+
+    monkeypatch.setitem(st_harness.ACTIONS, "stumbles", stumbles)
     monkeypatch.setattr(CpuMeters, "short_of", lambda self, card_bytes: short)
     monkeypatch.setattr(CpuMeters, "results", lambda self: ({}, {"cuda_ooms": ooms}))
-    params = dict(harness.condition("passes").params)
-    request = {"module": harness.module, "arm": "subject", "params": params, "checkpoint": None, "log": ""}
-    seen = worker.observe(request)
-    assert (seen.state, seen.reason) == (state, reason)
+    request = {"module": harness.module, "arm": "subject", "params": {"subject": "stumbles"}, "checkpoint": None}
+    seen = worker.observe({**request, "log": ""})
+    told = ["the card had 3 MiB", "it ran out of memory and went on"] if disturbed else []
+    told += ["RuntimeError in phase forward: no layer 7"] if fails else []
+    assert seen.state == ("disturbed" if disturbed else "raised" if fails else "done")
+    assert seen.reason == "; ".join(told)

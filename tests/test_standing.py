@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from packaging.version import Version
 
 from repros.case import Claim
 from repros.report import standing
@@ -108,9 +111,9 @@ def grid(*cells: tuple[str, str, Verdict]) -> list[Record]:
     ("cells", "word", "because"),
     [
         (  # came with one package, went with the other
-            [("2.13.0+cpu", "0.47", GOOD), ("2.13.0", "0.49", BAD), ("2.11", "0.50", BAD), ("2.15", "0.50", GOOD)],
-            "fixed in torch >2.13.0,<=2.15",
-            "reproduced with bitsandbytes 0.49 to 0.50 and torch 2.11 to 2.13.0, "
+            [("2.13", "0.47", GOOD), ("2.13", "0.49", BAD), ("2.11", "0.50", BAD), ("2.15", "0.50", GOOD)],
+            "fixed in torch >2.13,<=2.15",
+            "reproduced with bitsandbytes 0.49 to 0.50 and torch 2.11 to 2.13, "
             "absent with bitsandbytes 0.47 or torch 2.15: c",
         ),
         (  # gone in the newer of either
@@ -122,6 +125,25 @@ def grid(*cells: tuple[str, str, Verdict]) -> list[Record]:
             [("2.11", "0.50", GOOD), ("2.13", "0.49", GOOD), ("2.13", "0.50", BAD)],
             "confirmed under conditions",
             "reproduced with bitsandbytes 0.50 and torch 2.13, absent with bitsandbytes 0.49 or torch 2.11: c",
+        ),
+        (  # the newest torch was tried with an older bitsandbytes alone, which never had it
+            [("2.11", "0.50", GOOD), ("2.15", "0.47", GOOD), ("2.13", "0.50", BAD), ("2.13", "0.49", GOOD)],
+            "confirmed under conditions",
+            "reproduced with bitsandbytes 0.50 and torch 2.13, "
+            "absent with bitsandbytes 0.47 to 0.49 or torch 2.11 or torch 2.15: c",
+        ),
+        (  # of two newer ones the first counts, and what is older of the other package does not
+            [
+                *(("2.13", "0.47", GOOD), ("2.13", "0.49", BAD), ("2.14", "0.47", GOOD)),
+                *(("2.15", "0.49", GOOD), ("2.16", "0.49", GOOD)),
+            ],
+            "fixed in torch >2.13,<=2.15",
+            "reproduced with bitsandbytes 0.49 and torch 2.13, absent with bitsandbytes 0.47 or torch 2.14 to 2.16: c",
+        ),
+        (  # both changed at once
+            [("2.11", "0.47", GOOD), ("2.11", "0.49", BAD), ("2.13", "0.50", GOOD)],
+            "confirmed under conditions",
+            "bitsandbytes absent in 0.47, reproduced in 0.49, absent in 0.50: c",
         ),
         (  # two ranges of one package: nothing simple says it
             [("2.11", "0.49", BAD), ("2.13", "0.49", GOOD), ("2.15", "0.49", BAD), ("2.13", "0.50", BAD)],
@@ -135,7 +157,7 @@ def test_two_packages_may_take_part(cells: list[tuple[str, str, Verdict]], word:
     assert (found.word, found.because) == (word, because)
 
 
-def test_what_ends_every_condition_is_said_alone_and_what_does_it_together() -> None:
+def test_what_ends_every_condition_is_said_alone() -> None:
     """One condition is gone in the newer of either package, one in the newer torch alone, one in the newer other."""
 
     def condition(name: str, *verdicts: Verdict, newest: str = "0.50") -> list[Record]:
@@ -147,19 +169,61 @@ def test_what_ends_every_condition_is_said_alone_and_what_does_it_together() -> 
     assert standing.of_claim(CLAIM, either).word == "fixed in bitsandbytes >0.49,<=0.50 or torch >2.13,<=2.15"
     assert standing.of_claim(CLAIM, either + torch).word == "fixed in torch >2.13,<=2.15"
     assert standing.of_claim(CLAIM, either + other).word == "fixed in bitsandbytes >0.49,<=0.50.2"
-    both = "fixed in bitsandbytes >0.49,<=0.50.2 and torch >2.13,<=2.15"
-    assert standing.of_claim(CLAIM, torch + other).word == both
-    assert standing.of_claim(CLAIM, torch + either + other).word == both
+    by_condition = "fixed in bitsandbytes >0.49,<=0.50.2 or torch >2.13,<=2.15, by condition"
+    assert standing.of_claim(CLAIM, torch + other).word == by_condition
+    assert standing.of_claim(CLAIM, torch + either + other).word == by_condition
 
 
 @pytest.mark.parametrize(
     ("other", "word"),
     [
         ({"5.2": BAD, "5.4": GOOD}, "transformers >5.3,<=5.4"),
-        ({"5.2": BAD, "5.3": GOOD}, "transformers >5.2,<=5.3 and transformers >5.3,<=5.4"),
+        ({"5.2": BAD, "5.3": GOOD}, "transformers >5.2,<=5.3 or transformers >5.3,<=5.4, by condition"),
         ({"5.3": BAD, "5.5": GOOD}, "transformers >5.3,<=5.5"),
+        ({"5.0": BAD, "5.3": GOOD, "5.4": GOOD}, "transformers >5.0,<=5.3 or transformers >5.3,<=5.4, by condition"),
     ],
 )
 def test_a_release_that_one_condition_was_not_tried_in_is_no_second_fix(other: dict[str, Verdict], word: str) -> None:
     tried = {"c": {"5.2": BAD, "5.3": BAD, "5.4": GOOD}, "d": other}
     assert standing.of_claim(CLAIM, rows(tried, "transformers")).word == f"fixed in {word}"
+
+
+def test_a_condition_that_fits_two_fixes_does_not_make_them_one() -> None:
+    tried = {"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "4": GOOD}, "e": {"3": BAD, "4": GOOD}}
+    assert standing.of_claim(CLAIM, rows(tried)).word == (
+        "fixed in bitsandbytes >1,<=4 or bitsandbytes >3,<=4, by condition"
+    )
+
+
+def of_three(*cells: tuple[tuple[int, int, int], Verdict]) -> list[Record]:
+    """Make records of one condition from releases of (torch, transformers, bitsandbytes), and a verdict."""
+    packages = ("torch", "transformers", "bitsandbytes")
+    return [
+        replace(
+            record(condition="c", cell="-".join(map(str, releases)), verdict=verdict),
+            environment={"packages": dict(zip(packages, map(str, releases), strict=True))},
+        )
+        for releases, verdict in cells
+    ]
+
+
+def test_what_two_pairs_of_packages_would_explain_is_told_by_cells() -> None:
+    """What is newer in one cell is so in two packages."""
+    tried = of_three(((1, 1, 1), GOOD), ((2, 1, 2), GOOD), ((2, 2, 1), BAD), ((1, 2, 2), GOOD))
+    found = standing.of_claim(CLAIM, tried)
+    assert found == standing.Standing("confirmed under conditions", "reproduced in 2-2-1; absent in 3 other cells: c")
+
+
+@given(st.dictionaries(st.tuples(*[st.integers(1, 3)] * 3), st.sampled_from([BAD, GOOD]), min_size=2))
+def test_a_fix_is_said_where_a_cell_shows_it(cells: dict[tuple[int, int, int], Verdict]) -> None:
+    """A cell is without the symptom there whose other packages are where it was seen; no newer one has it."""
+    bad, good = ([r for r in of_three(*cells.items()) if r.verdict is v] for v in (BAD, GOOD))
+    for fix in standing.edges([*bad, *good]).fixed_in if bad else ():
+        others = {"torch", "transformers", "bitsandbytes"} - {fix.package}
+        spans = {p: sorted(Version(r.versions[p]) for r in bad) for p in others}
+        assert max(Version(r.versions[fix.package]) for r in bad) == fix.after
+        assert any(
+            Version(r.versions[fix.package]) == fix.by
+            and all(spans[p][0] <= Version(r.versions[p]) <= spans[p][-1] for p in others)
+            for r in good
+        )

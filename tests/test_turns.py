@@ -334,7 +334,7 @@ def test_arms_warm_up_ahead_as_soon_as_one_has_found_that_it_does_not_show(
     server: CellServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: str
 ) -> None:
     """Six are asked for at once: the first is alone, and where it finds that it may, the others sit."""
-    server._apart = False
+    server._apart = None
     observe, begun_by_now, apart = server._observe, [], {"driver_tells_of": tells}
 
     def with_a_driver(*arguments: Any) -> Observation:
@@ -345,6 +345,7 @@ def test_arms_warm_up_ahead_as_soon_as_one_has_found_that_it_does_not_show(
     with ThreadPoolExecutor(6) as arms:
         seen = list(arms.map(lambda n: server.observe(request("work"), tmp_path / f"{n}.log"), range(6)))
     assert [one.evidence for one in seen] == [apart] * 6
+    assert server._apart is (tells == "process")
     assert begun_by_now[0] == 0
     assert max(begun_by_now) == (turns.SEATS if tells == "process" else 0)
 

@@ -148,7 +148,7 @@ class CudaMeters:
             "cuda_phases": self._marks,
             "cuda_baseline": base,
             "cuda_retries": now["retries"] - base["retries"],
-            "cuda_ooms": now["ooms"] - base["ooms"],
+            "cuda_ooms": now["ooms"],
             **({} if self._shared else {"driver_tells_of": "process" if self._apart else "card"}),
             "card": {
                 "name": card.name,

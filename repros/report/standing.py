@@ -63,26 +63,23 @@ class Fix:
 
 
 def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
-    """Return what ends a symptom under all conditions, of which each has one fix or several: either, or together."""
+    """Return what ends a symptom under all conditions; else whatever ends it under any, which then is told."""
     merged = _merged(itertools.chain(*conditions))
     each = [{merged[fix] for fix in several} for several in conditions]
     of_all = set.intersection(*each)
     if of_all:
         return " or ".join(map(str, sorted(of_all)))
-    fixes = sorted(set(merged.values()))
-    subsets = itertools.chain(*(itertools.combinations(fixes, size) for size in range(2, len(fixes) + 1)))
-    fewest = next(chosen for chosen in subsets if all(several.intersection(chosen) for several in each))
-    return " and ".join(map(str, fewest))
+    return " or ".join(map(str, sorted(set.union(*each)))) + ", by condition"
 
 
 def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
-    """Return each fix as what it and those that overlap with it say together.
+    """Return each fix as what it and those that overlap with it say together, where one release can be all of them.
 
-    That is after the last release that had the symptom under any condition, by the first that had it under none.
+    That is after the last release that had the symptom, by the last that was the first without it.
     """
     groups: list[list[Fix]] = []
     for fix in sorted(set(fixes)):
-        if groups and groups[-1][0].package == fix.package and any(fix.after < other.by for other in groups[-1]):
+        if groups and groups[-1][0].package == fix.package and fix.after < min(other.by for other in groups[-1]):
             groups[-1].append(fix)
         else:
             groups.append([fix])
@@ -97,7 +94,8 @@ def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
 class Edges:
     """Between which tried releases a symptom came and went.
 
-    Each of ``fixed_in`` ends it; there is none while the newest releases have it.
+    Each of ``fixed_in`` ends it: a cell whose other packages are of releases that had it is without it there. There is
+    none while the newest releases have it.
     """
 
     text: str
@@ -118,9 +116,7 @@ def edges(group: Sequence[Record]) -> Edges:
         versions = sorted(bad_versions | good_versions)
         runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(versions, bad_versions.__contains__)]
         parts = [f"{'reproduced' if is_bad else 'absent'} in {_span(several)}" for is_bad, several in runs]
-        is_bad, newest = runs[-1]
-        fixed = () if is_bad else (Fix(package, runs[-2][1][-1], newest[0]),)
-        found.append(Edges(f"{package} {', '.join(parts)}", fixed))
+        found.append(Edges(f"{package} {', '.join(parts)}", _fixes(package, bad, good)))
     if len(found) == 1:
         return found[0]
     if found:  # these cells cannot tell which of the packages it was
@@ -149,9 +145,17 @@ def _together(pair: tuple[str, str], bad: Sequence[Record], good: Sequence[Recor
         for part in ([v for v in versions if v < ranges[package][0]], [v for v in versions if v > ranges[package][-1]])
         if part
     )
-    later = {p: [v for v in versions if v > ranges[p][-1]] for p, versions in beyond.items()}
-    fixed = tuple(Fix(p, ranges[p][-1], versions[0]) for p, versions in later.items() if versions)
+    fixed = (*_fixes(pair[0], bad, good), *_fixes(pair[1], bad, good))
     return Edges(f"reproduced with {needs}, absent with {absent}", fixed)
+
+
+def _fixes(package: str, bad: Sequence[Record], good: Sequence[Record]) -> tuple[Fix, ...]:
+    """Return in which newer release of a package it is gone, if that was tried with nothing else out of its range."""
+    ranges = {axis: sorted({_version(r, axis) for r in bad}) for axis in AXES}
+    last = ranges.pop(package)[-1]
+    alone = [r for r in good if all(span[0] <= _version(r, axis) <= span[-1] for axis, span in ranges.items())]
+    newer = [version for r in alone if (version := _version(r, package)) > last]
+    return (Fix(package, last, min(newer)),) if newer else ()
 
 
 def _span(versions: Sequence[Version]) -> str:
@@ -159,7 +163,7 @@ def _span(versions: Sequence[Version]) -> str:
 
 
 def _version(record: Record, package: str) -> Version:
-    return Version(Version(record.versions[package]).public)  # which build of a release it is, tells nothing here
+    return Version(record.versions[package])
 
 
 def _spread(records: Iterable[Record]) -> str:
