@@ -19,14 +19,17 @@ CLAIM = Claim("it is held")
 BAD, GOOD, NONE = Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED
 
 
+def one(condition: str, cell: str, verdict: Verdict, **packages: str) -> Record:
+    """Make a record of these versions; the packages that are not named are those of the report's month."""
+    others = {"torch": "2.13.0", "transformers": "5.2.0", "bitsandbytes": "0.49.2"}
+    made = record(condition=condition, cell=cell, verdict=verdict)
+    return replace(made, environment={"packages": others | packages})
+
+
 def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") -> list[Record]:
     """Make records from condition -> version -> verdict."""
-    others = {"torch": "2.13.0", "transformers": "5.2.0", "bitsandbytes": "0.49.2"}
     return [
-        replace(
-            record(condition=condition, cell=f"cell-{version}", verdict=verdict),
-            environment={"packages": others | {package: version}},
-        )
+        one(condition, f"cell-{version}", verdict, **{package: version})
         for condition, versions in table.items()
         for version, verdict in versions.items()
     ]
@@ -99,12 +102,10 @@ def test_cells_that_differ_in_two_packages_name_both() -> None:
 
 def grid(*cells: tuple[str, str, Verdict]) -> list[Record]:
     """Make records of one condition from (torch, bitsandbytes, verdict)."""
-    made = []
-    for torch, bitsandbytes, verdict in cells:
-        packages = {"torch": torch, "transformers": "5.2.0", "bitsandbytes": bitsandbytes}
-        one = record(condition="c", cell=f"torch{torch}-bnb{bitsandbytes}", verdict=verdict)
-        made.append(replace(one, environment={"packages": packages}))
-    return made
+    return [
+        one("c", f"torch{torch}-bnb{bitsandbytes}", verdict, torch=torch, bitsandbytes=bitsandbytes)
+        for torch, bitsandbytes, verdict in cells
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_what_ends_every_condition_is_said_alone() -> None:
 
     def condition(name: str, *verdicts: Verdict, newest: str = "0.50") -> list[Record]:
         cells = zip(("2.13", "2.13", "2.15"), ("0.49", newest, "0.49"), verdicts, strict=True)
-        return [replace(one, condition=name) for one in grid(*cells)]
+        return [replace(tried, condition=name) for tried in grid(*cells)]
 
     either = condition("c", BAD, GOOD, GOOD)
     torch, other = condition("d", BAD, BAD, GOOD), condition("e", BAD, GOOD, BAD, newest="0.50.2")
@@ -195,14 +196,13 @@ def test_a_condition_that_fits_two_fixes_does_not_make_them_one() -> None:
     )
 
 
+PACKAGES = ("torch", "transformers", "bitsandbytes")
+
+
 def of_three(*cells: tuple[tuple[int, int, int], Verdict]) -> list[Record]:
     """Make records of one condition from releases of (torch, transformers, bitsandbytes), and a verdict."""
-    packages = ("torch", "transformers", "bitsandbytes")
     return [
-        replace(
-            record(condition="c", cell="-".join(map(str, releases)), verdict=verdict),
-            environment={"packages": dict(zip(packages, map(str, releases), strict=True))},
-        )
+        one("c", "-".join(map(str, releases)), verdict, **dict(zip(PACKAGES, map(str, releases), strict=True)))
         for releases, verdict in cells
     ]
 
@@ -219,7 +219,7 @@ def test_a_fix_is_said_where_a_cell_shows_it(cells: dict[tuple[int, int, int], V
     """A cell is without the symptom there whose other packages are where it was seen; no newer one has it."""
     bad, good = ([r for r in of_three(*cells.items()) if r.verdict is v] for v in (BAD, GOOD))
     for fix in standing.edges([*bad, *good]).fixed_in if bad else ():
-        others = {"torch", "transformers", "bitsandbytes"} - {fix.package}
+        others = set(PACKAGES) - {fix.package}
         spans = {p: sorted(Version(r.versions[p]) for r in bad) for p in others}
         assert max(Version(r.versions[fix.package]) for r in bad) == fix.after
         assert any(

@@ -63,7 +63,7 @@ class Fix:
 
 
 def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
-    """Return what ends a symptom under all conditions; else whatever ends it under any, which then is told."""
+    """Return what ends a symptom under all conditions; else all that end it under one, and that it is so."""
     merged = _merged(itertools.chain(*conditions))
     each = [{merged[fix] for fix in several} for several in conditions]
     of_all = set.intersection(*each)
@@ -110,11 +110,11 @@ def edges(group: Sequence[Record]) -> Edges:
         return Edges("reproduced in every cell")
     found = []
     for package in AXES:
-        bad_versions, good_versions = ({_version(r, package) for r in side} for side in (bad, good))
-        if bad_versions & good_versions or len(bad_versions | good_versions) < 2:
+        with_it, without = _versions(bad, package), _versions(good, package)
+        if set(with_it) & set(without):
             continue
-        versions = sorted(bad_versions | good_versions)
-        runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(versions, bad_versions.__contains__)]
+        versions = sorted(with_it + without)
+        runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(versions, with_it.__contains__)]
         parts = [f"{'reproduced' if is_bad else 'absent'} in {_span(several)}" for is_bad, several in runs]
         found.append(Edges(f"{package} {', '.join(parts)}", _fixes(package, bad, good)))
     if len(found) == 1:
@@ -133,29 +133,35 @@ def _together(pair: tuple[str, str], bad: Sequence[Record], good: Sequence[Recor
 
     Every cell with both in their ranges has it, and no other cell.
     """
-    ranges = {package: sorted({_version(r, package) for r in bad}) for package in pair}
-    outside = {p: [r for r in good if not v[0] <= _version(r, p) <= v[-1]] for p, v in ranges.items()}
-    if any(all(r not in several for several in outside.values()) for r in good) or not all(outside.values()):
+    ranges = {package: _versions(bad, package) for package in pair}
+    if any(all(_within(r, package, ranges[package]) for package in pair) for r in good):
         return None
     needs = " and ".join(f"{package} {_span(versions)}" for package, versions in ranges.items())
-    beyond = {p: sorted({_version(r, p) for r in several}) for p, several in outside.items()}
-    absent = " or ".join(
-        f"{package} {_span(part)}"
-        for package, versions in beyond.items()
-        for part in ([v for v in versions if v < ranges[package][0]], [v for v in versions if v > ranges[package][-1]])
-        if part
-    )
+    absent = []
+    for package, versions in ranges.items():
+        others = _versions(good, package)
+        beyond = [v for v in others if v < versions[0]], [v for v in others if v > versions[-1]]
+        absent += [f"{package} {_span(part)}" for part in beyond if part]
     fixed = (*_fixes(pair[0], bad, good), *_fixes(pair[1], bad, good))
-    return Edges(f"reproduced with {needs}, absent with {absent}", fixed)
+    return Edges(f"reproduced with {needs}, absent with {' or '.join(absent)}", fixed)
 
 
 def _fixes(package: str, bad: Sequence[Record], good: Sequence[Record]) -> tuple[Fix, ...]:
     """Return in which newer release of a package it is gone, if that was tried with nothing else out of its range."""
-    ranges = {axis: sorted({_version(r, axis) for r in bad}) for axis in AXES}
-    last = ranges.pop(package)[-1]
-    alone = [r for r in good if all(span[0] <= _version(r, axis) <= span[-1] for axis, span in ranges.items())]
-    newer = [version for r in alone if (version := _version(r, package)) > last]
-    return (Fix(package, last, min(newer)),) if newer else ()
+    last = _versions(bad, package)[-1]
+    others = {axis: _versions(bad, axis) for axis in AXES if axis != package}
+    alone = [r for r in good if all(_within(r, axis, versions) for axis, versions in others.items())]
+    newer = [version for version in _versions(alone, package) if version > last]
+    return (Fix(package, last, newer[0]),) if newer else ()
+
+
+def _versions(records: Iterable[Record], package: str) -> list[Version]:
+    """Return the releases of a package that were tried, each once, from the oldest."""
+    return sorted({_version(r, package) for r in records})
+
+
+def _within(record: Record, package: str, versions: Sequence[Version]) -> bool:
+    return versions[0] <= _version(record, package) <= versions[-1]
 
 
 def _span(versions: Sequence[Version]) -> str:
