@@ -89,7 +89,7 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
         assert now["arm"] == was.arm
         for name in {record.budget["figure"], "peak_live_bytes"} & was.figures.keys():
             within = 0.01 if name.endswith("_bytes") else 0.1  # kernels of another CPU round otherwise
-            if loads:  # how far what reads is ahead of what quantizes is a race
+            if loads and name != record.budget["figure"]:  # how far what reads is ahead of what quantizes is a race
                 within = 0.15
             assert float(now["figures"][name]) == pytest.approx(was.figures[name], rel=within), (was.arm, name)
     assert f"verdict: {record.verdict.value}" in done.stdout
