@@ -249,9 +249,9 @@ class CellServer:
             env = {**visible, **request["env"]}
             full = {**request, "env": env, "imports": () if fresh else LATE_CUDA}
             seen = self._observe(full, log, fresh, sitting)
-            told = seen.evidence.get("driver_tells_of")
-            with self._lock:
-                self._apart = told == "process" or (self._apart if told is None else bool(self._apart))
+            if told := seen.evidence.get("driver_tells_of"):
+                with self._lock:
+                    self._apart = bool(self._apart) or told == "process"
             return seen, mine
 
     def _finds_apart(self, stack: contextlib.ExitStack) -> bool:

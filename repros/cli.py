@@ -127,7 +127,12 @@ def parser() -> argparse.ArgumentParser:
     stories.add_argument("--to", type=Path, metavar="DIR", help="folder of the stories (default: reports/stories)")
     readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
     readme.add_argument(
-        *("--evidence", "-e"), type=Path, nargs="+", required=True, metavar="DIR", help="the first one's cost is told"
+        "--evidence",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="without a GPU; the first one's cost is told",
     )
     readme.add_argument("--card", type=Path, required=True, metavar="DIR", help="evidence of a run on a card")
     readme.add_argument(
