@@ -44,6 +44,38 @@ def test_a_step_is_foreseen_and_measured() -> None:
     )
 
 
+def climbed(arm: str, *peaks: float, too_large: int) -> Observation:
+    """Return an arm that tried models of 1B and up, foreseen at 10 GiB and up; ``peaks`` in GiB until then."""
+    names = [f"{n}b" for n in range(1, 1 + len(peaks))]
+    figures = {f"foreseen_{name}_bytes": 10.0 * n * GIB for n, name in enumerate(names, 1)}
+    marks = [{"phase": name, "peak_allocated_bytes": int(p * GIB)} for name, p in zip(names, (0, *peaks), strict=False)]
+    marks.append({"phase": "end", "peak_allocated_bytes": int(peaks[-1] * GIB)})
+    return Observation(arm, "done", {**figures, "too_large": too_large}, evidence={"cuda_phases": marks})
+
+
+def test_what_a_card_took_upward_is_told_by_model() -> None:
+    made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
+    arms = (
+        climbed("subject", 9.5, 19, 31, too_large=1),
+        climbed("reference", 9.7, 19.2, 28, too_large=0),
+        climbed("planted", 31, too_large=3),
+    )
+    text = fits.page([replace(made, arms=arms)], [Path("reports/x")])
+    rows = [row for row in text.splitlines() if row.startswith("| up-to-32gb-cuda")]
+    assert rows == [
+        "| up-to-32gb-cuda | gpu-x | 1B | 10.00 GiB | 9.50 GiB | 9.70 GiB | out of memory | 0.950 | 0.970 | absent |",
+        "| up-to-32gb-cuda | gpu-x | 2B | 20.00 GiB | 19.00 GiB | 19.20 GiB | - | 0.950 | 0.960 | absent |",
+        "| up-to-32gb-cuda | gpu-x | 3B | 30.00 GiB | out of memory | 28.00 GiB | - | - | 0.933 | absent |",
+    ]
+
+
+def test_an_arm_that_did_not_climb_to_its_end_says_nothing_of_a_model() -> None:
+    made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
+    raised = Observation("subject", "raised", reason="RuntimeError in phase 1b")
+    text = fits.page([replace(made, arms=(raised, climbed("reference", 9.7, too_large=0)))], [Path("reports/x")])
+    assert "| 1B | 10.00 GiB | - | 9.70 GiB | - | - | 0.970 |" in text
+
+
 def test_runs_that_say_nothing_of_it_say_so() -> None:
     assert "No trial of these runs says what its model needs." in fits.page([record()], [Path("reports/x")])
 

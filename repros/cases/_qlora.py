@@ -7,6 +7,7 @@ quantized weight is the arm's own.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable, Generator, Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from repros.cases._small_card import allowed, shrink
 
 Make = Callable[[Any], Any]
 Steps = Generator[str, None, dict[str, Any]]
+#: What is done with a kind of layer: inputs, how a weight becomes a module, an optimizer or none -> figures.
+Do = Callable[..., Steps]
 
 #: Published shapes: hidden, inner, layers, heads, heads of keys and values, width of a head, vocabulary, tied head.
 MODELS = {
@@ -141,6 +144,44 @@ def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
     }
 
 
+def climb(i: Any, make: Make, optimizer: Any = None) -> Steps:
+    """Train one model after another, each larger than the one before, until one does not fit; a phase is a model.
+
+    ``largest_parameters`` is the size, by its name, of the last that trained, ``too_large`` how many of those named
+    did not.
+    """
+    import torch
+
+    names = i.p["models"].split()
+    figures: dict[str, Any] = {"too_large": len(names), "largest_parameters": 0.0}
+    for name in names:
+        yield name
+        p = {**i.p, "model": name}
+        figures[f"foreseen_{name}_bytes"] = float(sum(predicted(p).values()))
+        try:
+            for _ in train(inputs(p), make, optimizer):
+                pass
+        except torch.OutOfMemoryError:
+            break
+        finally:
+            gc.collect()
+            torch.cuda.empty_cache()
+        figures["too_large"] -= 1
+        figures["largest_parameters"] = parameters(name)
+    return figures
+
+
+def parameters(name: str) -> float:
+    """Return how many parameters a model has by the name that it goes by."""
+    return float(name.removesuffix("b")) * 1e9
+
+
+def too_large(p: Params) -> int:
+    """Return how many of the models named should not fit."""
+    needed = (sum(predicted({**p, "model": name}).values()) for name in str(p["models"]).split())
+    return sum(bytes_ > limit(p) for bytes_ in needed)
+
+
 def build(i: Any, make: Make) -> Any:
     """Return the model: structure from transformers, quantized base of one random weight a shape, adapters."""
     import torch
@@ -191,23 +232,23 @@ def build(i: Any, make: Make) -> Any:
 # -- what the arms train
 
 
-def installed(i: Any) -> Steps:
+def installed(i: Any, steps: Do = train) -> Steps:
     """Train with the installed layers and 8-bit AdamW."""
     import bitsandbytes
 
     make = partial(installed_layer, p={"quant": "nf4", "double": False, "device": i.p["device"]})
     optimizer: Any = bitsandbytes.optim.AdamW8bit
-    return (yield from train(i, make, optimizer))
+    return (yield from steps(i, make, optimizer))
 
 
-def fixed(i: Any) -> Steps:
+def fixed(i: Any, steps: Do = train) -> Steps:
     """Train with the reference's layers."""
     from repros.reference.modules import FrozenLinear4bit
 
-    return (yield from train(i, FrozenLinear4bit.from_weight))
+    return (yield from steps(i, FrozenLinear4bit.from_weight))
 
 
-def saving(i: Any) -> Steps:
+def saving(i: Any, steps: Do = train) -> Steps:
     """Save the dequantized weight of every layer; a compiler cannot open the operator that makes it."""
     import torch
 
@@ -231,7 +272,7 @@ def saving(i: Any) -> Steps:
         def forward(self, x: Any) -> Any:
             return torch.nn.functional.linear(x, op(self.packed, self.absmax, self.out_features, self.in_features))
 
-    return (yield from train(i, Saving.from_weight))
+    return (yield from steps(i, Saving.from_weight))
 
 
 def caching(i: Any) -> Steps:

@@ -1,12 +1,14 @@
 """What fits on which card: training steps on cards of a size, and models too large for one. Pure, from records alone.
 
-A trial speaks to the first table where its arms say what they should need (``predicted_bytes``), and to the second
-where they say what their model comes to at its true depth (``whole_bytes``).
+A trial speaks to the first table where its arms say what they should need (``predicted_bytes``), to the second where
+they say how far they came (``too_large``), and to the third where they say what their model comes to at its true depth
+(``whole_bytes``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from repros.report.reported import ended
@@ -19,15 +21,19 @@ CARD_BYTES, CARDS = 32 << 30, 2
 
 def page(records: Sequence[Record], sources: Sequence[Path]) -> str:
     """Return the page as Markdown."""
-    steps = [record for record in records if any("predicted_bytes" in arm.figures for arm in record.arms)]
-    models = [record for record in records if any("whole_bytes" in arm.figures for arm in record.arms)]
+    steps, ladders, models = (
+        [record for record in records if any(figure in arm.figures for arm in record.arms)]
+        for figure in ("predicted_bytes", "too_large", "whole_bytes")
+    )
     where = ", ".join(f"`{shown(source)}`" for source in sources)
     rows = ["# What fits on which card", "", f"Made from {where} by `python -m repros fits`.", ""]
     if steps:
         rows += _steps(steps)
+    if ladders:
+        rows += _ladders(ladders)
     if models:
         rows += _models(models)
-    if not steps and not models:
+    if not steps and not ladders and not models:
         rows += ["No trial of these runs says what its model needs."]
     return "\n".join(rows) + "\n"
 
@@ -66,6 +72,49 @@ def _ratio(arm: Observation | None, foreseen: float) -> str:
     if arm is None or arm.state != "done" or "cuda_peak_allocated_bytes" not in arm.figures:
         return "-"
     return f"{arm.figures['cuda_peak_allocated_bytes'] / foreseen:.3f}"
+
+
+def _ladders(records: Sequence[Record]) -> list[str]:
+    """Return a row a trial and model: what it took, until one did not fit."""
+    rows = [
+        "## Upward, until one does not fit",
+        "",
+        "Each arm trains one model after another. What was allocated at most is read after each model, and is that "
+        "model's since each takes more than the one before; the largest ends an arm, and those after it are not tried.",
+        "",
+        "| card | cell | model | foreseen | as installed | reference | planted | installed/foreseen | "
+        "reference/foreseen | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for record in records:
+        arms = [record.arm(name) for name in ("subject", "reference", "planted")]
+        peaks = [_climbed(arm) for arm in arms]
+        foreseen = {name: size for arm in arms if arm for name, size in _foreseen(arm).items()}
+        for model, size in foreseen.items():
+            took = [peak.get(model, "-") for peak in peaks]
+            ratios = [f"{one / size:.3f}" if isinstance(one, float) else "-" for one in took[:2]]
+            printed = [show(one, "bytes") if isinstance(one, float) else one for one in took]
+            cells = [record.condition, record.cell, model.upper(), show(size, "bytes"), *printed, *ratios]
+            rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
+    return [*rows, ""]
+
+
+def _foreseen(arm: Observation) -> dict[str, float]:
+    """Return the models that an arm tried, in their order, and what each should take."""
+    sizes = {name: size for name, size in arm.figures.items() if name.startswith("foreseen_")}
+    return {name.removeprefix("foreseen_").removesuffix("_bytes"): size for name, size in sizes.items()}
+
+
+def _climbed(arm: Observation | None) -> dict[str, float | str]:
+    """Return what each model took that an arm tried, by the mark of the phase after its own."""
+    if arm is None or arm.state != "done":
+        return {}
+    models, marks = list(_foreseen(arm)), arm.evidence["cuda_phases"]
+    after = {mark["phase"]: then for mark, then in pairwise(marks)}
+    took: dict[str, float | str] = {name: float(after[name]["peak_allocated_bytes"]) for name in models}
+    if arm.figures["too_large"]:
+        took[models[-1]] = "out of memory"
+    return took
 
 
 def _models(records: Sequence[Record]) -> list[str]:
