@@ -50,13 +50,14 @@ class Reading:
     """Where the suite measures a number that a report gives.
 
     ``figure`` of ``arm`` under ``condition``, in cells whose packages satisfy ``versions``; the arm ``budget`` means
-    the limit itself. ``unit_bytes`` is what the report's unit means: some write GB for 2**30 bytes, others for 10**9.
-    ``case`` names the case that measures it, where that is another one; ``note`` says why it may come out otherwise.
+    the limit itself. ``per_unit`` is how much of the figure the report's unit is: some write GB for 2**30 bytes, others
+    for 10**9. ``case`` names the case that measures it, where that is another one; ``note`` says why it may come out
+    otherwise.
     """
 
     figure: str
     condition: str
-    unit_bytes: int
+    per_unit: int
     arm: str = "subject"
     versions: Mapping[str, str] = field(default_factory=dict)
     case: str = ""

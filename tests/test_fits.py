@@ -69,11 +69,18 @@ def test_what_a_card_took_upward_is_told_by_model() -> None:
     ]
 
 
-def test_an_arm_that_did_not_climb_to_its_end_says_nothing_of_a_model() -> None:
+def test_an_arm_that_did_not_climb_to_its_end_says_how_it_ended() -> None:
     made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
     raised = Observation("subject", "raised", reason="RuntimeError in phase 1b")
     text = fits.page([replace(made, arms=(raised, climbed("reference", 9.7, too_large=0)))], [Path("reports/x")])
-    assert "| 1B | 10.00 GiB | - | 9.70 GiB | - | - | 0.970 |" in text
+    assert "| 1B | 10.00 GiB | raised | 9.70 GiB | - | - | 0.970 |" in text
+
+
+def test_a_model_that_took_less_than_the_one_before_is_not_given_its_peak() -> None:
+    made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
+    text = fits.page([replace(made, arms=(climbed("subject", 12, 12, too_large=0),))], [Path("reports/x")])
+    assert "| 1B | 10.00 GiB | 12.00 GiB | - | - | 1.200 |" in text
+    assert "| 2B | 20.00 GiB | ≤ 12.00 GiB | - | - | - |" in text
 
 
 def test_runs_that_say_nothing_of_it_say_so() -> None:

@@ -48,7 +48,7 @@ def test_a_number_is_read_where_the_claim_says() -> None:
     assert (after.name, after.cell, after.unit, after.arm) == ("after", "cell-5.2.0", "GB", "subject")
     assert after.ratio == pytest.approx(13.6 / 13.83)
     assert [row.cell for row in limits] == ["cell-5.2.0", "cell-4.57.5"]
-    assert limits[0].measured_bytes == trials[0].budget["limit"]
+    assert limits[0].measured == trials[0].budget["limit"]
 
 
 def test_cells_that_differ_are_printed_as_a_range() -> None:

@@ -79,8 +79,8 @@ def _ladders(records: Sequence[Record]) -> list[str]:
     rows = [
         "## Upward, until one does not fit",
         "",
-        "Each arm trains one model after another. What was allocated at most is read after each model, and is that "
-        "model's since each takes more than the one before; the largest ends an arm, and those after it are not tried.",
+        "Each arm trains one model after another, the smallest first, and ends with the one that runs out of memory. "
+        "What was allocated at most so far is read after each; `-`: not tried.",
         "",
         "| card | cell | model | foreseen | as installed | reference | planted | installed/foreseen | "
         "reference/foreseen | verdict |",
@@ -88,13 +88,12 @@ def _ladders(records: Sequence[Record]) -> list[str]:
     ]
     for record in records:
         arms = [record.arm(name) for name in ("subject", "reference", "planted")]
-        peaks = [_climbed(arm) for arm in arms]
         foreseen = {name: size for arm in arms if arm for name, size in _foreseen(arm).items()}
+        took = [_climbed(arm, list(foreseen)) for arm in arms]
         for model, size in foreseen.items():
-            took = [peak.get(model, "-") for peak in peaks]
-            ratios = [f"{one / size:.3f}" if isinstance(one, float) else "-" for one in took[:2]]
-            printed = [show(one, "bytes") if isinstance(one, float) else one for one in took]
-            cells = [record.condition, record.cell, model.upper(), show(size, "bytes"), *printed, *ratios]
+            cells = [record.condition, record.cell, model.upper(), show(size, "bytes")]
+            cells += [one[model][0] for one in took]
+            cells += [f"{peak / size:.3f}" if (peak := one[model][1]) else "-" for one in took[:2]]
             rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
     return [*rows, ""]
 
@@ -105,15 +104,20 @@ def _foreseen(arm: Observation) -> dict[str, float]:
     return {name.removeprefix("foreseen_").removesuffix("_bytes"): size for name, size in sizes.items()}
 
 
-def _climbed(arm: Observation | None) -> dict[str, float | str]:
-    """Return what each model took that an arm tried, by the mark of the phase after its own."""
+def _climbed(arm: Observation | None, models: Sequence[str]) -> dict[str, tuple[str, float]]:
+    """Return for each model what it took, in print and in bytes (0 if it is not known), by the marks of an arm.
+
+    An arm's peak is never set back: where a model leaves it as it was, it took that or less.
+    """
     if arm is None or arm.state != "done":
-        return {}
-    models, marks = list(_foreseen(arm)), arm.evidence["cuda_phases"]
-    after = {mark["phase"]: then for mark, then in pairwise(marks)}
-    took: dict[str, float | str] = {name: float(after[name]["peak_allocated_bytes"]) for name in models}
+        return dict.fromkeys(models, (ended(arm) or "-", 0.0))
+    took = dict.fromkeys(models, ("-", 0.0))
+    for mark, then in pairwise(arm.evidence.get("cuda_phases", [])):
+        if mark["phase"] in took:
+            before, peak = float(mark["peak_allocated_bytes"]), float(then["peak_allocated_bytes"])
+            took[mark["phase"]] = (show(peak, "bytes"), peak) if peak > before else (f"≤ {show(peak, 'bytes')}", 0.0)
     if arm.figures["too_large"]:
-        took[models[-1]] = "out of memory"
+        took[list(_foreseen(arm))[-1]] = ("out of memory", 0.0)
     return took
 
 

@@ -22,8 +22,8 @@ class Row:
 
     name: str
     reported: str
-    measured_bytes: float
-    unit_bytes: int
+    measured: float
+    per_unit: int
     unit: str
     ratio: float
     condition: str
@@ -61,10 +61,10 @@ def rows(claim: Claim, records: Iterable[Record], case: str) -> list[Row]:
         for record in kept:
             measured = _measured(reading, record, case)
             if measured is not None:
-                ratio = measured / (number * reading.unit_bytes)
+                ratio = measured / (number * reading.per_unit)
                 found.append(
                     Row(
-                        *(name, claim.reported[name], measured, reading.unit_bytes, unit, ratio),
+                        *(name, claim.reported[name], measured, reading.per_unit, unit, ratio),
                         *(record.condition, reading.arm, record.cell, ended(record.arm(reading.arm)), reading.note),
                     )
                 )
@@ -79,11 +79,11 @@ def spans(found: Sequence[Row]) -> list[Span]:
         for how in sorted({row.ended for row in all_cells if row.ended}):
             where = tuple(row.cell for row in all_cells if row.ended == how)
             made.append(Span(name, all_cells[0].reported, how, "-", condition, arm, where, all_cells[0].note))
-        group = sorted((row for row in all_cells if not row.ended), key=lambda row: row.measured_bytes)
+        group = sorted((row for row in all_cells if not row.ended), key=lambda row: row.measured)
         if not group:
             continue
         low, high = group[0], group[-1]
-        measured = _range(f"{row.measured_bytes / row.unit_bytes:.2f}" for row in (low, high))
+        measured = _range(f"{row.measured / row.per_unit:.2f}" for row in (low, high))
         ratio = _range(f"{row.ratio:.3f}" for row in (low, high))
         cells = tuple(row.cell for row in group)
         made.append(Span(name, low.reported, f"{measured} {low.unit}", ratio, condition, arm, cells, low.note))

@@ -7,7 +7,8 @@ begins at the report's smaller model or one below it and trains one after anothe
 Budget: of the models named, as many may be too large as should take more than the card has, by
 `repros.cases._qlora.predicted`.
 
-Planted: autograd saves the dequantized weight of every layer, which is what the report says of the installed ones.
+Planted: autograd saves the dequantized weight of every layer, which is what the report says of the installed ones. By
+the same sum not even 4B should train on 12 GB then.
 """
 
 from __future__ import annotations
