@@ -100,10 +100,16 @@ class Budget:
 
     @property
     def unit(self) -> str:
-        """Return ``bytes`` for memory, ``ratio`` for an error, ``count`` for anything else."""
-        if self.figure.endswith("_bytes"):
-            return "bytes"
-        return "ratio" if self.figure.endswith("error") else "count"
+        """Return the unit of the judged figure."""
+        return unit_of(self.figure)
+
+
+def unit_of(figure: str) -> str:
+    """Return a figure's unit by its name: ``bytes``, ``parameters``, ``ratio`` for an error, otherwise ``count``."""
+    for ending in ("bytes", "parameters"):
+        if figure.endswith(f"_{ending}"):
+            return ending
+    return "ratio" if figure.endswith("error") else "count"
 
 
 #: What a context, its kernels and a desktop take of a card before torch's allocator has anything.

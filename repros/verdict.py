@@ -231,11 +231,13 @@ def margins(planted: Observation, reference: Observation, figure: str, limit: fl
 
 
 def show(value: float | None, unit: str) -> str:
-    """Print a figure: bytes in KiB, MiB or GiB, ratios with three digits, counts as they are."""
+    """Print a figure: bytes in KiB, MiB or GiB, billions of parameters, ratios to three digits, counts as is."""
     if value is None:
         return "-"
     if not math.isfinite(value):
         return "non-finite"
+    if unit == "parameters":
+        return f"{value / 10**9:.3g}B"
     if unit != "bytes":
         return f"{value:.3g}" if unit == "ratio" else f"{value:g}"
     for scale, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):

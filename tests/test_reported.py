@@ -45,10 +45,20 @@ def test_a_number_is_read_where_the_claim_says() -> None:
         measured("small", "5.2.0", figures),
     ]
     after, *limits = reported.rows(CLAIM, trials, "gh44387_reserved_memory")
-    assert (after.name, after.cell, after.unit, after.arm) == ("after", "cell-5.2.0", "GB", "subject")
+    assert (after.name, after.cell, after.unit, after.arm) == ("after", "cell-5.2.0", " GB", "subject")
     assert after.ratio == pytest.approx(13.6 / 13.83)
     assert [row.cell for row in limits] == ["cell-5.2.0", "cell-4.57.5"]
     assert limits[0].measured == trials[0].budget["limit"]
+
+
+def test_a_number_is_spelled_as_the_report_spells_it() -> None:
+    claim = Claim(
+        "a smaller one", {"largest": "4B"}, readings={"largest": (Reading("largest_parameters", "big", 10**9),)}
+    )
+    for parameters, printed in ((9 * 10**9, "9B"), (0, "0B"), (7.62 * 10**9, "7.62B")):
+        trials = [measured("big", "5.2.0", {"largest_parameters": parameters})]
+        (largest,) = reported.spans(reported.rows(claim, trials, "gh44387_reserved_memory"))
+        assert largest.measured == printed
 
 
 def test_cells_that_differ_are_printed_as_a_range() -> None:

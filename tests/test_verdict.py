@@ -205,6 +205,7 @@ def test_margins() -> None:
         (0.012345, "ratio", "0.0123"),
         (math.inf, "ratio", "non-finite"),
         (12, "count", "12"),
+        (34 * 10**9, "parameters", "34B"),
         (None, "bytes", "-"),
     ],
 )

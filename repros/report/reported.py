@@ -15,7 +15,7 @@ from repros.verdict import Observation
 
 @dataclass(frozen=True)
 class Row:
-    """One reported number in one cell; ``ratio`` is measured over reported.
+    """One reported number in one cell; ``ratio`` is measured over reported, ``unit`` is as the report spells it.
 
     ``ended`` says how an arm ended that did not get to its end; its number is what it had come to.
     """
@@ -83,10 +83,13 @@ def spans(found: Sequence[Row]) -> list[Span]:
         if not group:
             continue
         low, high = group[0], group[-1]
-        measured = _range(f"{row.measured / row.per_unit:.2f}" for row in (low, high))
+        amounts = [row.measured / row.per_unit for row in (low, high)]
+        # What is counted, such as a model's parameters, has no decimals; what is weighed has them even at nothing.
+        digits = 0 if all(amount.is_integer() for amount in (*amounts, quantity(low.reported)[0])) else 2
+        measured = _range(f"{amount:.{digits}f}" for amount in amounts)
         ratio = _range(f"{row.ratio:.3f}" for row in (low, high))
         cells = tuple(row.cell for row in group)
-        made.append(Span(name, low.reported, f"{measured} {low.unit}", ratio, condition, arm, cells, low.note))
+        made.append(Span(name, low.reported, f"{measured}{low.unit}", ratio, condition, arm, cells, low.note))
     return made
 
 
@@ -111,8 +114,13 @@ def _range(ends: Iterable[str]) -> str:
 
 
 def quantity(text: str) -> tuple[float, str]:
-    """Return number and unit of a text such as ``about 889 MB``; ValueError where there is none."""
-    found = re.search(r"(\d[\d,.]*)\s*([A-Za-z]+)", text)
+    """Return number and unit of a text such as ``about 889 MB``, the unit with the space before it.
+
+    Raises:
+        ValueError: Where there is none.
+
+    """
+    found = re.search(r"(\d[\d,.]*)(\s*[A-Za-z]+)", text)
     if not found:
         raise ValueError(f"no number with a unit in `{text}`")
     return float(found[1].replace(",", "")), found[2]

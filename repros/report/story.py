@@ -16,6 +16,7 @@ from pathlib import Path
 import jinja2
 
 from repros import onefile
+from repros.case import unit_of
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import standing
@@ -123,8 +124,7 @@ class Results:
             raise UserError(
                 f"{self._place}: {case} [{condition}] in {cell}: no {name} of {arm}", "name one that it has"
             )
-        unit = "bytes" if name.endswith("_bytes") else "ratio"
-        return show(observation.figures[name], unit)
+        return show(observation.figures[name], unit_of(name))
 
     def budget(self, case: str, condition: str, cell: str) -> str:
         """Return a trial's budget in print."""
