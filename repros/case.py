@@ -86,13 +86,14 @@ class Budget:
     """A limit on one figure of an observation.
 
     ``limit`` maps a condition's parameters to the largest allowed value, from shapes and dtypes alone (bytes for a
-    figure named ``*_bytes``). ``second`` names the figure of an independent instrument held to the same limit: where
-    both were read and they disagree, the trial is inconclusive.
+    figure named ``*_bytes``). ``second`` names the figure of an independent instrument held to the same limit, and to
+    ``second_slack`` more where it counts coarser: where both were read and they disagree, the trial is inconclusive.
     """
 
     figure: str
     limit: Callable[[Params], float]
     second: str | None = None
+    second_slack: int = 0
 
     def __post_init__(self) -> None:
         if re.search(r"_[kmg]i?b$", self.figure, re.IGNORECASE):

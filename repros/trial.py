@@ -239,7 +239,8 @@ def judged_again(record: Record, known: Mapping[str, Entry]) -> Record:
 
 def as_record(budget: Budget, limit: float) -> dict[str, Any]:
     """Return a budget as it is kept in a record."""
-    return {"figure": budget.figure, "second": budget.second, "limit": to_number(limit), "unit": budget.unit}
+    kept = {"figure": budget.figure, "second": budget.second, "limit": to_number(limit), "unit": budget.unit}
+    return kept | ({"second_slack": budget.second_slack} if budget.second_slack else {})
 
 
 def relative_log(observation: Observation) -> Observation:

@@ -132,7 +132,7 @@ def read(observation: Observation, budget: Budget, limit: float, symptoms: Seque
     over = exceeds(value, limit)
     says = f"{budget.figure} {show(value, budget.unit)} against {show(limit, budget.unit)} allowed"
     second = observation.figures.get(budget.second) if budget.second else None
-    if second is not None and exceeds(second, limit) != over:
+    if second is not None and exceeds(second, limit + budget.second_slack) != over:
         return Reading.DISAGREE, f"{says}, but {budget.second} {show(second, budget.unit)}"
     return (Reading.OVER if over else Reading.INSIDE), says
 

@@ -105,6 +105,13 @@ def test_the_limit_itself_is_allowed(value: float, over: bool) -> None:
     assert "100 B allowed" in reason
 
 
+def test_a_coarser_instrument_has_its_slack() -> None:
+    budget = replace(BYTES, second_slack=20)
+    for heap, wanted in ((120, R.INSIDE), (121, R.DISAGREE)):
+        assert read(done(held_bytes=100, heap_held_bytes=heap), budget, 100, ())[0] is wanted
+    assert read(done(held_bytes=101, heap_held_bytes=121), budget, 100, ())[0] is R.OVER
+
+
 @pytest.mark.parametrize(
     ("first", "second", "wanted"),
     [(50, 50, R.INSIDE), (150, 150, R.OVER), (50, 150, R.DISAGREE), (150, 50, R.DISAGREE)],
