@@ -139,6 +139,7 @@ def test_every_reading_of_a_case_is_of_a_condition_and_a_number() -> None:
 
 
 def test_every_proxy_is_a_condition_on_a_cpu() -> None:
+    kinds = ("", "_checkpointed", "_compiled", "_largest", "_largest_server")
     lone = set()
     for entry in KNOWN.values():
         for condition in entry.case.on("cuda"):
@@ -147,7 +148,7 @@ def test_every_proxy_is_a_condition_on_a_cpu() -> None:
                 assert entry.condition(condition.proxy).device == "cpu"
             else:
                 lone.add(entry.name)
-    tables = {f"gh1935_card_table{kind}" for kind in ("", "_checkpointed", "_compiled", "_largest")}
+    tables = {f"gh1935_card_table{kind}" for kind in KINDS}
     assert lone == tables, "no CPU stands for a card's size; everything else has its proxy"
 
 

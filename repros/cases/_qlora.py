@@ -32,8 +32,12 @@ MODELS = {
     "20b": (6144, 16384, 48, 48, 8, 128, 92544, False),  # InternLM2-20B
     "34b": (7168, 20480, 60, 56, 8, 128, 64000, False),  # Yi-34B
     "50b": (8192, 28672, 58, 64, 8, 128, 32000, False),  # 58 of the 80 layers of Llama-2-70B; none has 50B
+    "70b": (8192, 28672, 80, 64, 8, 128, 32000, False),  # Llama-2-70B
+    "123b": (12288, 28672, 88, 96, 8, 128, 32768, False),  # Mistral-Large-2407
 }
 RANK, BLOCKSIZE = 16, 64
+#: What a step is where nothing else is said; the report says nothing of it.
+STEP = "a step: one sequence of 512 tokens"
 
 
 def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without: tuple[str, ...] = ()) -> Condition:
@@ -46,6 +50,16 @@ def on(model: str, card_gb: int, mode: str = "eager", tokens: int = 512, without
     return Condition(f"{name}-cuda", params, needs, without)
 
 
+def upward(card_gb: int, models: str, without: tuple[str, ...] = ("proposed",)) -> Condition:
+    """Declare that a card is tried with these models, the smallest first."""
+    why = "transformers' release does not matter to a step, and older bitsandbytes is tried row by row"
+    needs = Requires(
+        {"transformers": ">=5.20", "bitsandbytes": ">=0.50"}, card_bytes=(card_gb << 30) + CONTEXT_BYTES, reason=why
+    )
+    params = {"models": models, "card_gb": card_gb, "mode": "eager", "tokens": 512, "device": "cuda"}
+    return Condition(f"up-to-{card_gb}gb-cuda", params, needs, without)
+
+
 def limit(p: Params) -> int:
     """Return what the allocator may take of a card of this size."""
     return allowed(int(str(p["card_gb"])))
@@ -53,11 +67,32 @@ def limit(p: Params) -> int:
 
 def table(text: str, rows: Mapping[tuple[str, int], str]) -> Claim:
     """Return the claim of a table: (model, GB of the card) -> condition in which what the step took is read."""
-    named = {f"{model.upper()}, with the fix alone, on {card} GB": (card, name) for (model, card), name in rows.items()}
+    note = "beside the card's size stands what a step reserved of it as installed, without the fix"
+    named = {f"a card for {model.upper()} ({card} GB), after the fix": (card, at) for (model, card), at in rows.items()}
     return Claim(
-        text,
+        f"{text} ({STEP})",
         {row: f"{card} GB" for row, (card, _) in named.items()},
-        readings={row: (Reading("cuda_peak_reserved_bytes", name, 1 << 30),) for row, (_, name) in named.items()},
+        readings={
+            row: (Reading("cuda_peak_reserved_bytes", at, 1 << 30, note=note),) for row, (_, at) in named.items()
+        },
+    )
+
+
+def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ()) -> Claim:
+    """Return the claim of the largest models: GB of a card -> the report's model before its fix, and after it."""
+
+    def largest(card_gb: int, *arms: str) -> tuple[Reading, ...]:
+        return tuple(Reading("largest_parameters", f"up-to-{card_gb}gb-cuda", 10**9, arm, note=note) for arm in arms)
+
+    note = "0B is less than the smallest tried; `planted` is what the report says of the installed layers"
+    fixed = {card: ("reference", "proposed") if card in proposed else ("reference",) for card in rows}
+    before, after = "the largest on {} GB, before the fix", "the largest on {} GB, after it"
+    return Claim(
+        f"without the fix the largest model that trains on a card is a smaller one ({STEP})",
+        {before.format(card): model.upper() for card, (model, _) in rows.items()}
+        | {after.format(card): model.upper() for card, (_, model) in rows.items()},
+        readings={before.format(card): largest(card, "subject", "planted") for card in rows}
+        | {after.format(card): largest(card, *arms) for card, arms in fixed.items()},
     )
 
 
@@ -290,7 +325,7 @@ def caching(i: Any) -> Steps:
     return (yield from train(i, Caching.from_weight))
 
 
-def patched(i: Any) -> Steps:
+def patched(i: Any, steps: Do = train) -> Steps:
     """Train with the installed layers, patched as the report proposes."""
     without_grad()
-    return (yield from installed(i))
+    return (yield from installed(i, steps))
