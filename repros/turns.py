@@ -1,8 +1,9 @@
 """Whose turn it is on a graphics card.
 
 An arm whose bytes are judged has its cards to itself: with several cards such arms run side by side, one a card. Arms
-of which only numbers are judged may share one. A second process of this suite on the same host waits its turn by the
-same locks.
+of which only numbers are judged may share one, as long as what they declare fits there together. A second process of
+this suite on the same host waits its turn by the same locks; what its arms declare on a card that both share is not
+known here.
 
 To start a process, a CUDA context and the matrix library takes longer than many an arm. So the next arms may do that
 while another works: they sit at a card that has room for them, warmed up, and begin when it is their turn.
@@ -28,10 +29,11 @@ SEATS = 2
 #: What must be free on a card beyond what a condition declares for others to sit there: contexts, libraries, kernels.
 ROOM_BYTES = 4 << 30
 
-#: Cards that one arm has to itself, how many arms share each, how many sit there; how many arms wait for cards of their
-#: own, and how many of those want nobody to sit there, or have that.
+#: Cards that one arm has to itself, how many arms share each and what they declared, how many sit there; how many arms
+#: wait for cards of their own, and how many of those want nobody to sit there, or have that.
 _taken: set[int] = set()
 _shared: Counter[int] = Counter()
+_promised: Counter[int] = Counter()
 _seated: Counter[int] = Counter()
 _wanted: list[Want] = []
 _whole: list[Want] = []
@@ -146,9 +148,10 @@ def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
 def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
     while True:
         with changed:
-            changed.wait_for(lambda: _untaken(want) and not _wanted)
-            card = min(_untaken(want), key=lambda card: (_shared[card.index], card.index))
+            changed.wait_for(lambda: _with_room(want) and not _wanted)
+            card = min(_with_room(want), key=lambda card: (_shared[card.index], card.index))
             _shared[card.index] += 1
+            _promised[card.index] += want.card_bytes
         if _hold(want, (card,), [f"{card.index}.lock"], fcntl.LOCK_SH, stack):
             return (card,)
         time.sleep(PATIENCE_S)
@@ -172,6 +175,7 @@ def _give_back(want: Want, mine: tuple[Card, ...]) -> None:
     with changed:
         if want.shared:
             _shared.subtract(card.index for card in mine)
+            _promised.subtract({card.index: want.card_bytes for card in mine})
         else:
             _taken.difference_update(card.index for card in mine)
         changed.notify_all()
@@ -193,6 +197,10 @@ def _stand(those: list[Want], want: Want, stack: contextlib.ExitStack) -> None:
 
 def _untaken(want: Want) -> list[Card]:
     return [card for card in want.cards if card.index not in _taken]
+
+
+def _with_room(want: Want) -> list[Card]:
+    return [card for card in _untaken(want) if card.free_bytes - _promised[card.index] >= want.card_bytes]
 
 
 def _free(want: Want, whole: bool) -> list[Card]:

@@ -148,7 +148,7 @@ def test_every_proxy_is_a_condition_on_a_cpu() -> None:
                 assert entry.condition(condition.proxy).device == "cpu"
             else:
                 lone.add(entry.name)
-    tables = {f"gh1935_card_table{kind}" for kind in KINDS}
+    tables = {f"gh1935_card_table{kind}" for kind in kinds}
     assert lone == tables, "no CPU stands for a card's size; everything else has its proxy"
 
 

@@ -88,6 +88,27 @@ def test_arms_that_share_a_card_keep_others_off_it() -> None:
     assert order == ["alone", "shares"]
 
 
+def test_arms_that_share_a_card_fit_there_together() -> None:
+    """Of 139 GiB two have 128; a third that needs 48 waits for one of them, and one that declares nothing does not."""
+    began = threading.Event()
+
+    def third() -> None:
+        with turns.turn(Want(card_bytes=48 << 30, shared=True)):
+            began.set()
+
+    waiting = threading.Thread(target=third)
+    with turns.turn(Want(card_bytes=80 << 30, shared=True)) as (first,):
+        with turns.turn(Want(card_bytes=48 << 30, shared=True)) as (second,):
+            assert (first.index, second.index) == (0, 0)
+            waiting.start()
+            assert not began.wait(0.3)
+            with turns.turn(Want(shared=True, at=0)) as (small,):
+                assert small.index == 0
+        assert began.wait(10)
+    waiting.join(10)
+    assert not any(turns._promised.values())
+
+
 def test_an_arm_may_hold_both() -> None:
     with turns.turn(Want(2)) as mine:
         assert [card.index for card in mine] == [0, 1]
