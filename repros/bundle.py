@@ -177,8 +177,8 @@ def _comment(
                 "name": arm.arm,
                 "what": WHAT.get(arm.arm, ""),
                 "reading": record.readings.get(arm.arm, arm.state),
-                "figure": show(arm.figures.get(figure), unit) if figure in arm.figures else arm.state,
-                "second": show(arm.figures.get(second), unit) if second else "",
+                "figure": show(reached, unit) if (reached := arm.reached(figure)) is not None else arm.state,
+                "second": show(arm.reached(second), unit) if second else "",
                 "error": show(arm.figures.get("error"), "ratio"),
             }
             for arm in record.arms

@@ -69,9 +69,9 @@ class Record:
         return next((arm for arm in self.arms if arm.arm == name), None)
 
     def figure(self, arm: str) -> float | None:
-        """Return the judged figure of an arm, if it has one."""
+        """Return the judged figure of an arm, if it reached one."""
         observation = self.arm(arm)
-        return observation.figures.get(self.budget.get("figure", "")) if observation else None
+        return observation.reached(self.budget.get("figure", "")) if observation else None
 
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""

@@ -80,6 +80,10 @@ class Observation:
     ended: float = 0.0
     log: str = ""
 
+    def reached(self, figure: str) -> float | None:
+        """Return a figure, if the arm has it and got to its end: what it had come to before is no measure of it."""
+        return self.figures.get(figure) if self.state == "done" else None
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict; infinities are written as the strings ``inf`` and ``-inf``."""
         record = asdict(self)
@@ -211,22 +215,16 @@ def effect(
 
 
 def margins(planted: Observation, reference: Observation, figure: str, limit: float) -> dict[str, float | None]:
-    """Return planted over budget and budget over reference.
-
-    None where an arm has no such figure, or did not get to its end: what it had come to by then is no measure of it.
-    """
+    """Return planted over budget and budget over reference; None where an arm did not reach such a figure."""
 
     def over(top: float | None, bottom: float | None) -> float | None:
         if top is None or bottom is None:
             return None
         return top / bottom if bottom else math.inf
 
-    def reached(arm: Observation) -> float | None:
-        return arm.figures.get(figure) if arm.state == "done" else None
-
     return {
-        "planted_over_budget": over(reached(planted), limit),
-        "budget_over_reference": over(limit, reached(reference)),
+        "planted_over_budget": over(planted.reached(figure), limit),
+        "budget_over_reference": over(limit, reference.reached(figure)),
     }
 
 

@@ -150,11 +150,15 @@ def _owners(records: Sequence[Record]) -> list[str]:
         if taken >= WORTH_BYTES:
             peak = show(taken, "bytes")
             parts = [f"{show(o['bytes'], 'bytes')} in {o['count']} by `{o['made_by']}`" for o in owners[:OWNERS]]
-            rows.append(f"| {record.condition} | {record.cell} | {peak} | {'; '.join(parts)} |")
+            rows.append(f"| {record.condition} | {record.cell} | {peak} | {reported.ended(arm)} | {'; '.join(parts)} |")
     if not rows:
         return []
-    return ["## Peaks on the card", "", "What the allocator had given out at the peak, and who had asked for it.", "",
-            "| condition | cell | peak allocated | the largest parts |", "|---|---|---|---|", *rows, ""]  # fmt: skip
+    return [
+        "## Peaks on the card", "",
+        "What the allocator had given out at the peak as installed, how an arm ended that did not get to its end, and "
+        "who had asked for the memory.", "",
+        "| condition | cell | peak allocated | ended | the largest parts |", "|---|---|---|---|---|", *rows, "",
+    ]  # fmt: skip
 
 
 def _figures(records: Sequence[Record]) -> list[str]:

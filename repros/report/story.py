@@ -21,6 +21,7 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import standing
 from repros.report.machine import machines
+from repros.report.reported import ended
 from repros.report.terminal import multiple
 from repros.results import ROOT, Record, shown
 from repros.verdict import Verdict, show
@@ -197,11 +198,13 @@ def figures(rows: Sequence[Record]) -> list[str]:
 
 
 def arm_range(rows: Sequence[Record], arm: str, unit: str) -> str:
-    """Return the range of an arm's judged figure, and how often it raised instead."""
+    """Return the range of an arm's judged figure, and how often it ended otherwise before it had one."""
     values = sorted(value for row in rows if (value := row.figure(arm)) is not None)
-    raised = sum(row.arm(arm) is not None and row.figure(arm) is None for row in rows)
+    otherwise = Counter(
+        ended(found) or "no figure" for row in rows if (found := row.arm(arm)) and row.figure(arm) is None
+    )
     parts = [span([show(value, unit) for value in (values[0], values[-1])])] if values else []
-    parts += [f"raised in {raised}"] if raised else []
+    parts += [f"{how} in {count}" for how, count in sorted(otherwise.items())]
     return ", ".join(parts) or "not tried"
 
 

@@ -77,9 +77,9 @@ def detail(record: Record, console: Console) -> None:
         if name:
             table.add_column(name)
     for arm in record.arms:
-        row = [arm.arm, record.readings.get(arm.arm, ""), show(arm.figures.get(figure), unit)]
+        row = [arm.arm, record.readings.get(arm.arm, ""), show(arm.reached(figure), unit)]
         if record.budget["second"]:
-            row.append(show(arm.figures.get(record.budget["second"]), unit))
+            row.append(show(arm.reached(record.budget["second"]), unit))
         row += [show(arm.figures.get("error"), "ratio"), f"{arm.seconds.get('total', 0):.2f}"]
         table.add_row(*row)
     table.add_row("budget", "", show(limit, unit))
