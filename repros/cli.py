@@ -134,7 +134,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="without a GPU; the first one's cost is told",
     )
-    readme.add_argument("--card", type=Path, required=True, metavar="DIR", help="evidence of a run on a card")
+    readme.add_argument(
+        "--card",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="evidence of runs on cards; the first one's cost is told",
+    )
     readme.add_argument(
         "--benchmarks", type=Path, metavar="FILE", help="keep these figures of `nox -s bench` there first"
     )

@@ -24,10 +24,20 @@ from tests.test_results import record
 GIB = 1 << 30
 
 
+def peaks_of(gib: float) -> dict[str, float]:
+    """Return the figures of an arm that reserved half a GiB more than it allocated."""
+    reserved = (gib + 0.5) * GIB
+    return {
+        "cuda_peak_allocated_bytes": gib * GIB,
+        "cuda_peak_reserved_bytes": reserved,
+        "predicted_bytes": 10.0 * GIB,
+    }
+
+
 def step(**peaks: float) -> Record:
     """Return a trial of a training step whose arms had these peaks in GiB; 0 is out of memory."""
     arms = tuple(
-        Observation(name, "done", {"cuda_peak_allocated_bytes": peak * GIB, "predicted_bytes": 10.0 * GIB})
+        Observation(name, "done", peaks_of(peak))
         if peak
         else Observation(name, "raised", reason="out of memory in phase step: CUDA out of memory")
         for name, peak in peaks.items()
@@ -39,8 +49,8 @@ def step(**peaks: float) -> Record:
 def test_a_step_is_foreseen_and_measured() -> None:
     text = fits.page([step(subject=9.5, reference=9.6, planted=0)], [Path("reports/x")])
     assert (
-        "| 9b-on-12gb-cuda | gpu-x | 11.25 GiB | 9.50 GiB | - | 9.60 GiB | out of memory | 10.00 GiB | 0.950 | 0.960 | "
-        "absent |" in text
+        "| 9b-on-12gb-cuda | gpu-x | 11.25 GiB | 10.00 GiB | 9.50 GiB | - | 9.60 GiB | out of memory | 10.00 GiB | "
+        "0.950 | 0.960 | absent |" in text
     )
 
 

@@ -22,10 +22,20 @@ def test_there_is_evidence() -> None:
 def test_the_readmes_figures_are_those_of_the_evidence() -> None:
     known = {e.name: e for e in cases.find()}
     without_a_gpu = [folder for folder in EVIDENCE if folder.name.startswith("cpu")]
-    made = readme.blocks(without_a_gpu, known, results.REPORTS / "h200")
+    made = readme.blocks(without_a_gpu, known, [results.REPORTS / name for name in ("h200", "h200-x2")])
     text = README.read_text()
     assert readme.refreshed(text, made) == text
     assert all(f"[reports/{folder.name}](reports/{folder.name}/README.md)" in text for folder in EVIDENCE)
+
+
+def test_what_only_a_card_can_settle_is_told_of_the_card() -> None:
+    known = {e.name: e for e in cases.find()}
+    without, on_cards = (results.load(results.REPORTS / name)[0] for name in ("cpu", "h200"))
+    rows = readme.standings(without, on_cards, known).splitlines()
+    (table,) = [row for row in rows if "the card table's larger models do not train on their cards (" in row][:1]
+    assert table.endswith("**refuted** on a card |")
+    (eager,) = [row for row in rows if "autograd saves the dequantized weight of a 4-bit layer" in row]
+    assert "on a card" not in eager
 
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)

@@ -67,18 +67,19 @@ def test_cells_that_differ_are_printed_as_a_range() -> None:
         for version, size in (("5.2.0", 13.6), ("5.1.0", 13.9), ("5.0.0", 13.6))
     ]
     after, limit = reported.spans(reported.rows(CLAIM, trials, "gh44387_reserved_memory"))
-    assert (after.measured, after.ratio, after.where) == ("13.60 to 13.90 GB", "0.983 to 1.005", "3 cells")
+    assert (after.measured, after.ratio, after.where) == ("13.60 to 13.90 GiB", "0.983 to 1.005", "3 cells")
     assert " to " not in limit.measured
 
 
 def test_why_a_number_may_differ_is_said_once() -> None:
     reading = Reading("cuda_end_reserved_bytes", "big", GIB, note="it is a race")
-    readings = {"a": (reading,), "b": (reading,), "c": (replace(reading, note=""),)}
+    readings = {"a": (reading,), "b": (reading,), "c": (replace(reading, per_unit=10**9, note=""),)}
     claim = Claim("", {"a": "1 GB", "b": "2 GB", "c": "3 GB"}, readings=readings)
     trials = [measured("big", version, {"cuda_end_reserved_bytes": GIB}) for version in ("5.2.0", "5.1.0")]
     found = reported.spans(reported.rows(claim, trials, "gh44387_reserved_memory"))
     assert [span.name for span in found] == ["a", "b", "c"]
-    assert reported.notes(found) == ["a; b: it is a race."]
+    assert reported.notes(found) == ["a; b: the report's GB is taken for GiB.", "a; b: it is a race."]
+    assert found[2].measured.endswith(" GB")
 
 
 def test_an_arm_that_ran_out_of_memory_says_so_and_gives_no_number() -> None:
@@ -88,7 +89,7 @@ def test_an_arm_that_ran_out_of_memory_says_so_and_gives_no_number() -> None:
     trials = [measured("big", "5.1.0", figures), replace(ended, arms=arms)]
     oom, done, _ = reported.spans(reported.rows(CLAIM, trials, "gh44387_reserved_memory"))
     assert (oom.measured, oom.ratio, oom.where) == ("out of memory", "-", "cell-5.2.0")
-    assert (done.measured, done.where) == ("11.20 GB", "cell-5.1.0")
+    assert (done.measured, done.where) == ("11.20 GiB", "cell-5.1.0")
 
 
 def test_an_arm_that_somebody_disturbed_measured_nothing() -> None:
@@ -168,6 +169,8 @@ def test_proxies_are_paired_by_releases() -> None:
     assert [(a.condition, a.verdict is b.verdict) for a, b in found] == [("nf4-7b-cuda", True), ("nf4-7b-cuda", False)]
     text = proxies.page(gpu, cpu, KNOWN, [Path("reports/a")])
     assert "1 of 2 verdicts on a GPU" in text
+    assert "| reproduced on a GPU | 1 | 1 |\n| absent on a GPU | 0 | 0 |" in text
+    assert "1 of the 3 verdicts on a GPU are not compared: 0 have no proxy (a card's size has none), 1 have one" in text
     assert "| nf4-7b-cuda | nf4 | cell-4.57.5 | reproduced | absent | **differ** |" in text
 
 

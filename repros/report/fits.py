@@ -11,12 +11,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from repros.case import CONTEXT_BYTES
 from repros.report.reported import ended
 from repros.results import Record, shown
 from repros.verdict import Observation, Verdict, show
 
 #: The cards of transformers#44387 and #44728: two of these.
 CARD_BYTES, CARDS = 32 << 30, 2
+#: What every table of steps has in common; `repros.cases._qlora` makes them.
+SHAPES = (
+    "One sequence of 512 tokens where a name says no other number; 8-bit AdamW as installed, torch's in the reference. "
+    "What is foreseen is of torch's and knows no compiler. A model's name stands for published shapes; 50B, which "
+    "nobody published, for 58 of the 80 layers of Llama-2-70B."
+)
 
 
 def page(records: Sequence[Record], sources: Sequence[Path]) -> str:
@@ -45,33 +52,36 @@ def _steps(records: Sequence[Record]) -> list[str]:
         "",
         "The allocator of one large card is given what a small card would have. *As installed*, *reference*, "
         "*planted*: the most that was allocated, or out of memory. *Foreseen*: the sum over weights, adapters, "
-        "activations, logits and workspace that was made before the step; the ratio is measured over foreseen.",
+        "activations, logits and workspace that was made before the step; the ratio is measured over foreseen. "
+        "*Reserved* is what the allocator had of the card for that as installed, and what *allowed* is a limit on.",
         "",
-        "| model and card | cell | allowed | as installed | with the proposed fix | reference | planted | foreseen | "
-        "installed/foreseen | reference/foreseen | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        SHAPES,
+        "",
+        "| model and card | cell | allowed | reserved | as installed | with the proposed fix | reference | planted | "
+        "foreseen | installed/foreseen | reference/foreseen | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
         limit = show(float(record.budget["limit"]), "bytes")
         arms = {name: record.arm(name) for name in ("subject", "proposed", "reference", "planted")}
         foreseen = next(a.figures["predicted_bytes"] for a in record.arms if "predicted_bytes" in a.figures)
         ratios = [_ratio(arms[name], foreseen) for name in ("subject", "reference")]
-        cells = [record.condition, record.cell, limit, *(_peak(arm) for arm in arms.values())]
+        reserved = _peak(arms["subject"], "cuda_peak_reserved_bytes")
+        cells = [record.condition, record.cell, limit, reserved, *(_peak(arm) for arm in arms.values())]
         cells += [show(foreseen, "bytes"), *ratios, record.verdict.value]
         rows.append("| " + " | ".join(cells) + " |")
     return [*rows, ""]
 
 
-def _peak(arm: Observation | None) -> str:
+def _peak(arm: Observation | None, figure: str = "cuda_peak_allocated_bytes") -> str:
     if arm is None:
         return "-"
-    return ended(arm) or show(arm.figures.get("cuda_peak_allocated_bytes"), "bytes")
+    return ended(arm) or show(arm.figures.get(figure), "bytes")
 
 
 def _ratio(arm: Observation | None, foreseen: float) -> str:
-    if arm is None or arm.state != "done" or "cuda_peak_allocated_bytes" not in arm.figures:
-        return "-"
-    return f"{arm.figures['cuda_peak_allocated_bytes'] / foreseen:.3f}"
+    peak = arm.reached("cuda_peak_allocated_bytes") if arm else None
+    return "-" if peak is None else f"{peak / foreseen:.3f}"
 
 
 def _ladders(records: Sequence[Record]) -> list[str]:
@@ -81,6 +91,8 @@ def _ladders(records: Sequence[Record]) -> list[str]:
         "",
         "Each arm trains one model after another, the smallest first, and ends with the one that runs out of memory. "
         "What was allocated at most so far is read after each; `-`: not tried.",
+        "",
+        SHAPES,
         "",
         "| card | cell | model | foreseen | as installed | reference | planted | installed/foreseen | "
         "reference/foreseen | verdict |",
@@ -123,14 +135,14 @@ def _climbed(arm: Observation | None, models: Sequence[str]) -> dict[str, tuple[
 
 def _models(records: Sequence[Record]) -> list[str]:
     """Return a row a trial and arm: what a mixture of experts comes to at its true depth."""
-    limit = CARDS * CARD_BYTES
+    limit = CARDS * (CARD_BYTES - CONTEXT_BYTES)
     rows = [
         "## Mixtures of experts, loaded in 4 or 8 bits",
         "",
         "What was loaded is cut in depth (on a CPU in experts too). *Whole*: its layers' bytes times the layers of "
         "the model over those loaded, its experts' times the experts over those loaded, the embedding's and the head's "
-        f"by the vocabulary. *Two cards*: how much that is of {CARDS} cards of {show(CARD_BYTES, 'bytes')}, before a "
-        "context, an activation or a source on its way has taken anything.",
+        f"by the vocabulary. *Two cards*: how much that is of the {show(limit, 'bytes')} that {CARDS} cards of "
+        f"{show(CARD_BYTES, 'bytes')} leave beside a context, before an activation or a source on its way.",
         "",
         "| condition | cell | arm | as loaded | whole | of it experts | of it 16-bit | two cards | verdict |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -140,7 +152,7 @@ def _models(records: Sequence[Record]) -> list[str]:
             if "whole_bytes" not in arm.figures or record.verdict not in (Verdict.REPRODUCED, Verdict.ABSENT):
                 continue
             figures = [arm.figures[f"{name}_bytes"] for name in ("model", "whole", "whole_experts", "whole_16bit")]
-            fits = f"{figures[1] / limit:.0%}"
+            fits = f"{figures[1] / limit:.1%}"
             cells = [record.condition, record.cell, arm.arm, *(show(f, "bytes") for f in figures), fits]
             rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
     return [*rows, ""]

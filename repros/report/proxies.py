@@ -33,6 +33,11 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
     """Return the page as Markdown."""
     found = pairs(gpu, cpu, known)
     agree = sum(a.verdict is b.verdict for a, b in found)
+    how = {(on_gpu, on_cpu): 0 for on_gpu in SETTLED for on_cpu in SETTLED}
+    for a, b in found:
+        how[a.verdict, b.verdict] += 1
+    settled = sum(record.verdict in SETTLED for record in gpu)
+    lone = sum(bool((c := declared(r, known)) and not c.proxy) for r in gpu if r.verdict in SETTLED)
     torch = {side: ", ".join(sorted({_package(r, "torch") for r in records})) for side, records in
              (("GPU", [a for a, _ in found]), ("CPU", [b for _, b in found]))}  # fmt: skip
     rows = [
@@ -41,6 +46,14 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
         f"{agree} of {len(found)} verdicts on a GPU (torch {torch['GPU']}) are those of their proxies on a CPU (torch "
         f"{torch['CPU']}) in the same releases of {' and '.join(PAIRED_BY)}. "
         f"Made from {', '.join(f'`{shown(s)}`' for s in sources)} by `python -m repros proxies`.",
+        "",
+        "| | " + " | ".join(f"{verdict.value} on a CPU" for verdict in SETTLED) + " |",
+        "|---|---|---|",
+        *(f"| {a.value} on a GPU | " + " | ".join(str(how[a, b]) for b in SETTLED) + " |" for a in SETTLED),
+        "",
+        f"The {len(found)} are held against {len({b.key for _, b in found})} trials on a CPU: one may stand for "
+        f"several. {settled - len(found)} of the {settled} verdicts on a GPU are not compared: {lone} have no proxy (a "
+        f"card's size has none), {settled - len(found) - lone} have one that was not tried in the same releases.",
         "",
     ]
     for name in dict.fromkeys(a.case for a, _ in found):

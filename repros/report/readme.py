@@ -29,31 +29,34 @@ def trimmed(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Path) -> dict[str, str]:
+def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Sequence[Path]) -> dict[str, str]:
     """Return the README's blocks by name.
 
     ``evidence`` is that of the tier that needs no GPU, whose cost is told, and what else is known without one; ``card``
-    is that of a run on a card.
+    is that of runs on cards, of which the first one's cost is told.
     """
-    records, _ = load_all(evidence)
+    records, on_cards = load_all(evidence)[0], load_all(card)[0]
     kept = evidence[0] / BENCHMARKS
     try:
         bench = json.loads(kept.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{shown(kept)}: {error}", "run `nox -s bench`, then give `--benchmarks`") from error
-    return {"standings": standings(records, known), "costs": costs(bench, spent(evidence[0])), "card": spent(card)}
+    told = {"costs": costs(bench, spent(evidence[0])), "card": spent(card[0])}
+    return {"standings": standings(records, on_cards, known), **told}
 
 
-def standings(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
-    """Return one row a claim."""
+def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapping[str, Entry]) -> str:
+    """Return one row a claim: what is known of it without a GPU, and on a card where nothing else can speak to it."""
     rows = ["| report | claim | standing |", "|---|---|---|"]
-    for name in dict.fromkeys(record.case for record in records):
+    names = dict.fromkeys(record.case for record in (*without, *on_cards))
+    for name in sorted(names, key=lambda name: (known[name].case.package, known[name].case.number)):
         case = known[name].case
-        mine = [record for record in records if record.case == name]
+        mine, cards = ([record for record in records if record.case == name] for records in (without, on_cards))
         for claim in case.claims:
-            word = standing.of_claim(claim, mine).word
-            rows.append(row(case, claim.text, f"**{word}**"))
-        if case.proposes:
+            card_only = {c.device for c in case.conditions if claim.covers(c.name)} == {"cuda"}
+            word = standing.of_claim(claim, cards if card_only else mine).word
+            rows.append(row(case, claim.text, f"**{word}**" + (" on a card" if card_only else "")))
+        if case.proposes and mine:
             tried = standing.of_fix(mine, conditions=False)
             rows.append(row(case, f"proposed fix: {case.proposes}", tried))
     return "\n".join(rows)
@@ -78,7 +81,7 @@ def costs(bench: Mapping[str, Any], run: str) -> str:
 
 
 def spent(evidence: Path) -> str:
-    """Return where the time of a committed run went, all its cells together."""
+    """Return where the time of committed runs went, all their cells together, what was tried again counted in."""
     records, _ = load(evidence)
     times = [line["seconds"] for line in lines(evidence / RESULTS)[0] if line["kind"] == "time"]
     total = {kind: sum(time[kind] for time in times) for kind in times[0]} if times else {}
@@ -86,8 +89,9 @@ def spent(evidence: Path) -> str:
         f"{kind} {value:.0f} s ({value / total['total']:.0%})" for kind, value in total.items() if kind != "total"
     )
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
-    done = f"{len(records)} trials, {sum(len(record.arms) for record in records)} arms in {total.get('total', 0):.0f} s"
-    return f"The committed run ({machine}): {done}: {split}."
+    arms = sum(len(record.arms) for record in records)
+    done = f"{len(records)} trials, {arms} arms, tried in {total.get('total', 0):.0f} s"
+    return f"The committed evidence ({machine}): {done}: {split}."
 
 
 def refreshed(text: str, made: Mapping[str, str]) -> str:

@@ -12,6 +12,9 @@ from repros.results import Record
 from repros.trial import holds
 from repros.verdict import Observation
 
+#: How many bytes -> the unit in which they are printed, whatever the report calls them.
+BINARY = {1 << 20: " MiB", 1 << 30: " GiB"}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -35,7 +38,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Span:
-    """One reported number under one condition by one arm, over the cells in which it was measured, in print."""
+    """One reported number under one condition by one arm, over the cells in which it was measured, in print.
+
+    ``takes`` says which bytes a report's unit is taken for where that is not what the unit stands for.
+    """
 
     name: str
     reported: str
@@ -45,6 +51,7 @@ class Span:
     arm: str
     cells: tuple[str, ...]
     note: str = ""
+    takes: str = ""
 
     @property
     def where(self) -> str:
@@ -89,7 +96,9 @@ def spans(found: Sequence[Row]) -> list[Span]:
         measured = _range(f"{amount:.{digits}f}" for amount in amounts)
         ratio = _range(f"{row.ratio:.3f}" for row in (low, high))
         cells = tuple(row.cell for row in group)
-        made.append(Span(name, low.reported, f"{measured}{low.unit}", ratio, condition, arm, cells, low.note))
+        unit = BINARY.get(low.per_unit, low.unit)
+        takes = f"the report's {low.unit.strip()} is taken for {unit.strip()}" if unit != low.unit else ""
+        made.append(Span(name, low.reported, f"{measured}{unit}", ratio, condition, arm, cells, low.note, takes))
     return made
 
 
@@ -97,8 +106,8 @@ def notes(found: Sequence[Span]) -> list[str]:
     """Return why numbers may come out otherwise than a report's, each reason once with the numbers that it is about."""
     about: dict[str, dict[str, None]] = {}
     for span in found:
-        if span.note:
-            about.setdefault(span.note, {})[span.name] = None
+        for note in filter(None, (span.takes, span.note)):
+            about.setdefault(note, {})[span.name] = None
     return [f"{'; '.join(names)}: {note}." for note, names in about.items()]
 
 
