@@ -28,6 +28,8 @@ from typing import Any
 from repros.case import ITEMSIZE, Condition, Params, Requires
 from repros.checkpoints import Spec, recipe_of, tensors
 
+#: Of a number that a free-running loader makes.
+RACE = "how far the loader's threads get ahead of the quantizer is a race, so it moves from run to run"
 Arm = Generator[str, None, dict[str, Any]]
 
 #: One layer for NF4, which bitsandbytes before 0.50 quantizes on a CPU at some 10 million elements a second.

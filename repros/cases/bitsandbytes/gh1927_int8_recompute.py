@@ -84,11 +84,15 @@ CASE = Case(
     kind="issue",
     status="open",
     claims=(
-        Claim("on recompute: NaN loss, failed SCB lookup or wrong SCB", {"tested": "0.43.x / 0.44.x"}, "recompute-*"),
+        Claim(
+            "plain recompute, nothing offloaded: NaN loss, failed SCB lookup or wrong SCB",
+            {"tested": "0.43.x / 0.44.x"},
+            "recompute-*",
+        ),
         Claim("a pre-quantized int8 weight is not handled", conditions="codes-*"),
         Claim("not in the report: a moved or tied weight loses its scale", conditions="*to* tied-weight*"),
         Claim("not in the report: a state cleared before backward loses the scale", conditions="reset-grads-* clear-*"),
-        Claim("not in the report: accelerate's offload hooks lose the scale", conditions="offload*"),
+        Claim("recompute under accelerate's offload, as in the report's environment", conditions="offload*"),
         Claim("not in the report: a saved or converted model loses its scale", conditions="from-* state-dict-reload"),
         Claim("not in the report: bfloat16 above 65,504 overflows", conditions="large-*"),
     ),

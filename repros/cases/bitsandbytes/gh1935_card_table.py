@@ -38,7 +38,7 @@ CASE = Case(
     status="closed unmerged, withdrawn by its author",
     claims=(
         _qlora.table(
-            "without the fix these models do not train on these cards",
+            "without the fix the card table's larger models do not train on their cards",
             {(model, card): f"{model}-on-{card}gb-cuda" for model, card in TABLE} | AGAIN,
         ),
     ),

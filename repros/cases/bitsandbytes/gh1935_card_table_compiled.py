@@ -26,7 +26,7 @@ CASE = Case(
     status="closed unmerged, withdrawn by its author",
     claims=(
         _qlora.table(
-            "not in the report: under torch.compile these models do not train on these cards",
+            "not in the report: under torch.compile the card table's larger models do not train on their cards",
             {(model, card): f"{model}-on-{card}gb-compile-cuda" for model, card in TABLE},
         ),
     ),

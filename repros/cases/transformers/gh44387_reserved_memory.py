@@ -44,7 +44,6 @@ WHOLE = "qwen2.5-7b"
 #: bitsandbytes has no part in the loading, which takes 20 s of a card in 8 bits: older releases add nothing.
 RECENT = Requires({"bitsandbytes": ">=0.49"}, reason="bitsandbytes has no part in it; a recent one is enough")
 RESERVED = Budget("cuda_end_reserved_bytes", _loading.reserved_limit, second="cuda_end_driver_bytes")
-RACE = "how far the loader's threads get ahead of the quantizer is a race, so it moves with the speed of the machine"
 INT8_CAST = Condition("int8-cast", params("int8", "float16"), note="bfloat16 checkpoint, loaded as float16")
 
 
@@ -80,7 +79,7 @@ CASE = Case(
                     Reading(
                         *(f"cuda_end_{what}_bytes", "nf4-7b-cuda", 1 << 30),
                         versions={"transformers": f"=={version}"},
-                        note=RACE if (what, version) == ("reserved", "5.2.0") else "",
+                        note=_loading.RACE if (what, version) == ("reserved", "5.2.0") else "",
                     ),
                 )
                 for what in ("reserved", "allocated")
