@@ -80,6 +80,7 @@ def test_why_a_number_may_differ_is_said_once() -> None:
     assert [span.name for span in found] == ["a", "b", "c"]
     assert reported.notes(found) == ["a; b: the report's GB is taken for GiB.", "a; b: it is a race."]
     assert found[2].measured.endswith(" GB")
+    assert reported.notes(found[:2]) == ["all: the report's GB is taken for GiB.", "all: it is a race."]
 
 
 def test_an_arm_that_ran_out_of_memory_says_so_and_gives_no_number() -> None:

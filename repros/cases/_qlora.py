@@ -64,15 +64,18 @@ def limit(p: Params) -> int:
 
 
 def table(text: str, rows: Mapping[tuple[str, int], str]) -> Claim:
-    """Return the claim of a table: (model, GB of the card) -> condition in which what the step took is read."""
+    """Return the claim of a table: (model, GB of the card) -> conditions in which what the step took is read."""
     note = "beside the card's size stands what a step reserved of it as installed, without the fix"
-    named = {f"a card for {model.upper()} ({card} GB), after the fix": (card, at) for (model, card), at in rows.items()}
+    longer = "`-2048` is a step of as many tokens, on a larger card"
+    named = {f"{model.upper()} on {card} GB, after the fix": (card, at) for (model, card), at in rows.items()}
+
+    def taken(at: str) -> Reading:
+        return Reading("cuda_peak_reserved_bytes", at, 1 << 30, note=longer if "-2048-" in at else note)
+
     return Claim(
         f"{text} ({STEP})",
         {row: f"{card} GB" for row, (card, _) in named.items()},
-        readings={
-            row: (Reading("cuda_peak_reserved_bytes", at, 1 << 30, note=note),) for row, (_, at) in named.items()
-        },
+        readings={row: tuple(taken(at) for at in several.split()) for row, (_, several) in named.items()},
     )
 
 

@@ -108,7 +108,8 @@ def notes(found: Sequence[Span]) -> list[str]:
     for span in found:
         for note in filter(None, (span.takes, span.note)):
             about.setdefault(note, {})[span.name] = None
-    return [f"{'; '.join(names)}: {note}." for note, names in about.items()]
+    every = len({span.name for span in found})
+    return [f"{'; '.join(names) if len(names) < every else 'all'}: {note}." for note, names in about.items()]
 
 
 def ended(arm: Observation | None) -> str:
