@@ -145,7 +145,7 @@ class Running:
         recipe = entry.case.recipe(condition)
         checkpoint = place.checkpoint(recipe) if recipe else None
         can_propose = not unmet(entry.case.proposed_requires, place.versions, 1 << 62)
-        # Bytes are never read on a card that others are on.
+        # Bytes are never judged on a card that others are on.
         shared = entry.case.budget_of(condition).unit != "bytes" and condition.requires.cards == 1
         for arm in [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]:
             for number in range(entry.case.repeats if arm == "subject" else 1):

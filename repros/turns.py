@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from repros.cache import cache_root
 from repros.cards import Card, changed, known, left
+from repros.case import CONTEXT_BYTES
 
 #: How long to sleep before the locks of cards that another process holds are tried again.
 PATIENCE_S = 0.2
@@ -65,6 +66,11 @@ class Want:
             room = f" with {self.card_bytes >> 20} MiB free" if self.card_bytes else ""
             raise CardLostError(f"of {len(known())} cards {len(left())} are left, the arm needs {self.count}{room}")
         return found
+
+    @property
+    def promised(self) -> int:
+        """Return the bytes that it takes of a shared card: what is declared, a context at the least."""
+        return max(self.card_bytes, CONTEXT_BYTES)
 
     @property
     def whole(self) -> bool:
@@ -151,7 +157,7 @@ def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
             changed.wait_for(lambda: _with_room(want) and not _wanted)
             card = min(_with_room(want), key=lambda card: (_shared[card.index], card.index))
             _shared[card.index] += 1
-            _promised[card.index] += want.card_bytes
+            _promised[card.index] += want.promised
         if _hold(want, (card,), [f"{card.index}.lock"], fcntl.LOCK_SH, stack):
             return (card,)
         time.sleep(PATIENCE_S)
@@ -175,7 +181,7 @@ def _give_back(want: Want, mine: tuple[Card, ...]) -> None:
     with changed:
         if want.shared:
             _shared.subtract(card.index for card in mine)
-            _promised.subtract({card.index: want.card_bytes for card in mine})
+            _promised.subtract({card.index: want.promised for card in mine})
         else:
             _taken.difference_update(card.index for card in mine)
         changed.notify_all()
@@ -200,7 +206,9 @@ def _untaken(want: Want) -> list[Card]:
 
 
 def _with_room(want: Want) -> list[Card]:
-    return [card for card in _untaken(want) if card.free_bytes - _promised[card.index] >= want.card_bytes]
+    """Return the cards that nobody has alone, and where those who share it leave this one's room, and that of seats."""
+    beside = want.promised + ROOM_BYTES
+    return [c for c in _untaken(want) if not _shared[c.index] or c.free_bytes - _promised[c.index] >= beside]
 
 
 def _free(want: Want, whole: bool) -> list[Card]:

@@ -109,6 +109,17 @@ def test_arms_that_share_a_card_fit_there_together() -> None:
     assert not any(turns._promised.values())
 
 
+def test_who_declares_nothing_takes_a_context_of_a_shared_card_and_leaves_the_seats_theirs() -> None:
+    """Of what card 1 has free some stays for those who sit there; as many contexts are let on as the rest holds."""
+    want = Want(shared=True, at=1)
+    room = (cards.known()[1].free_bytes - turns.ROOM_BYTES) // want.promised
+    with contextlib.ExitStack() as stack:
+        for _ in range(room):
+            stack.enter_context(turns.turn(want))
+        assert not turns._with_room(want)
+    assert turns._with_room(want)
+
+
 def test_an_arm_may_hold_both() -> None:
     with turns.turn(Want(2)) as mine:
         assert [card.index for card in mine] == [0, 1]
