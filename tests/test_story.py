@@ -86,6 +86,10 @@ def test_a_story_follows_its_results(records: list[Record]) -> None:
             "{{ figure('gh1935_saved_weight', 'nf4-eager', 'tf5.2.0-bnb0.49.2', 'subject', 'x_bytes') }}",
             "no x_bytes of subject",
         ),
+        (
+            "{{ figure('gh1935_card_table_compiled', '9b-on-12gb-compile-cuda', 'gpu-tf5.23.0-bnb0.49.2') }}",
+            "no cuda_peak_reserved_bytes of subject",
+        ),
         ("{{ absent('gh1935_saved_weight', 'nope*') }}", "no settled trial of gh1935_saved_weight [nope*]"),
         ("{{ nothing() }}", "'nothing' is undefined"),
     ],

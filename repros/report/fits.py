@@ -21,8 +21,8 @@ CARD_BYTES, CARDS = 32 << 30, 2
 #: What every table of steps has in common; `repros.cases._qlora` makes them.
 SHAPES = (
     "One sequence of 512 tokens where a name says no other number; 8-bit AdamW as installed, torch's in the reference. "
-    "What is foreseen is of torch's and knows no compiler. A model's name stands for published shapes; 50B, which "
-    "nobody published, for 58 of the 80 layers of Llama-2-70B."
+    "What is foreseen is of torch's and knows no compiler. A model's name stands for the shapes that "
+    "`repros/cases/_qlora.py` lists."
 )
 
 
@@ -94,18 +94,18 @@ def _ladders(records: Sequence[Record]) -> list[str]:
         "",
         SHAPES,
         "",
-        "| card | cell | model | foreseen | as installed | reference | planted | installed/foreseen | "
-        "reference/foreseen | verdict |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| card | cell | model | foreseen | as installed | with the proposed fix | reference | planted | "
+        "installed/foreseen | reference/foreseen | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        arms = [record.arm(name) for name in ("subject", "reference", "planted")]
+        arms = [record.arm(name) for name in ("subject", "proposed", "reference", "planted")]
         foreseen = {name: size for arm in arms if arm for name, size in _foreseen(arm).items()}
         took = [_climbed(arm, list(foreseen)) for arm in arms]
         for model, size in foreseen.items():
             cells = [record.condition, record.cell, model.upper(), show(size, "bytes")]
             cells += [one[model][0] for one in took]
-            cells += [f"{peak / size:.3f}" if (peak := one[model][1]) else "-" for one in took[:2]]
+            cells += [f"{peak / size:.3f}" if (peak := one[model][1]) else "-" for one in (took[0], took[2])]
             rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
     return [*rows, ""]
 

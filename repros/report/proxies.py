@@ -36,8 +36,8 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
     how = {(on_gpu, on_cpu): 0 for on_gpu in SETTLED for on_cpu in SETTLED}
     for a, b in found:
         how[a.verdict, b.verdict] += 1
-    settled = sum(record.verdict in SETTLED for record in gpu)
-    lone = sum(bool((c := declared(r, known)) and not c.proxy) for r in gpu if r.verdict in SETTLED)
+    conditions = [c for r in gpu if r.verdict in SETTLED and (c := declared(r, known))]
+    settled, lone = len(conditions), sum(not condition.proxy for condition in conditions)
     torch = {side: ", ".join(sorted({_package(r, "torch") for r in records})) for side, records in
              (("GPU", [a for a, _ in found]), ("CPU", [b for _, b in found]))}  # fmt: skip
     rows = [
@@ -53,7 +53,7 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
         "",
         f"The {len(found)} are held against {len({b.key for _, b in found})} trials on a CPU: one may stand for "
         f"several. {settled - len(found)} of the {settled} verdicts on a GPU are not compared: {lone} have no proxy (a "
-        f"card's size has none), {settled - len(found) - lone} have one that was not tried in the same releases.",
+        f"card's size has none), {settled - len(found) - lone} have one that was not settled in the same releases.",
         "",
     ]
     for name in dict.fromkeys(a.case for a, _ in found):

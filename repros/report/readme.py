@@ -48,7 +48,7 @@ def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Sequence[
 def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapping[str, Entry]) -> str:
     """Return one row a claim: what is known of it without a GPU, and on a card where nothing else can speak to it."""
     rows = ["| report | claim | standing |", "|---|---|---|"]
-    names = dict.fromkeys(record.case for record in (*without, *on_cards))
+    names = dict.fromkeys(record.case for record in (*without, *on_cards) if record.case in known)
     for name in sorted(names, key=lambda name: (known[name].case.package, known[name].case.number)):
         case = known[name].case
         mine, cards = ([record for record in records if record.case == name] for records in (without, on_cards))

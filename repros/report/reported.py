@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from repros.case import Claim, Reading
+from repros.case import Claim, Reading, unit_of
 from repros.results import Record
 from repros.trial import holds
 from repros.verdict import Observation
@@ -34,6 +34,7 @@ class Row:
     cell: str
     ended: str = ""
     note: str = ""
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def rows(claim: Claim, records: Iterable[Record], case: str) -> list[Row]:
                     Row(
                         *(name, claim.reported[name], measured, reading.per_unit, unit, ratio),
                         *(record.condition, reading.arm, record.cell, ended(record.arm(reading.arm)), reading.note),
+                        counted=unit_of(reading.figure) != "bytes" and reading.arm != "budget",
                     )
                 )
     return found
@@ -91,8 +93,8 @@ def spans(found: Sequence[Row]) -> list[Span]:
             continue
         low, high = group[0], group[-1]
         amounts = [row.measured / row.per_unit for row in (low, high)]
-        # What is counted, such as a model's parameters, has no decimals; what is weighed has them even at nothing.
-        digits = 0 if all(amount.is_integer() for amount in (*amounts, quantity(low.reported)[0])) else 2
+        # What is counted, such as a model's parameters, has no decimals where it is whole; bytes have them even at 0.
+        digits = 0 if low.counted and all(amount.is_integer() for amount in amounts) else 2
         measured = _range(f"{amount:.{digits}f}" for amount in amounts)
         ratio = _range(f"{row.ratio:.3f}" for row in (low, high))
         cells = tuple(row.cell for row in group)

@@ -120,12 +120,12 @@ class Results:
         """Return an arm's figure in print, the judged one if none is named."""
         record = self._one(case, condition, cell)
         name = name or str(record.budget["figure"])
-        observation = record.arm(arm)
-        if observation is None or name not in observation.figures:
+        value = found.reached(name) if (found := record.arm(arm)) else None
+        if value is None:
             raise UserError(
                 f"{self._place}: {case} [{condition}] in {cell}: no {name} of {arm}", "name one that it has"
             )
-        return show(observation.figures[name], unit_of(name))
+        return show(value, unit_of(name))
 
     def budget(self, case: str, condition: str, cell: str) -> str:
         """Return a trial's budget in print."""

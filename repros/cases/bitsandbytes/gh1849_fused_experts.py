@@ -83,7 +83,9 @@ CASE = Case(
     claims=(
         Claim("from transformers 5 on the experts of a mixture are not quantized to 4 bits", conditions=LOADED),
         Claim("not in the report: nor to 8 bits", conditions="int8-*"),
-        Claim("a 35B mixture in 4 bits does not go on two cards of 32 GB", conditions="*-two-cards-*"),
+        Claim(
+            "not in the report: a 35B mixture in 4 bits does not go on two cards of 32 GB", conditions="*-two-cards-*"
+        ),
     ),
     conditions=(
         Condition("nf4-experts", params("nf4", recipe=ONE_LAYER)),

@@ -92,7 +92,13 @@ CASE = Case(
         Claim("a pre-quantized int8 weight is not handled", conditions="codes-*"),
         Claim("not in the report: a moved or tied weight loses its scale", conditions="*to* tied-weight*"),
         Claim("not in the report: a state cleared before backward loses the scale", conditions="reset-grads-* clear-*"),
-        Claim("recompute under accelerate's offload, as in the report's environment", conditions="offload*"),
+        Claim(
+            "recompute under accelerate's offload, as in the report's environment", conditions="offload offload-cuda"
+        ),
+        Claim(
+            "not in the report: accelerate's offload hooks lose the scale, with recompute or without",
+            conditions="offload-no-checkpoint offload-eval offload-map-*",
+        ),
         Claim("not in the report: a saved or converted model loses its scale", conditions="from-* state-dict-reload"),
         Claim("not in the report: bfloat16 above 65,504 overflows", conditions="large-*"),
     ),

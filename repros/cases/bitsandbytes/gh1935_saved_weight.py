@@ -18,10 +18,10 @@ weight, its scales and x are alive before the step and are not counted; what a s
   + M*(2*K + RANK)*itemsize            with LoRA or DoRA: dropout's mask and result, and its product by A
   + 2*M*N*itemsize                     with DoRA: two factors of the gradient of the magnitude
   + M*(K2 + K3 + ...)*itemsize         in 8 bits on a GPU: the Function keeps the 16-bit input of every layer
-  + SLACK                              page rounding and small objects, as the heap counts them
-  + SEGMENT                            for the driver alone: it knows segments of 20 MiB, and late kernels
-  + COMPILER                           under `torch.compile`: its own objects, where the judged call is compiled anew
-                                       (torch 2.9 compiles every call that is made under a dispatch mode, as the ledger)
+  + SLACK                              page rounding and small objects, as the heap and the allocator count them
+  + SEGMENT                            for the driver alone: it knows segments of 20 MiB
+  + COMPILER                           under `torch.compile` on a CPU: its own objects, where the judged call is
+                                       compiled anew (torch 2.9 does it under a dispatch mode, such as the ledger)
 
 and the planted bug adds K*N*itemsize. A checkpointed block holds nothing of the kind until its backward, with the bug
 or without; but its recomputation then saves the weights of all its layers at once. There the peak of live 16-bit bytes
@@ -42,7 +42,7 @@ from typing import Any
 from repros.case import ITEMSIZE, Affected, Budget, Case, Claim, Condition, Reading, Requires, on_cards
 from repros.cases import _saved_weight as parts
 
-SLACK, COMPILER, SEGMENT = 64 * 1024, 256 * 1024, 24 * 1024 * 1024
+SLACK, COMPILER, SEGMENT = 64 * 1024, 256 * 1024, 20 * 1024 * 1024
 LAYERS = 4
 #: Six weights of 235 million elements, 0.47 GB in 16 bits: a layer of the report's 9B model comes to 0.48 GB.
 DEEP = 6
