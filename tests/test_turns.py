@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -107,6 +108,18 @@ def test_arms_that_share_a_card_fit_there_together() -> None:
         assert began.wait(10)
     waiting.join(10)
     assert not any(turns._promised.values())
+
+
+def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None:
+    """What seats need is kept only from those who come to a card that is shared already."""
+    began = threading.Event()
+
+    def all_of_it() -> None:
+        with turns.turn(Want(card_bytes=WHOLE, shared=True)):
+            began.set()
+
+    threading.Thread(target=all_of_it, daemon=True).start()
+    assert began.wait(10)
 
 
 def test_who_declares_nothing_takes_a_context_of_a_shared_card_and_leaves_the_seats_theirs() -> None:
@@ -432,3 +445,15 @@ def test_an_arm_whose_supervisor_is_lost_does_not_wait_for_ever(server: CellServ
                 time.sleep(0.01)
         assert waiting.result(20).reason == "the cell's supervisor ended"
     assert left == []
+
+
+def test_an_arm_that_waits_in_a_folder_that_is_gone_ends(tmp_path: Path) -> None:
+    """Without its supervisor there may be nobody left to tell it so."""
+    gate = tmp_path / "work" / "gate"
+    gate.parent.mkdir()
+    waits = "import sys; from repros.worker import Probe; Probe.__new__(Probe)._wait(sys.argv[1]); sys.exit(3)"
+    arm = subprocess.Popen([sys.executable, "-c", waits, str(gate)])
+    with pytest.raises(subprocess.TimeoutExpired):
+        arm.wait(1.5)
+    gate.parent.rmdir()
+    assert arm.wait(20) == 0
