@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import gc
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -44,19 +45,20 @@ def on(model: str, card_gb: int, mode: str = "eager", tokens: int = TOKENS, with
     how = {"eager": "", "checkpoint": "-checkpoint"}.get(mode, "-compile")
     name = f"{model}-on-{card_gb}gb{how}" + (f"-{tokens}" if tokens != TOKENS else "")
     why = "transformers' release does not matter to a step; the newest is enough"
-    needs = Requires({"transformers": ">=5.20"}, card_bytes=(card_gb << 30) + CONTEXT_BYTES, reason=why)
-    params = {"model": model, "card_gb": card_gb, "mode": mode, "tokens": tokens, "device": "cuda"}
-    return Condition(f"{name}-cuda", params, needs, without)
+    return _on_card(name, card_gb, Requires(reason=why), without, model=model, mode=mode, tokens=tokens)
 
 
 def upward(card_gb: int, models: str, without: tuple[str, ...] = ("proposed",)) -> Condition:
     """Declare that a card is tried with these models, the smallest first."""
     why = "transformers' release does not matter to a step, and older bitsandbytes is tried row by row"
-    needs = Requires(
-        {"transformers": ">=5.20", "bitsandbytes": ">=0.50"}, card_bytes=(card_gb << 30) + CONTEXT_BYTES, reason=why
-    )
-    params = {"models": models, "card_gb": card_gb, "mode": "eager", "tokens": TOKENS, "device": "cuda"}
-    return Condition(f"up-to-{card_gb}gb-cuda", params, needs, without)
+    needs = Requires({"bitsandbytes": ">=0.50"}, reason=why)
+    return _on_card(f"up-to-{card_gb}gb", card_gb, needs, without, models=models, mode="eager", tokens=TOKENS)
+
+
+def _on_card(name: str, card_gb: int, needs: Requires, without: tuple[str, ...], **params: object) -> Condition:
+    packages = {"transformers": ">=5.20", **needs.packages}
+    needs = replace(needs, packages=packages, card_bytes=(card_gb << 30) + CONTEXT_BYTES)
+    return Condition(f"{name}-cuda", {**params, "card_gb": card_gb, "device": "cuda"}, needs, without)
 
 
 def limit(p: Params) -> int:
@@ -64,21 +66,22 @@ def limit(p: Params) -> int:
     return allowed(int(str(p["card_gb"])))
 
 
-def table(text: str, rows: Mapping[tuple[str, int], str]) -> Claim:
-    """Return the claim of a table: (model, GB of the card) -> conditions in which what the step took is read."""
-    note = "beside the card's size stands what a step reserved of it as installed, without the fix"
-    longer = "`-2048` is a step of as many tokens, on a larger card"
-    named = {f"{model.upper()} on {card} GB, after the fix": (card, at) for (model, card), at in rows.items()}
+def table(text: str, rows: Mapping[tuple[str, int], str], longer: Mapping[tuple[str, int], str] | None = None) -> Claim:
+    """Return the claim of a table: (model, GB of the card) -> condition in which what the step took is read.
 
-    def taken(at: str) -> Reading:
-        return Reading("cuda_peak_reserved_bytes", at, 1 << 30, note=longer if "-2048-" in at else note)
-
-    return Claim(
-        f"{text} ({STEP})",
-        {row: f"{card} GB" for row, (card, _) in named.items()},
-        " ".join(at for several in rows.values() for at in several.split() if "-2048-" not in at),
-        readings={row: tuple(taken(at) for at in several.split()) for row, (_, several) in named.items()},
-    )
+    ``longer`` names conditions of a longer sequence, to be read beside those.
+    """
+    usual = "beside the card's size stands what a step reserved of it as installed, without the fix"
+    more = "`-2048` is a step of as many tokens, on a larger card"
+    taken: dict[str, list[Reading]] = {}
+    reported = {}
+    for names, note in ((rows, usual), (longer or {}, more)):
+        for (model, card), name in names.items():
+            row = f"{model.upper()} on {card} GB, after the fix"
+            reported[row] = f"{card} GB"
+            taken.setdefault(row, []).append(Reading("cuda_peak_reserved_bytes", name, 1 << 30, note=note))
+    readings = {row: tuple(several) for row, several in taken.items()}
+    return Claim(f"{text} ({STEP})", reported, " ".join(rows.values()), readings)
 
 
 def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ()) -> Claim:
@@ -130,6 +133,11 @@ def predicted(p: Params) -> dict[str, int]:
     }
 
 
+def foreseen(p: Params) -> int:
+    """Return the bytes of all that is `predicted`."""
+    return sum(predicted(p).values())
+
+
 def inputs(p: Any) -> SimpleNamespace:
     """Make the card small; return configuration and token ids ``[1, tokens]``, int64."""
     import torch
@@ -172,12 +180,11 @@ def train(i: Any, make: Make, optimizer: Any = None) -> Steps:
     chosen.step()
     chosen.zero_grad()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    guess = predicted(i.p)
-    parts_of = {f"predicted_{name}_bytes": float(value) for name, value in guess.items()}
+    parts_of = {f"predicted_{name}_bytes": float(value) for name, value in predicted(i.p).items()}
     return {
         "loss": float(loss.detach()),
         "graph_calls": graphs,
-        "predicted_bytes": float(sum(guess.values())),
+        "predicted_bytes": float(foreseen(i.p)),
         **parts_of,
     }
 
@@ -195,7 +202,7 @@ def climb(i: Any, make: Make, optimizer: Any = None) -> Steps:
     for name in names:
         yield name
         p = {**i.p, "model": name}
-        figures[f"foreseen_{name}_bytes"] = float(sum(predicted(p).values()))
+        figures[f"foreseen_{name}_bytes"] = float(foreseen(p))
         try:
             for _ in train(inputs(p), make, optimizer):
                 pass
@@ -216,8 +223,7 @@ def parameters(name: str) -> float:
 
 def too_large(p: Params) -> int:
     """Return how many of the models named should not fit."""
-    needed = (sum(predicted({**p, "model": name}).values()) for name in str(p["models"]).split())
-    return sum(bytes_ > limit(p) for bytes_ in needed)
+    return sum(foreseen({**p, "model": name}) > limit(p) for name in str(p["models"]).split())
 
 
 def build(i: Any, make: Make) -> Any:

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from repros.case import CONTEXT_BYTES
+from repros.cases._small_card import allowed
 from repros.report.reported import ended
 from repros.results import Record, shown
 from repros.verdict import Observation, Verdict, show
 
 #: The cards of transformers#44387 and #44728: two of these.
-CARD_BYTES, CARDS = 32 << 30, 2
+CARD_GB, CARDS = 32, 2
+#: The arms in the order of the tables' columns, and those that are held against what was foreseen.
+COLUMNS, HELD_AGAINST = ("subject", "proposed", "reference", "planted"), ("subject", "reference")
 #: What every table of steps has in common; `repros.cases._qlora` makes them.
 SHAPES = (
-    "One sequence of 512 tokens where a name says no other number; 8-bit AdamW as installed, torch's in the reference. "
-    "What is foreseen is of torch's and knows no compiler. A model's name stands for the shapes that "
+    "One sequence, as long as the condition's name says, or else its claim; 8-bit AdamW as installed, torch's in the "
+    "reference. What is foreseen is of torch's and knows no compiler. A model's name stands for the shapes that "
     "`repros/cases/_qlora.py` lists."
 )
 
@@ -63,9 +65,9 @@ def _steps(records: Sequence[Record]) -> list[str]:
     ]
     for record in records:
         limit = show(float(record.budget["limit"]), "bytes")
-        arms = {name: record.arm(name) for name in ("subject", "proposed", "reference", "planted")}
+        arms = {name: record.arm(name) for name in COLUMNS}
         foreseen = next(a.figures["predicted_bytes"] for a in record.arms if "predicted_bytes" in a.figures)
-        ratios = [_ratio(arms[name], foreseen) for name in ("subject", "reference")]
+        ratios = [_ratio(arms[name], foreseen) for name in HELD_AGAINST]
         reserved = _peak(arms["subject"], "cuda_peak_reserved_bytes")
         cells = [record.condition, record.cell, limit, reserved, *(_peak(arm) for arm in arms.values())]
         cells += [show(foreseen, "bytes"), *ratios, record.verdict.value]
@@ -99,13 +101,13 @@ def _ladders(records: Sequence[Record]) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:
-        arms = [record.arm(name) for name in ("subject", "proposed", "reference", "planted")]
-        foreseen = {name: size for arm in arms if arm for name, size in _foreseen(arm).items()}
-        took = [_climbed(arm, list(foreseen)) for arm in arms]
+        arms = {name: record.arm(name) for name in COLUMNS}
+        foreseen = {name: size for arm in arms.values() if arm for name, size in _foreseen(arm).items()}
+        took = {name: _climbed(arm, list(foreseen)) for name, arm in arms.items()}
         for model, size in foreseen.items():
             cells = [record.condition, record.cell, model.upper(), show(size, "bytes")]
-            cells += [one[model][0] for one in took]
-            cells += [f"{peak / size:.3f}" if (peak := one[model][1]) else "-" for one in (took[0], took[2])]
+            cells += [one[model][0] for one in took.values()]
+            cells += [f"{peak / size:.3f}" if (peak := took[name][model][1]) else "-" for name in HELD_AGAINST]
             rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
     return [*rows, ""]
 
@@ -135,14 +137,14 @@ def _climbed(arm: Observation | None, models: Sequence[str]) -> dict[str, tuple[
 
 def _models(records: Sequence[Record]) -> list[str]:
     """Return a row a trial and arm: what a mixture of experts comes to at its true depth."""
-    limit = CARDS * (CARD_BYTES - CONTEXT_BYTES)
+    limit = CARDS * allowed(CARD_GB)
     rows = [
         "## Mixtures of experts, loaded in 4 or 8 bits",
         "",
         "What was loaded is cut in depth (on a CPU in experts too). *Whole*: its layers' bytes times the layers of "
         "the model over those loaded, its experts' times the experts over those loaded, the embedding's and the head's "
         f"by the vocabulary. *Two cards*: how much that is of the {show(limit, 'bytes')} that {CARDS} cards of "
-        f"{show(CARD_BYTES, 'bytes')} leave beside a context, before an activation or a source on its way.",
+        f"{CARD_GB} GiB leave beside a context, before an activation or a source on its way.",
         "",
         "| condition | cell | arm | as loaded | whole | of it experts | of it 16-bit | two cards | verdict |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -32,10 +33,8 @@ def pairs(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entr
 def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[Path]) -> str:
     """Return the page as Markdown."""
     found = pairs(gpu, cpu, known)
-    agree = sum(a.verdict is b.verdict for a, b in found)
-    how = {(on_gpu, on_cpu): 0 for on_gpu in SETTLED for on_cpu in SETTLED}
-    for a, b in found:
-        how[a.verdict, b.verdict] += 1
+    how = Counter((a.verdict, b.verdict) for a, b in found)
+    agree = sum(how[verdict, verdict] for verdict in SETTLED)
     conditions = [c for r in gpu if r.verdict in SETTLED and (c := declared(r, known))]
     settled, lone = len(conditions), sum(not condition.proxy for condition in conditions)
     torch = {side: ", ".join(sorted({_package(r, "torch") for r in records})) for side, records in

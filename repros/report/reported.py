@@ -20,7 +20,8 @@ BINARY = {1 << 20: " MiB", 1 << 30: " GiB"}
 class Row:
     """One reported number in one cell; ``ratio`` is measured over reported, ``unit`` is as the report spells it.
 
-    ``ended`` says how an arm ended that did not get to its end; its number is what it had come to.
+    ``ended`` says how an arm ended that did not get to its end; its number is what it had come to. What is ``counted``
+    may be whole.
     """
 
     name: str
@@ -74,7 +75,7 @@ def rows(claim: Claim, records: Iterable[Record], case: str) -> list[Row]:
                     Row(
                         *(name, claim.reported[name], measured, reading.per_unit, unit, ratio),
                         *(record.condition, reading.arm, record.cell, ended(record.arm(reading.arm)), reading.note),
-                        counted=unit_of(reading.figure) != "bytes" and reading.arm != "budget",
+                        counted=unit_of(reading.figure) == "parameters",
                     )
                 )
     return found
@@ -93,7 +94,7 @@ def spans(found: Sequence[Row]) -> list[Span]:
             continue
         low, high = group[0], group[-1]
         amounts = [row.measured / row.per_unit for row in (low, high)]
-        # What is counted, such as a model's parameters, has no decimals where it is whole; bytes have them even at 0.
+        # A model's parameters have no decimals where they are whole; bytes have them even at 0.
         digits = 0 if low.counted and all(amount.is_integer() for amount in amounts) else 2
         measured = _range(f"{amount:.{digits}f}" for amount in amounts)
         ratio = _range(f"{row.ratio:.3f}" for row in (low, high))

@@ -90,7 +90,7 @@ INDUCTOR = Requires(compiler=True, reason="inductor's CPU backend builds its ker
 KERNELS = Requires({"torch": ">=2.10"}, compiler=True, reason="2.9 builds kernels by setuptools, not installed with it")
 
 
-PACKED = "a layer that has 0.48 GB in 16 bits has 0.12 GB in 4, and its scales beside them"
+PACKED = "in 4 bits a layer has a quarter of its 16-bit size, and its scales beside it"
 HELD_IS_ALL = "what is held until the backward is all that a fix can save"
 CUSTOM_OP = "the operator that the maintainer planned, written by hand over the installed kernels"
 EXPERTS = "two experts in one parametrized parameter, applied by F.linear as MoE blocks do"
