@@ -12,6 +12,7 @@ import torch
 
 from repros.cases import _qlora
 from repros.cases.bitsandbytes import gh1935_card_table_largest as largest
+from repros.cases.bitsandbytes import gh1935_card_table_largest_server as largest_server
 from repros.reference.modules import FrozenLinear4bit
 
 #: Of transformers (a new name for checkpointing) and of torch's compiler, which stumbles over them where they raise.
@@ -111,7 +112,10 @@ def test_models_are_trained_upward_until_one_does_not_fit(
     assert [model() for model in built] == [None] * len(phases)
 
 
-@pytest.mark.parametrize("condition", largest.CASE.conditions, ids=lambda condition: condition.name)
+LADDERS = (*largest.CASE.conditions, *largest_server.CASE.conditions)
+
+
+@pytest.mark.parametrize("condition", LADDERS, ids=lambda condition: condition.name)
 def test_a_card_is_too_small_for_the_last_model_alone_and_with_the_bug_for_more(condition: Any) -> None:
     models = condition.params["models"].split()
     needed = [sum(_qlora.predicted({**condition.params, "model": name}).values()) for name in models]

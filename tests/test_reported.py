@@ -141,7 +141,7 @@ def test_every_reading_of_a_case_is_of_a_condition_and_a_number() -> None:
 
 
 def test_every_proxy_is_a_condition_on_a_cpu() -> None:
-    kinds = ("", "_checkpointed", "_compiled", "_largest")
+    kinds = ("", "_checkpointed", "_compiled", "_largest", "_largest_server")
     lone = set()
     for entry in KNOWN.values():
         for condition in entry.case.on("cuda"):

@@ -33,6 +33,8 @@ MODELS = {
     "20b": (6144, 16384, 48, 48, 8, 128, 92544, False),  # InternLM2-20B
     "34b": (7168, 20480, 60, 56, 8, 128, 64000, False),  # Yi-34B
     "50b": (8192, 28672, 58, 64, 8, 128, 32000, False),  # 58 of the 80 layers of Llama-2-70B; none has 50B
+    "70b": (8192, 28672, 80, 64, 8, 128, 32000, False),  # Llama-2-70B
+    "123b": (12288, 28672, 88, 96, 8, 128, 32768, False),  # Mistral-Large-2407
 }
 RANK, BLOCKSIZE = 16, 64
 #: What a step is where a condition's name says nothing else; the report says nothing of it.
