@@ -96,7 +96,8 @@ def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ())
     fixed = {card: ("reference", "proposed") if card in proposed else ("reference",) for card in rows}
     before, after = "the largest on {} GB, before the fix", "the largest on {} GB, after it"
     return Claim(
-        f"without the fix the largest model that trains on a card is a smaller one ({STEP})",
+        f"without the fix the largest model that trains on a card of {min(rows)} to {max(rows)} GB is a smaller one "
+        f"({STEP})",
         {before.format(card): model.upper() for card, (model, _) in rows.items()}
         | {after.format(card): model.upper() for card, (_, model) in rows.items()},
         readings={before.format(card): largest(card, "subject", "planted") for card in rows}
