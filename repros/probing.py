@@ -35,7 +35,7 @@ from repros.results import ROOT, Record, append, lines
 from repros.revisions import Revision
 from repros.session import MACHINE_FACTS, ReadyCell
 from repros.trial import Running, Trial
-from repros.verdict import SCHEMA, Observation, Reading, Verdict, exceeds, is_symptom, read, to_number
+from repros.verdict import SCHEMA, SETTLED, Observation, Reading, Verdict, exceeds, is_symptom, read, to_number
 
 PROBES = "probes.jsonl"
 #: Supervisors that stay up after their probe, for the next condition or vote; each holds the packages in memory.
@@ -220,7 +220,7 @@ def votes_of(entry: Entry, condition: str, record: Record) -> tuple[str, ...]:
     """Return one vote for each time the subject was tried; one `skip` where the trial settled nothing."""
     case = entry.case
     split = record.verdict is Verdict.INCONCLUSIVE and record.reason.startswith("split vote")
-    if not split and record.verdict not in (Verdict.REPRODUCED, Verdict.ABSENT):
+    if not split and record.verdict not in SETTLED:
         return (SKIP,)
     budget = case.budget_of(entry.condition(condition))
     limit = float(record.budget["limit"])

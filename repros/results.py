@@ -20,7 +20,7 @@ from typing import Any
 import orjson
 
 from repros.errors import UserError
-from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
+from repros.verdict import SCHEMA, SETTLED, Observation, Outcome, Verdict, to_number
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports"
@@ -241,8 +241,7 @@ def settled(run: Path) -> set[tuple[str, str, str]]:
     An error may go well another time, and a card that had no room may have some; where the packages do not allow a
     trial, asking again costs nothing.
     """
-    wanted = (Verdict.REPRODUCED, Verdict.ABSENT)
-    return {record.key for record in load(run)[0] if record.verdict in wanted}
+    return {record.key for record in load(run)[0] if record.verdict in SETTLED}
 
 
 def keep(

@@ -28,6 +28,10 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
 
 
+#: Verdicts that settle a trial: it need not be tried again, and a claim or a proxy may be held against it.
+SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
+
+
 class Outcome(StrEnum):
     """A verdict held against the case's record."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from repros.cases._small_card import allowed
 from repros.report.reported import ended
 from repros.results import Record, shown
-from repros.verdict import Observation, Verdict, show
+from repros.verdict import SETTLED, Observation, show
 
 #: The cards of transformers#44387 and #44728: two of these.
 CARD_GB, CARDS = 32, 2
@@ -151,7 +151,7 @@ def _models(records: Sequence[Record]) -> list[str]:
     ]
     for record in records:
         for arm in record.arms:
-            if "whole_bytes" not in arm.figures or record.verdict not in (Verdict.REPRODUCED, Verdict.ABSENT):
+            if "whole_bytes" not in arm.figures or record.verdict not in SETTLED:
                 continue
             figures = [arm.figures[f"{name}_bytes"] for name in ("model", "whole", "whole_experts", "whole_16bit")]
             fits = f"{figures[1] / limit:.1%}"

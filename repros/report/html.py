@@ -30,7 +30,7 @@ from repros.report import changes, pack, reported, standing
 from repros.report.machine import machines
 from repros.report.scripts import Scripts
 from repros.results import Record
-from repros.verdict import SCHEMA, Verdict, show
+from repros.verdict import SCHEMA, SETTLED, Verdict, show
 
 #: A sign for each verdict: colour is never the only one.
 SIGNS: Mapping[Verdict, str] = {
@@ -312,7 +312,7 @@ def short(times: float) -> str:
 def claim_row(claim: Claim, records: Sequence[Record], numbers: Mapping[changes.Key, int]) -> dict[str, Any]:
     """Return a claim as reported, and beside it what was measured."""
     found = standing.of_claim(claim, records)
-    spoken_of = [r for r in records if claim.covers(r.condition) and r.verdict in standing.SETTLED]
+    spoken_of = [r for r in records if claim.covers(r.condition) and r.verdict in SETTLED]
     bad = [r for r in spoken_of if r.verdict is Verdict.REPRODUCED]
     return {
         "text": claim.text,

@@ -9,9 +9,8 @@ from pathlib import Path
 from repros.cases import Entry
 from repros.results import Record, shown
 from repros.trial import declared
-from repros.verdict import Verdict
+from repros.verdict import SETTLED
 
-SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
 #: Cells are the same experiment on two devices where these are of one version; torch may differ, and the page says so.
 PAIRED_BY = ("transformers", "bitsandbytes")
 

@@ -12,10 +12,9 @@ from packaging.version import Version
 from repros import matrix
 from repros.case import Claim
 from repros.results import Record
-from repros.verdict import Verdict
+from repros.verdict import SETTLED, Verdict
 
 AXES = matrix.AXES[::-1]  # the package nearest to the report first
-SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
 
 
 @dataclass(frozen=True)

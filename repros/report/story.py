@@ -24,7 +24,7 @@ from repros.report.machine import machines
 from repros.report.reported import ended
 from repros.report.terminal import multiple
 from repros.results import ROOT, Record, shown
-from repros.verdict import Verdict, show
+from repros.verdict import SETTLED, Verdict, show
 
 PARTS = ("in short", "claimed", "measured", "conditions", "fix", "today")
 STORIES = ROOT / "reports" / "stories"
@@ -160,7 +160,7 @@ class Results:
         rows = [
             record
             for record in self._records
-            if record.case == case and record.verdict in standing.SETTLED and fnmatchcase(record.cell, cells)
+            if record.case == case and record.verdict in SETTLED and fnmatchcase(record.cell, cells)
             and any(fnmatchcase(record.condition, glob) for glob in globs.split())
         ]  # fmt: skip
         if not rows:
@@ -178,7 +178,7 @@ def conditions(records: Sequence[Record]) -> list[list[Record]]:
     """Group records by case and condition, those that came to a verdict."""
     found: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        if record.verdict in standing.SETTLED:
+        if record.verdict in SETTLED:
             found.setdefault((record.case, record.condition), []).append(record)
     return list(found.values())
 
