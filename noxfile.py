@@ -50,7 +50,9 @@ def trials(session: nox.Session, tier: str, cell: str) -> None:
     if "--run" in arguments:
         os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
     command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *arguments, "repros/cases"]
-    session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5])
+    # After Ctrl-C it ends its arms and says what it kept and how to go on; nox would kill it after half a second.
+    waits = {"interrupt_timeout": 30, "terminate_timeout": 5}
+    session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5], **waits)
     if "--dry-run" not in arguments:
         session.notify("summary")
 

@@ -136,7 +136,7 @@ class Plugin:
             self.run.note("time", seconds=self.session.clock.summary())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Print the verdicts of this run."""
+        """Print the verdicts of this run, and what is missing from it where it was cut."""
         if self.config.option.collectonly:
             return
         records, notice = results.load(self.run.folder)
@@ -148,6 +148,12 @@ class Plugin:
         if self.session is not None:
             terminal.times(self.session.clock.summary(), console)
         console.print(f"results: {results.shown(self.run.path)}" + (f" ({notice})" if notice else ""), markup=False)
+        tried = {record.key for record in records}
+        if missing := sum(item.trial.key not in tried for item in self.items):
+            where = self.cells[0].label if len(self.cells) == 1 else f"{len(self.cells)} cells"
+            terminalreporter.write_line(f"not tried: {missing} of {len(self.items)} trials in {where}")
+            goes_on = f"--resume --run {results.shown(self.run.folder)}"
+            terminalreporter.write_line(f"hint: the same command goes on with `{goes_on}`")
 
 
 class CaseFile(pytest.File):

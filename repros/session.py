@@ -20,7 +20,7 @@ from repros.host import probe_host
 from repros.matrix import Cell
 from repros.results import ROOT, Record, Run
 from repros.trial import Running, Trial, memory_of, not_run
-from repros.verdict import Verdict
+from repros.verdict import SETTLED, Verdict
 
 #: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
 AHEAD = 2
@@ -206,16 +206,24 @@ class Session:
             found.close()
 
     def close(self) -> None:
-        """Call off what did not start, end every supervisor, note where the time went."""
+        """Call off what did not start, end every supervisor; of what was sent ahead, keep what came to a verdict."""
         for running in self._running.values():
             if isinstance(running, Running):
                 running.cancel()
+                self._keep(running)
         self._running.clear()
         self._arms.shutdown(wait=False, cancel_futures=True)
         for found in self._ready.values():
             if isinstance(found, ReadyCell):
                 found.close()
         self._ready.clear()
+
+    def _keep(self, running: Running) -> None:
+        """Write the record of a trial that nobody waits for any more; one that would fail the run is tried again."""
+        if running.ended():
+            record = running.record()
+            if record.verdict in SETTLED and not record.failed:
+                self.run.append(record)
 
     def wait(self) -> None:
         """Wait for what `build` began: whoever needs it would have to wait as long, and begin anew."""

@@ -17,7 +17,19 @@ from repros.cards import known
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
 from repros.results import Record
-from repros.verdict import Observation, Outcome, Verdict, decide, effect, is_failure, margins, outcome, read, to_number
+from repros.verdict import (
+    SETTLED,
+    Observation,
+    Outcome,
+    Verdict,
+    decide,
+    effect,
+    is_failure,
+    margins,
+    outcome,
+    read,
+    to_number,
+)
 
 
 class Place(Protocol):
@@ -169,6 +181,11 @@ class Running:
         for _, future in self._futures:
             future.cancel()
 
+    def ended(self) -> bool:
+        """Return whether every arm has come to its end and told of it."""
+        futures = [future for _, future in self._futures]
+        return all(future.done() and not future.cancelled() and not future.exception() for future in futures)
+
     def record(self) -> Record:
         """Wait for the arms and return the finished trial."""
         trial, condition = self.trial, self.trial.condition
@@ -188,7 +205,7 @@ class Running:
         expected = trial.expected(self._place.versions, self._place.device)
         result = outcome(verdict, expected)
         proposed = None
-        if "proposed" in judged and verdict in (Verdict.REPRODUCED, Verdict.ABSENT):
+        if "proposed" in judged and verdict in SETTLED:
             kind, why = effect(
                 (judged["subject"][0][0], observed["subject"][0]),
                 (judged["proposed"][0][0], observed["proposed"][0]),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,16 +21,23 @@ from tests.test_results import record
 CELL = "tf5.23.0-bnb0.50.2"
 
 
-def run(*arguments: str, reports: Path) -> subprocess.CompletedProcess[str]:
-    """Run pytest with the plugin on the suite's cases."""
+def begin(*arguments: str, reports: Path) -> subprocess.Popen[str]:
+    """Start pytest with the plugin on the suite's cases."""
     command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-p", "no:cacheprovider", "--no-header"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
     environment.pop("PYTEST_XDIST_WORKER", None)
-    return subprocess.run(
+    return subprocess.Popen(
         # A relative path, as people write one.
         [*command, "--reports", os.path.relpath(reports, results.ROOT), *arguments, "repros/cases"],
-        capture_output=True, text=True, cwd=results.ROOT, env=environment, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=results.ROOT, env=environment,
     )  # fmt: skip
+
+
+def run(*arguments: str, reports: Path) -> subprocess.CompletedProcess[str]:
+    """Run pytest with the plugin on the suite's cases."""
+    process = begin(*arguments, reports=reports)
+    out, err = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def test_ids_are_readable_and_k_selects_by_number_condition_and_cell(tmp_path: Path) -> None:
@@ -79,6 +89,31 @@ def test_a_run_end_to_end_with_junit_and_resume(tmp_path: Path) -> None:
     again = run(*chosen, "--resume", reports=tmp_path)
     assert "2 passed" not in again.stdout
     assert again.returncode == 5
+
+
+def settled(folder: Path) -> set[tuple[str, str, str]]:
+    """Return what a run has settled so far; nothing before its first line."""
+    return results.settled(folder) if (folder / results.RESULTS).exists() else set()
+
+
+def test_a_run_that_is_interrupted_says_what_is_missing_and_goes_on(tmp_path: Path) -> None:
+    chosen = ["--cell", CELL, "-k", "gh1927_int8 and recompute", "--run", str(folder := tmp_path / "r")]
+    with begin(*chosen, reports=tmp_path) as process:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and not settled(folder) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    kept = settled(folder)
+    listed = int(re.findall(r"(\d+)/\d+ tests collected", run("--collect-only", *chosen, reports=tmp_path).stdout)[0])
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, err
+    assert 0 < len(kept) < listed
+    assert f"not tried: {listed - len(kept)} of {listed} trials in {CELL}" in out
+    assert f"hint: the same command goes on with `--resume --run {folder}`" in out
+    again = run(*chosen, "--resume", reports=tmp_path)
+    assert f"{listed - len(kept)} passed" in again.stdout
+    assert "not tried" not in again.stdout
+    assert len(results.load(folder)[0]) == listed
 
 
 def test_a_regression_fails_with_its_two_lines(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,15 @@ import pytest
 
 from repros import checkpoints, session
 from repros.arms import Clock
+from repros.cases import Entry
 from repros.envs import EnvError
 from repros.errors import UserError
 from repros.matrix import load_matrix
-from repros.results import ROOT, Run
+from repros.results import ROOT, Run, load, settled
 from repros.session import ReadyCell, Session
+from repros.trial import Running, Trial
+from repros.verdict import Verdict
+from tests.conftest import Bench
 
 CELLS = load_matrix(ROOT / "matrix.yaml").tier("smoke")
 
@@ -70,3 +75,23 @@ def test_the_next_cell_is_built_after_this_one_and_its_trouble_is_not_ours(
     run.wait()
     run.close()
     assert built == [(CELLS[0].name, False), (CELLS[1].name, True)]
+
+
+def test_a_run_that_is_cut_keeps_what_had_ended_and_nobody_waited_for(
+    tmp_path: Path, bench: Bench, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Session(Run(tmp_path / "run"), jobs=2)
+    monkeypatch.setattr(run, "ready", lambda cell: bench)
+    trials = {name: Trial(harness, harness.condition(name), bench.cell) for name in ("passes", "breaks", "crashes")}
+    for trial in trials.values():
+        run.start(trial, CELLS[0])
+    sent = {name: run._running[trial.key] for name, trial in trials.items()}
+    deadline = time.monotonic() + 60
+    while not all(isinstance(one, Running) and one.ended() for one in sent.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    run.start(Trial(harness, harness.condition("hangs"), bench.cell), CELLS[0])
+    run.close()
+    (kept,) = load(run.run.folder)[0]  # one that would fail the run has to be seen to fail, and `crashes` told nothing
+    assert (kept.key, kept.verdict) == (trials["passes"].key, Verdict.ABSENT)
+    assert settled(run.run.folder) == {kept.key}
