@@ -9,7 +9,7 @@ import pytest
 
 from repros import cases
 from repros.case import Claim, Reading
-from repros.report import proxies, reported
+from repros.report import machine, proxies, reported
 from repros.results import Record
 from repros.trial import judged_again
 from repros.verdict import Outcome, Verdict
@@ -111,6 +111,31 @@ def test_another_case_may_measure_a_number() -> None:
     assert [row.cell for row in reported.rows(own, trials, "other")] == ["cell-5.3.0"]
 
 
+def test_what_shapes_alone_give_stands_beside_what_was_tried() -> None:
+    share = Reading("whole_bytes", "big", 0.01, "arithmetic", value=0.484)
+    claim = Claim("it ends half-way", {"loaded": "about 48 %"}, readings={"loaded": (share,)})
+    tried = measured("big", "5.2.0", {})
+    trials = [tried, replace(measured("big", "4.57.5", {}), verdict=Verdict.UNSUPPORTED, arms=())]
+    (loaded,) = reported.spans(reported.rows(claim, trials, tried.case))
+    assert (loaded.measured, loaded.ratio, loaded.arm, loaded.cells) == (
+        "48.40 %",
+        "1.008",
+        "arithmetic",
+        ("cell-5.2.0",),
+    )
+
+
+def test_a_machine_is_told_with_its_torch_and_days() -> None:
+    host = replace(measured("big", "5.2.0", {}), date="2026-11-22T00:16:14Z", machine={"cpu_model": "X", "cores": 16})
+    host.environment["packages"]["torch"] = "2.11.0"
+    host = replace(host, environment={**host.environment, "build": "host (2.11.0+cu130)"})
+    pinned = replace(measured("big", "5.2.0", {}), date="2026-11-21T23:00:00Z", machine=host.machine)
+    pinned.environment["packages"]["torch"] = "2.9.1"
+    (line,) = machine.machines([host, pinned])
+    assert line.startswith("X, 16 cores, ")
+    assert line.endswith(", torch 2.9.1, 2.11.0+cu130, 2026-11-21 to 2026-11-22")
+
+
 def test_an_arm_that_ended_early_has_no_number() -> None:
     assert [row.name for row in reported.rows(CLAIM, [measured("big", "5.2.0", {})], "gh44387_reserved_memory")] == [
         "limit"
@@ -118,7 +143,8 @@ def test_an_arm_that_ended_early_has_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("13.83 GB", 13.83), ("about 889 MB", 889.0), ("1,024 MiB, more or less", 1024.0)]
+    ("text", "number"),
+    [("13.83 GB", 13.83), ("about 889 MB", 889.0), ("1,024 MiB, more or less", 1024.0), ("about 48 %", 48.0)],
 )
 def test_numbers_are_read_out_of_the_reports_words(text: str, number: float) -> None:
     assert reported.quantity(text)[0] == number

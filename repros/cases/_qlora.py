@@ -92,12 +92,15 @@ def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ())
     def largest(card_gb: int, *arms: str) -> tuple[Reading, ...]:
         return tuple(Reading("largest_parameters", f"up-to-{card_gb}gb-cuda", 10**9, arm, note=note) for arm in arms)
 
-    note = "0B is less than the smallest tried; `planted` is what the report says of the installed layers"
+    note = (
+        "`planted` is what the report says of the installed layers (0B: not even the smallest tried), `reference` a "
+        "fix that works, `proposed` the report's own"
+    )
     fixed = {card: ("reference", "proposed") if card in proposed else ("reference",) for card in rows}
     before, after = "the largest on {} GB, before the fix", "the largest on {} GB, after it"
     return Claim(
         f"without the fix the largest model that trains on a card of {min(rows)} to {max(rows)} GB is a smaller one "
-        f"({STEP})",
+        f"({STEP}; bitsandbytes from 0.50 on)",
         {before.format(card): model.upper() for card, (model, _) in rows.items()}
         | {after.format(card): model.upper() for card, (_, model) in rows.items()},
         readings={before.format(card): largest(card, "subject", "planted") for card in rows}

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from repros.cases._small_card import allowed
+from repros.report.machine import machines
 from repros.report.reported import ended
 from repros.results import Record, shown
 from repros.verdict import SETTLED, Observation, show
@@ -36,6 +37,7 @@ def page(records: Sequence[Record], sources: Sequence[Path]) -> str:
     )
     where = ", ".join(f"`{shown(source)}`" for source in sources)
     rows = ["# What fits on which card", "", f"Made from {where} by `python -m repros fits`.", ""]
+    rows += [*(f"- {line}" for line in machines(steps + ladders + models)), ""]
     if steps:
         rows += _steps(steps)
     if ladders:
@@ -55,7 +57,8 @@ def _steps(records: Sequence[Record]) -> list[str]:
         "The allocator of one large card is given what a small card would have. *As installed*, *reference*, "
         "*planted*: the most that was allocated, or out of memory. *Foreseen*: the sum over weights, adapters, "
         "activations, logits and workspace that was made before the step; the ratio is measured over foreseen. "
-        "*Reserved* is what the allocator had of the card for that as installed, and what *allowed* is a limit on.",
+        "*Reserved* is what the allocator had of the card for that as installed; *allowed* is a limit on it and on "
+        "what it had before (a context's workspaces, some ten MiB).",
         "",
         SHAPES,
         "",
@@ -97,7 +100,7 @@ def _ladders(records: Sequence[Record]) -> list[str]:
         SHAPES,
         "",
         "| card | cell | model | foreseen | as installed | with the proposed fix | reference | planted | "
-        "installed/foreseen | reference/foreseen | verdict |",
+        "installed/foreseen | reference/foreseen | verdict on the card |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in records:

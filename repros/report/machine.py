@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from packaging.version import Version
 
 from repros.results import Record
 from repros.verdict import show
@@ -20,5 +23,27 @@ def described(machine: Mapping[str, Any]) -> str:
 
 
 def machines(records: Sequence[Record]) -> list[str]:
-    """Return each machine of the records in a line."""
-    return list(dict.fromkeys(described(record.machine) for record in records if record.machine))
+    """Return each machine of the records in a line, with the torch that was tried there and from when to when."""
+    tried: dict[str, list[Record]] = {}
+    for record in records:
+        if record.machine:
+            tried.setdefault(described(record.machine), []).append(record)
+    return [f"{machine}, torch {torch(found)}, {when(found)}" for machine, found in tried.items()]
+
+
+def torch(records: Sequence[Record]) -> str:
+    """Return the releases of torch of the records, the oldest first; a host's own with its build."""
+    found = {
+        record.environment["packages"]["torch"]: str(record.environment.get("build", ""))
+        for record in records
+        if "torch" in record.environment.get("packages", {})
+    }
+    host = re.compile(r"host \((.*)\)")
+    ordered = sorted(found.items(), key=lambda item: Version(item[0]))
+    return ", ".join(match[1] if (match := host.fullmatch(build)) else release for release, build in ordered)
+
+
+def when(records: Sequence[Record]) -> str:
+    """Return the days on which records were made."""
+    days = sorted({record.date[:10] for record in records})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

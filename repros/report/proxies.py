@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repros.cases import Entry
+from repros.report.machine import machines
 from repros.results import Record, shown
 from repros.trial import declared
 from repros.verdict import SETTLED
@@ -44,6 +45,8 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
         f"{agree} of {len(found)} verdicts on a GPU (torch {torch['GPU']}) are those of their proxies on a CPU (torch "
         f"{torch['CPU']}) in the same releases of {' and '.join(PAIRED_BY)}. "
         f"Made from {', '.join(f'`{shown(s)}`' for s in sources)} by `python -m repros proxies`.",
+        "",
+        *(f"- {line}" for line in machines([record for pair in found for record in pair])),
         "",
         "| | " + " | ".join(f"{verdict.value} on a CPU" for verdict in SETTLED) + " |",
         "|---|---|---|",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from repros.case import Case
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import standing
+from repros.report.machine import when
 from repros.results import RESULTS, Record, lines, load, load_all, shown
+from repros.verdict import SETTLED
 
 BENCHMARKS = "benchmarks.json"
 
@@ -46,26 +49,38 @@ def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Sequence[
 
 
 def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapping[str, Entry]) -> str:
-    """Return one row a claim: what is known of it without a GPU, and on a card where nothing else can speak to it."""
-    rows = ["| report | claim | standing |", "|---|---|---|"]
+    """Return one row a claim: what is known of it without a GPU, and what on a card, where it was tried there."""
+    rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
     names = dict.fromkeys(record.case for record in (*without, *on_cards) if record.case in known)
-    for name in sorted(names, key=lambda name: (known[name].case.package, known[name].case.number)):
-        case = known[name].case
-        mine, cards = ([record for record in records if record.case == name] for records in (without, on_cards))
-        for claim in case.claims:
-            card_only = {c.device for c in case.conditions if claim.covers(c.name)} == {"cuda"}
-            word = standing.of_claim(claim, cards if card_only else mine).word
-            rows.append(row(case, claim.text, f"**{word}**" + (" on a card" if card_only else "")))
-        if case.proposes and mine:
-            tried = standing.of_fix(mine, conditions=False)
-            rows.append(row(case, f"proposed fix: {case.proposes}", tried))
+    tried = sorted((known[name] for name in names), key=lambda entry: (entry.case.package, entry.case.number))
+    for _, of_report in groupby(tried, key=lambda entry: entry.case.url):
+        fixes: dict[str, list[Entry]] = {}
+        for entry in of_report:
+            case = entry.case
+            for claim in case.claims:
+                devices = {c.device for c in case.conditions if claim.covers(c.name)} or {"cpu"}
+                words = (
+                    f"**{standing.of_claim(claim, _of([entry], records)).word}**" if device in devices else "-"
+                    for device, records in (("cpu", without), ("cuda", on_cards))
+                )  # fmt: skip
+                rows.append(row(case, claim.text, *words))
+            if case.proposes:
+                fixes.setdefault(case.proposes, []).append(entry)
+        for proposes, several in fixes.items():
+            does = (standing.of_fix(_of(several, found), conditions=False) or "-" for found in (without, on_cards))
+            rows.append(row(several[0].case, f"proposed fix: {proposes}", *does))
     return "\n".join(rows)
 
 
-def row(case: Case, claim: str, says: str) -> str:
+def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:
+    names = {entry.name for entry in entries}
+    return [record for record in records if record.case in names]
+
+
+def row(case: Case, *cells: str) -> str:
     """Return one row of the table; a bar inside a cell would end it."""
-    claim, says = (text.replace("|", "\\|") for text in (claim, says))
-    return f"| [{case.package}#{case.number}]({case.url}) | {claim} | {says} |"
+    inside = " | ".join(text.replace("|", "\\|") for text in cells)
+    return f"| [{case.package}#{case.number}]({case.url}) | {inside} |"
 
 
 def costs(bench: Mapping[str, Any], run: str) -> str:
@@ -90,8 +105,9 @@ def spent(evidence: Path) -> str:
     )
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
     arms = sum(len(record.arms) for record in records)
-    done = f"{len(records)} trials, {arms} arms, tried in {total.get('total', 0):.0f} s"
-    return f"The committed evidence ({machine}): {done}: {split}."
+    settled = sum(record.verdict in SETTLED for record in records)
+    done = f"{settled} of {len(records)} trials came to a verdict, {arms} arms in {total.get('total', 0):.0f} s"
+    return f"The committed evidence ({machine}, {when(records)}): {done}: {split}."
 
 
 def refreshed(text: str, made: Mapping[str, str]) -> str:

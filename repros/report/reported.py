@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,7 +13,7 @@ from repros.trial import holds
 from repros.verdict import Observation
 
 #: How many bytes -> the unit in which they are printed, whatever the report calls them.
-BINARY = {1 << 20: " MiB", 1 << 30: " GiB"}
+BINARY: Mapping[float, str] = {1 << 20: " MiB", 1 << 30: " GiB"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Row:
     name: str
     reported: str
     measured: float
-    per_unit: int
+    per_unit: float
     unit: str
     ratio: float
     condition: str
@@ -133,7 +133,7 @@ def quantity(text: str) -> tuple[float, str]:
         ValueError: Where there is none.
 
     """
-    found = re.search(r"(\d[\d,.]*)(\s*[A-Za-z]+)", text)
+    found = re.search(r"(\d[\d,.]*)(\s*(?:[A-Za-z]+|%))", text)
     if not found:
         raise ValueError(f"no number with a unit in `{text}`")
     return float(found[1].replace(",", "")), found[2]
@@ -142,12 +142,15 @@ def quantity(text: str) -> tuple[float, str]:
 def _measured(reading: Reading, record: Record, case: str) -> float | None:
     versions = record.versions
     if (
-        record.case != (reading.case or case)
+        not record.arms
+        or record.case != (reading.case or case)
         or record.condition != reading.condition
         or not all(holds(wanted, versions.get(package, "")) for package, wanted in reading.versions.items())
     ):
         return None
     if reading.arm == "budget":
         return float(record.budget["limit"])
+    if reading.arm == "arithmetic":
+        return reading.value
     arm = record.arm(reading.arm)
     return arm.figures.get(reading.figure) if arm and arm.state != "disturbed" else None

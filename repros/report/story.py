@@ -16,12 +16,11 @@ from pathlib import Path
 import jinja2
 
 from repros import onefile
-from repros.case import unit_of
+from repros.case import Claim, unit_of
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.report import standing
+from repros.report import reported, standing
 from repros.report.machine import machines
-from repros.report.reported import ended
 from repros.report.terminal import multiple
 from repros.results import ROOT, Record, shown
 from repros.verdict import SETTLED, Verdict, show
@@ -51,8 +50,8 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
     for entry in entries:
         rows = [record for record in mine if record.case == entry.name]
         for claim in entry.case.claims:
-            reported = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
-            claims.append({"text": claim.text, "reported": reported, "word": standing.of_claim(claim, rows).word})
+            numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
+            claims.append({"text": claim.text, "reported": numbers, "word": standing.of_claim(claim, rows).word})
         if entry.case.proposes:
             does = standing.of_fix(rows) or "untested here"
             fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
@@ -64,7 +63,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         url=first.url,
         sources=sources,
         reading=shown(path),
-        parts=parts(path, Results(records, path)),  # one report may lean on another's trials
+        parts=parts(path, Results(records, path, entries)),  # one report may lean on another's trials
         claims=[{key: value.replace("|", "\\|") for key, value in claim.items()} for claim in claims],
         figures=[figures(rows) for rows in conditions(mine)],
         releases=releases(mine),
@@ -101,15 +100,18 @@ def parts(path: Path, results: Results) -> dict[str, str]:
 class Results:
     """What a reading may say of the results."""
 
-    def __init__(self, records: Sequence[Record], path: Path) -> None:
+    def __init__(self, records: Sequence[Record], path: Path, entries: Sequence[Entry]) -> None:
         self._records = records
         self._place = shown(path)
+        self._claims = [(entry.name, claim) for entry in entries for claim in entry.case.claims]
 
     def functions(self) -> dict[str, Callable[..., str]]:
         """Return the functions by the names that a reading calls them by."""
         return {
             "figure": self.figure,
             "budget": self.budget,
+            "reported": self.reported,
+            "measured": self.measured,
             "edges": self.edges,
             "absent": lambda case, globs, cells="*": self._all(Verdict.ABSENT, case, globs, cells),
             "reproduced": lambda case, globs, cells="*": self._all(Verdict.REPRODUCED, case, globs, cells),
@@ -131,6 +133,27 @@ class Results:
         """Return a trial's budget in print."""
         record = self._one(case, condition, cell)
         return show(float(record.budget["limit"]), str(record.budget["unit"]))
+
+    def reported(self, case: str, number: str) -> str:
+        """Return a number as the report gives it."""
+        return self._claim(case, number).reported[number]
+
+    def measured(self, case: str, number: str, arm: str = "subject", condition: str = "*") -> str:
+        """Return what an arm measured of a reported number, in the report's unit, over all cells that speak to it."""
+        found = [
+            one
+            for one in reported.spans(reported.rows(self._claim(case, number), self._records, case))
+            if (one.name, one.arm) == (number, arm) and fnmatchcase(one.condition, condition)
+        ]
+        if not found:
+            raise UserError(f"{self._place}: {case}: no `{number}` of {arm} was measured", "name one that was")
+        return span([found[0].measured, found[-1].measured])
+
+    def _claim(self, case: str, number: str) -> Claim:
+        for name, claim in self._claims:
+            if name == case and number in claim.reported:
+                return claim
+        raise UserError(f"{self._place}: {case} reports no `{number}`", "name a number of its claims")
 
     def edges(self, case: str, condition: str) -> str:
         """Return between which tried releases a condition came and went."""
@@ -201,7 +224,7 @@ def arm_range(rows: Sequence[Record], arm: str, unit: str) -> str:
     """Return the range of an arm's judged figure, and how often it ended otherwise before it had one."""
     values = sorted(value for row in rows if (value := row.figure(arm)) is not None)
     otherwise = Counter(
-        ended(found) or "no figure" for row in rows if (found := row.arm(arm)) and row.figure(arm) is None
+        reported.ended(found) or "no figure" for row in rows if (found := row.arm(arm)) and row.figure(arm) is None
     )
     parts = [span([show(value, unit) for value in (values[0], values[-1])])] if values else []
     parts += [f"{how} in {count}" for how, count in sorted(otherwise.items())]

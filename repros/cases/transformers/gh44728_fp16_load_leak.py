@@ -25,6 +25,7 @@ from typing import Any
 from repros.case import Affected, Budget, Case, Claim, Condition, Reading, on_cards
 from repros.cases import _loading
 from repros.cases._loading import POOL, Arm, numbers, oracle, params, prepare, sync
+from repros.cases._small_card import allowed
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "proposed", "reference", "subject"]
 
@@ -46,17 +47,26 @@ def _whole(condition: Condition) -> Condition:
     return replace(on_cuda, name=f"{condition.name}-350m-cuda", budget=Budget("cuda_peak_allocated_bytes", limit))
 
 
-def _peak(arm: str, note: str = "") -> Reading:
+def _peak(arm: str, note: str = "", name: str = REPORT_TEST.name) -> Reading:
     """Read what the report's own test measures, in the releases that it speaks of."""
     affected = {"transformers": ">=5,<5.4"}
-    return Reading("cuda_peak_allocated_bytes", "nf4-report-test-350m-cuda", 10**6, arm, affected, note=note)
+    return Reading("cuda_peak_allocated_bytes", f"{name}-350m-cuda", 10**6, arm, affected, note=note)
 
 
-def _whole_35b(*arms: str) -> tuple[Reading, ...]:
-    """Read what the report's model comes to at its true depth, as other arms load it."""
-    note = "by arithmetic from eight of its layers; `planted` has every expert in 16 bits and the rest in 4"
-    where = "nf4-experts-fused-35b-cuda"
-    return tuple(Reading("whole_bytes", where, 10**9, arm, case="gh1849_fused_experts", note=note) for arm in arms)
+def _raced(arm: str) -> tuple[Reading, ...]:
+    """Read the same load under both of its conditions, which differ in their budget and planted bug alone."""
+    return tuple(_peak(arm, f"{_loading.RACE}; the two conditions load alike", c.name) for c in (REPORT_TEST, NF4))
+
+
+def _whole_35b(per_unit: float, *arms: str, value: float = 0.0, note: str = "") -> tuple[Reading, ...]:
+    """Read what the report's model comes to at its true depth, as another case's arms load it or as its shapes say."""
+    where, case = "nf4-experts-fused-35b-cuda", "gh1849_fused_experts"
+    return tuple(Reading("whole_bytes", where, per_unit, arm, case=case, note=note, value=value) for arm in arms)
+
+
+#: Bytes of the report's model in 16 bits, and of its card what a context leaves.
+WHOLE_35B, CARD = _loading.model_bytes(params("nf4", recipe="qwen3.5-35b-a3b")), allowed(32)
+TAKEN = "by arithmetic from eight of its layers"
 
 
 CASE = Case(
@@ -73,24 +83,32 @@ CASE = Case(
             {
                 "35B in 16 bits": "~67 GB",
                 "35B in 4 bits": "~17 GB",
-                "a card on which 35B in 4 bits runs out, about 48 % loaded": "32 GB",
+                "a card on which 35B in 4 bits runs out": "32 GB",
+                "how much of it is loaded by then": "about 48 %",
             },
             "nf4 nf4-350m-cuda",
             {
-                "35B in 16 bits": _whole_35b("planted"),
-                "35B in 4 bits": _whole_35b("subject", "reference"),
-                "a card on which 35B in 4 bits runs out, about 48 % loaded": _whole_35b("subject"),
+                "35B in 16 bits": _whole_35b(10**9, "arithmetic", value=WHOLE_35B, note="from the shapes"),
+                "35B in 4 bits": _whole_35b(10**9, "subject", "reference", note=TAKEN),
+                "a card on which 35B in 4 bits runs out": _whole_35b(1 << 30, "subject", note=TAKEN),
+                "how much of it is loaded by then": _whole_35b(
+                    0.01, "arithmetic", value=CARD / WHOLE_35B, note="a card less a context, over the 16-bit size"
+                ),
             },
         ),
         Claim(
             "facebook/opt-350m peaks above its 16-bit size, and below it with the fix",
             {"before": "about 889 MB", "after": "about 611 MB", "16-bit size": "662 MB"},
-            "nf4-report-test*",
+            "nf4-report-test-350m-cuda",
             {
-                "before": (_peak("subject", _loading.RACE), _peak("planted", "`planted` keeps every source")),
-                "after": (_peak("proposed", _loading.RACE),),
+                "before": (*_raced("subject"), _peak("planted", "`planted` keeps every source")),
+                "after": _raced("proposed"),
                 "16-bit size": (_peak("budget"),),
             },
+        ),
+        Claim(
+            "not in the report: where its threads are given their time, a load peaks above the 16-bit size",
+            conditions="nf4-report-test",
         ),
         Claim("not in the report: int8 goes the same way", conditions="int8*"),
     ),
