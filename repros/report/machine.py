@@ -22,13 +22,14 @@ def described(machine: Mapping[str, Any]) -> str:
     )
 
 
-def machines(records: Sequence[Record]) -> list[str]:
-    """Return each machine of the records in a line, with the torch that was tried there and from when to when."""
+def machines(records: Sequence[Record], days: bool = True) -> list[str]:
+    """Return each machine of the records in a line, with the torch that was tried there and, if asked, when."""
     tried: dict[str, list[Record]] = {}
     for record in records:
         if record.machine:
             tried.setdefault(described(record.machine), []).append(record)
-    return [f"{machine}, torch {torch(found)}, {when(found)}" for machine, found in tried.items()]
+    lines = ((f"{machine}, torch {torch(found)}", when(found)) for machine, found in tried.items())
+    return [f"{line}, {days_of}" if days else line for line, days_of in lines]
 
 
 def torch(records: Sequence[Record]) -> str:

@@ -84,7 +84,7 @@ CASE = Case(
         Claim("from transformers 5 on the experts of a mixture are not quantized to 4 bits", conditions=LOADED),
         Claim("not in the report: nor to 8 bits", conditions="int8-*"),
         Claim(
-            'not in the report: `device_map="auto"` does not put a 35B mixture "in 4 bits" on two cards of 32 GB',
+            'not in the report: device_map="auto" does not put a 35B mixture "in 4 bits" on two cards of 32 GB',
             conditions="*-two-cards-*",
         ),
     ),
