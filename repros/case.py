@@ -50,9 +50,9 @@ class Reading:
     """Where the suite measures a number that a report gives.
 
     ``figure`` of ``arm`` under ``condition``, in cells whose packages satisfy ``versions``; the arm ``budget`` means
-    the limit itself, the arm ``arithmetic`` ``value``, which shapes and dtypes alone give. ``per_unit`` is how much of
-    the figure the report's unit is: some write GB for 2**30 bytes, others for 10**9. ``case`` names the case that
-    measures it, where that is another one; ``note`` says why it may come out otherwise.
+    the limit itself, the arm ``arithmetic`` what ``value`` returns from shapes and dtypes alone. ``per_unit`` is how
+    much of the figure the report's unit is: some write GB for 2**30 bytes, others for 10**9. ``case`` names the case
+    that measures it, where that is another one; ``note`` says why it may come out otherwise.
     """
 
     figure: str
@@ -62,7 +62,7 @@ class Reading:
     versions: Mapping[str, str] = field(default_factory=dict)
     case: str = ""
     note: str = ""
-    value: float = 0.0
+    value: Callable[[], float] = float
 
 
 @dataclass(frozen=True)

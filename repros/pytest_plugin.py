@@ -7,6 +7,7 @@ Load it with ``-p repros.pytest_plugin`` and name ``repros/cases`` (or one case 
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -81,6 +82,8 @@ class Plugin:
                 (ahead,) = chosen_cells(matrix, None, [option.next], option.overrides)
                 self.session.build(ahead, after=self.cells[0])
         self.items: list[TrialItem] = []
+        self.began = False
+        self.told: set[str] = set()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -98,10 +101,19 @@ class Plugin:
         """Try cell by cell: a cell's packages are imported once and given back before the next."""
         order = {cell.label: number for number, cell in enumerate(self.cells)}
         items.sort(key=lambda item: order.get(item.trial.cell, -1) if isinstance(item, TrialItem) else -1)
-        self.items = [item for item in items if isinstance(item, TrialItem)]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Note what is to be tried, once nothing is left out any more (`--lf` is the last that does)."""
+        self.items = [item for item in session.items if isinstance(item, TrialItem)]
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note whose end was told; that of an interrupted trial is not."""
+        if report.when == "call":
+            self.told.add(report.nodeid)
 
     def finish(self, item: TrialItem) -> results.Record:
         """Try one item, with the arms of the next ones sent ahead."""
+        self.began = True
         if self.session is None:
             option = self.config.option
             self.session = Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots)
@@ -135,7 +147,9 @@ class Plugin:
                 self.session.wait()
             self.run.note("time", seconds=self.session.clock.summary())
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int | pytest.ExitCode
+    ) -> None:
         """Print the verdicts of this run, and what is missing from it where it was cut."""
         if self.config.option.collectonly:
             return
@@ -148,12 +162,23 @@ class Plugin:
         if self.session is not None:
             terminal.times(self.session.clock.summary(), console)
         console.print(f"results: {results.shown(self.run.path)}" + (f" ({notice})" if notice else ""), markup=False)
-        tried = {record.key for record in records}
-        if missing := sum(item.trial.key not in tried for item in self.items):
-            where = self.cells[0].label if len(self.cells) == 1 else f"{len(self.cells)} cells"
-            terminalreporter.write_line(f"not tried: {missing} of {len(self.items)} trials in {where}")
-            goes_on = f"--resume --run {results.shown(self.run.folder)}"
-            terminalreporter.write_line(f"hint: the same command goes on with `{goes_on}`")
+        for line in self._rest(exitstatus):
+            terminalreporter.write_line(line)
+
+    def _rest(self, exitstatus: int | pytest.ExitCode) -> list[str]:
+        """Return in two lines what was not tried, where a run that had begun was cut."""
+        kept = self.session.kept if self.session is not None else set()
+        missing = sum(item.nodeid not in self.told and item.trial.key not in kept for item in self.items)
+        where = self.cells[0].label if len(self.cells) == 1 else f"{len(self.cells)} cells"
+        if self.began and missing:
+            says = f"not tried: {missing} of {len(self.items)} trials in {where}"
+        elif self.told and not self.items and exitstatus == pytest.ExitCode.INTERRUPTED:
+            says = f"not tried: the rest of the trials in {where}"  # pytest-xdist's workers know of how many
+        else:
+            return []
+        folder = results.shown(self.run.folder) if Path.cwd() == results.ROOT else self.run.folder.absolute()
+        dashes = "-- " if "NOX_CURRENT_SESSION" in os.environ else ""
+        return [says, f"hint: the same command goes on with `{dashes}--resume --run {folder}`"]
 
 
 class CaseFile(pytest.File):

@@ -28,6 +28,15 @@ AHEAD = 2
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
 
+def is_kept(record: Record) -> bool:
+    """Return whether a trial that nobody waited for is kept: one that would fail the run has to be seen to fail.
+
+    Of an arm that crashed it is not known whether the end of the run did that.
+    """
+    crashed = any(arm.state == "crashed" for arm in record.arms)
+    return record.verdict in SETTLED and not record.failed and not crashed
+
+
 class ReadyCell:
     """A cell whose environment stands; its supervisor starts with the first arm."""
 
@@ -105,6 +114,8 @@ class Session:
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, str], Running | Record] = {}
         self._begun: set[str] = set()
+        #: Keys of the trials that `close` kept: nobody waited for them.
+        self.kept: set[tuple[str, str, str]] = set()
         self._builder: threading.Thread | None = None
 
     def ready(self, cell: Cell) -> ReadyCell:
@@ -180,8 +191,10 @@ class Session:
         trial, cell = order[at]
         here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
         self._begin_checkpoints(here, cell)
-        for ahead in here[: 1 + AHEAD]:
-            self.start(ahead, cell)
+        self.start(trial, cell)
+        for ahead in here[1 : 1 + AHEAD]:
+            with contextlib.suppress(UserError):  # it is told when that trial's turn comes
+                self.start(ahead, cell)
         record = self.finish(trial, cell)
         if len(here) == 1:
             self.leave(cell)
@@ -207,23 +220,19 @@ class Session:
 
     def close(self) -> None:
         """Call off what did not start, end every supervisor; of what was sent ahead, keep what came to a verdict."""
-        for running in self._running.values():
-            if isinstance(running, Running):
-                running.cancel()
-                self._keep(running)
+        ahead = [running for running in self._running.values() if isinstance(running, Running)]
+        whole = [running.record() for running in ahead if running.ended()]  # before any arm is made to end
+        for running in ahead:
+            running.cancel()
         self._running.clear()
         self._arms.shutdown(wait=False, cancel_futures=True)
         for found in self._ready.values():
             if isinstance(found, ReadyCell):
                 found.close()
         self._ready.clear()
-
-    def _keep(self, running: Running) -> None:
-        """Write the record of a trial that nobody waits for any more; one that would fail the run is tried again."""
-        if running.ended():
-            record = running.record()
-            if record.verdict in SETTLED and not record.failed:
-                self.run.append(record)
+        for record in filter(is_kept, whole):
+            self.run.append(record)
+            self.kept.add(record.key)
 
     def wait(self) -> None:
         """Wait for what `build` began: whoever needs it would have to wait as long, and begin anew."""

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 
 from repros import results
+from repros.matrix import load_matrix
+from repros.pytest_plugin import Plugin
 from repros.results import Run
 from repros.verdict import Verdict
 from tests.test_results import record
@@ -25,7 +28,8 @@ def begin(*arguments: str, reports: Path) -> subprocess.Popen[str]:
     """Start pytest with the plugin on the suite's cases."""
     command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-p", "no:cacheprovider", "--no-header"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
-    environment.pop("PYTEST_XDIST_WORKER", None)
+    for ours in ("PYTEST_XDIST_WORKER", "NOX_CURRENT_SESSION"):
+        environment.pop(ours, None)
     return subprocess.Popen(
         # A relative path, as people write one.
         [*command, "--reports", os.path.relpath(reports, results.ROOT), *arguments, "repros/cases"],
@@ -114,6 +118,36 @@ def test_a_run_that_is_interrupted_says_what_is_missing_and_goes_on(tmp_path: Pa
     assert f"{listed - len(kept)} passed" in again.stdout
     assert "not tried" not in again.stdout
     assert len(results.load(folder)[0]) == listed
+
+
+def test_what_was_not_tried_is_told_where_a_run_was_cut_and_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = object.__new__(Plugin)
+    kept, told, left = (SimpleNamespace(nodeid=name, trial=SimpleNamespace(key=name)) for name in ("a", "b", "c"))
+    plugin.cells = load_matrix(results.ROOT / "matrix.yaml").tier("cpu")[:1]
+    plugin.run = Run(results.ROOT / "reports" / "runs" / "r")
+    plugin.items, plugin.told, plugin.began = [kept, told, left], {"b"}, True  # type: ignore[list-item]
+    plugin.session = SimpleNamespace(kept={"a"})  # type: ignore[assignment]
+    monkeypatch.chdir(results.ROOT)
+    monkeypatch.delenv("NOX_CURRENT_SESSION", raising=False)
+    says = [
+        f"not tried: 1 of 3 trials in {plugin.cells[0].label}",
+        "hint: the same command goes on with `--resume --run reports/runs/r`",
+    ]
+    interrupted = pytest.ExitCode.INTERRUPTED
+    assert plugin._rest(interrupted) == says
+    monkeypatch.setenv("NOX_CURRENT_SESSION", "cpu")
+    assert plugin._rest(interrupted)[1].endswith("`-- --resume --run reports/runs/r`")
+    monkeypatch.chdir(tmp_path)  # `--run` is taken from there
+    assert plugin._rest(interrupted)[1].endswith(f" --run {plugin.run.folder}`")
+    plugin.items = [kept, told]  # type: ignore[list-item]
+    assert plugin._rest(pytest.ExitCode.OK) == []
+    plugin.items, plugin.began = [left], False  # type: ignore[list-item]
+    assert plugin._rest(interrupted) == []  # a case that cannot be imported: going on would not help
+    plugin.items = []
+    assert "the rest of the trials" in plugin._rest(interrupted)[0]  # with pytest-xdist
+    assert plugin._rest(pytest.ExitCode.OK) == []
 
 
 def test_a_regression_fails_with_its_two_lines(tmp_path: Path) -> None:

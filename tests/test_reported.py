@@ -112,7 +112,7 @@ def test_another_case_may_measure_a_number() -> None:
 
 
 def test_what_shapes_alone_give_stands_beside_what_was_tried() -> None:
-    share = Reading("whole_bytes", "big", 0.01, "arithmetic", value=0.484)
+    share = Reading("whole_bytes", "big", 0.01, "arithmetic", value=lambda: 0.484)
     claim = Claim("it ends half-way", {"loaded": "about 48 %"}, readings={"loaded": (share,)})
     tried = measured("big", "5.2.0", {})
     trials = [tried, replace(measured("big", "4.57.5", {}), verdict=Verdict.UNSUPPORTED, arms=())]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,12 @@ from repros.cases import Entry
 from repros.envs import EnvError
 from repros.errors import UserError
 from repros.matrix import load_matrix
-from repros.results import ROOT, Run, load, settled
+from repros.results import ROOT, Record, Run, load, settled
 from repros.session import ReadyCell, Session
 from repros.trial import Running, Trial
 from repros.verdict import Verdict
 from tests.conftest import Bench
+from tests.test_results import record
 
 CELLS = load_matrix(ROOT / "matrix.yaml").tier("smoke")
 
@@ -95,3 +97,60 @@ def test_a_run_that_is_cut_keeps_what_had_ended_and_nobody_waited_for(
     (kept,) = load(run.run.folder)[0]  # one that would fail the run has to be seen to fail, and `crashes` told nothing
     assert (kept.key, kept.verdict) == (trials["passes"].key, Verdict.ABSENT)
     assert settled(run.run.folder) == {kept.key}
+
+
+def test_whatever_cannot_be_written_the_supervisors_are_ended(
+    tmp_path: Path, bench: Bench, harness: Entry, ready: ReadyCell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Session(Run(tmp_path / "run"), jobs=2)
+    run._ready[ready.cell] = ready
+    ended: list[str] = []
+    monkeypatch.setattr(ready, "close", lambda: ended.append(ready.cell))
+    monkeypatch.setattr(run, "ready", lambda cell: bench)
+
+    def full(record: Record) -> None:
+        raise UserError("no space left", "free some")
+
+    monkeypatch.setattr(run.run, "append", full)
+    trial = Trial(harness, harness.condition("passes"), bench.cell)
+    run.start(trial, CELLS[0])
+    sent = run._running[trial.key]
+    deadline = time.monotonic() + 60
+    while not (isinstance(sent, Running) and sent.ended()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    with pytest.raises(UserError, match="no space left"):
+        run.close()
+    assert ended == [ready.cell]
+
+
+def test_what_may_have_ended_with_the_run_is_not_kept() -> None:
+    whole = record(condition="x")
+    assert session.is_kept(whole)
+    assert not session.is_kept(replace(whole, failed=True))
+    assert not session.is_kept(replace(whole, verdict=Verdict.INCONCLUSIVE))
+    *others, last = whole.arms
+    assert not session.is_kept(
+        replace(whole, arms=(*others, replace(last, state="crashed", reason="killed by SIGINT")))
+    )
+
+
+def test_trouble_of_a_trial_ahead_is_told_at_its_turn(
+    tmp_path: Path, bench: Bench, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Session(Run(tmp_path / "run"), jobs=2)
+    monkeypatch.setattr(run, "ready", lambda cell: bench)
+    monkeypatch.setattr(run, "_begin_checkpoints", lambda trials, cell: None)
+    monkeypatch.setattr(run, "leave", lambda cell: None)
+    order = [(Trial(harness, harness.condition(name), CELLS[0].label), CELLS[0]) for name in ("passes", "breaks")]
+    begin = run.start
+
+    def start(trial: Trial, cell: Any) -> None:
+        if trial.condition.name == "breaks":
+            raise UserError("no checkpoint", "make one")
+        begin(trial, cell)
+
+    monkeypatch.setattr(run, "start", start)
+    assert run.take(order, 0).verdict is Verdict.ABSENT
+    with pytest.raises(UserError, match="no checkpoint"):
+        run.take(order, 1)
+    run.close()

@@ -151,6 +151,6 @@ def _measured(reading: Reading, record: Record, case: str) -> float | None:
     if reading.arm == "budget":
         return float(record.budget["limit"])
     if reading.arm == "arithmetic":
-        return reading.value
+        return reading.value()
     arm = record.arm(reading.arm)
     return arm.figures.get(reading.figure) if arm and arm.state != "disturbed" else None

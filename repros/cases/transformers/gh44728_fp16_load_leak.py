@@ -19,6 +19,7 @@ The first quantization is held back until a thread pool, if there is one, is idl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -58,14 +59,22 @@ def _raced(arm: str) -> tuple[Reading, ...]:
     return tuple(_peak(arm, f"{_loading.RACE}; the two conditions load alike", c.name) for c in (REPORT_TEST, NF4))
 
 
-def _whole_35b(per_unit: float, *arms: str, value: float = 0.0, note: str = "") -> tuple[Reading, ...]:
+def _whole_35b(per_unit: float, *arms: str, value: Callable[[], float] = float, note: str = "") -> tuple[Reading, ...]:
     """Read what the report's model comes to at its true depth, as another case's arms load it or as its shapes say."""
     where, case = "nf4-experts-fused-35b-cuda", "gh1849_fused_experts"
     return tuple(Reading("whole_bytes", where, per_unit, arm, case=case, note=note, value=value) for arm in arms)
 
 
-#: Bytes of the report's model in 16 bits, and of its card what a context leaves.
-WHOLE_35B, CARD = _loading.model_bytes(params("nf4", recipe="qwen3.5-35b-a3b")), allowed(32)
+def _model_35b() -> int:
+    """Return the bytes of the report's model in 16 bits."""
+    return _loading.model_bytes(params("nf4", recipe="qwen3.5-35b-a3b"))
+
+
+def _share_35b() -> float:
+    """Return how much of it a card of the report's size holds beside a context."""
+    return allowed(32) / _model_35b()
+
+
 TAKEN = "by arithmetic from eight of its layers"
 
 
@@ -88,11 +97,11 @@ CASE = Case(
             },
             "nf4 nf4-350m-cuda",
             {
-                "35B in 16 bits": _whole_35b(10**9, "arithmetic", value=WHOLE_35B, note="from the shapes"),
+                "35B in 16 bits": _whole_35b(10**9, "arithmetic", value=_model_35b, note="from the shapes"),
                 "35B in 4 bits": _whole_35b(10**9, "subject", "reference", note=TAKEN),
                 "a card on which 35B in 4 bits runs out": _whole_35b(1 << 30, "subject", note=TAKEN),
                 "how much of it is loaded by then": _whole_35b(
-                    0.01, "arithmetic", value=CARD / WHOLE_35B, note="a card less a context, over the 16-bit size"
+                    0.01, "arithmetic", value=_share_35b, note="a card less a context, over the 16-bit size"
                 ),
             },
         ),
