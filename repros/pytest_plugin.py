@@ -194,9 +194,10 @@ class CaseFile(pytest.File):
             for condition in found.case.on(cell.device):
                 trial = Trial(found, condition, cell.label)
                 if trial.key not in plugin.done:
-                    yield TrialItem.from_parent(
-                        self, name=f"{condition.name}[{cell.label}]", trial=trial, cell=cell, plugin=plugin
-                    )
+                    name = f"{condition.name}[{cell.label}]"
+                    # In full: made from the parent's, an id with brackets is not the one that `--lf` reads again.
+                    nodeid = f"{self.nodeid}::{name}"
+                    yield TrialItem.from_parent(self, name=name, nodeid=nodeid, trial=trial, cell=cell, plugin=plugin)
 
 
 class TrialFailedError(Exception):
