@@ -79,6 +79,14 @@ def test_the_next_cell_is_built_after_this_one_and_its_trouble_is_not_ours(
     assert built == [(CELLS[0].name, False), (CELLS[1].name, True)]
 
 
+def wait_for_arms(run: Session) -> None:
+    """Wait until the arms of all trials that were started have ended."""
+    deadline = time.monotonic() + 60
+    while not all(isinstance(one, Running) and one.ended() for one in run._running.values()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_run_that_is_cut_keeps_what_had_ended_and_nobody_waited_for(
     tmp_path: Path, bench: Bench, harness: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,11 +95,7 @@ def test_a_run_that_is_cut_keeps_what_had_ended_and_nobody_waited_for(
     trials = {name: Trial(harness, harness.condition(name), bench.cell) for name in ("passes", "breaks", "crashes")}
     for trial in trials.values():
         run.start(trial, CELLS[0])
-    sent = {name: run._running[trial.key] for name, trial in trials.items()}
-    deadline = time.monotonic() + 60
-    while not all(isinstance(one, Running) and one.ended() for one in sent.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_arms(run)
     run.start(Trial(harness, harness.condition("hangs"), bench.cell), CELLS[0])
     run.close()
     (kept,) = load(run.run.folder)[0]  # one that would fail the run has to be seen to fail, and `crashes` told nothing
@@ -112,12 +116,8 @@ def test_whatever_cannot_be_written_the_supervisors_are_ended(
         raise UserError("no space left", "free some")
 
     monkeypatch.setattr(run.run, "append", full)
-    trial = Trial(harness, harness.condition("passes"), bench.cell)
-    run.start(trial, CELLS[0])
-    sent = run._running[trial.key]
-    deadline = time.monotonic() + 60
-    while not (isinstance(sent, Running) and sent.ended()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    run.start(Trial(harness, harness.condition("passes"), bench.cell), CELLS[0])
+    wait_for_arms(run)
     with pytest.raises(UserError, match="no space left"):
         run.close()
     assert ended == [ready.cell]

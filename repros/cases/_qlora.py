@@ -86,7 +86,7 @@ def table(text: str, rows: Mapping[tuple[str, int], str], longer: Mapping[tuple[
     return Claim(f"{text} ({STEP})", reported, " ".join(rows.values()), readings)
 
 
-def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ()) -> Claim:
+def ladders(rows: Mapping[int, tuple[str, str]]) -> Claim:
     """Return the claim of the largest models: GB of a card -> the report's model before its fix, and after it."""
 
     def largest(card_gb: int, *arms: str) -> tuple[Reading, ...]:
@@ -96,7 +96,6 @@ def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ())
         "`planted` is what the report says of the installed layers (0B: not even the smallest tried), `reference` a "
         "fix that works, `proposed` the report's own"
     )
-    fixed = {card: ("reference", "proposed") if card in proposed else ("reference",) for card in rows}
     before, after = "the largest on {} GB, before the fix", "the largest on {} GB, after it"
     return Claim(
         f"without the fix the largest model that trains on a card of {min(rows)} to {max(rows)} GB is a smaller one "
@@ -104,7 +103,7 @@ def ladders(rows: Mapping[int, tuple[str, str]], proposed: tuple[int, ...] = ())
         {before.format(card): model.upper() for card, (model, _) in rows.items()}
         | {after.format(card): model.upper() for card, (_, model) in rows.items()},
         readings={before.format(card): largest(card, "subject", "planted") for card in rows}
-        | {after.format(card): largest(card, *arms) for card, arms in fixed.items()},
+        | {after.format(card): largest(card, "reference", "proposed") for card in rows},
     )
 
 

@@ -158,6 +158,10 @@ def _custom_op_products(i: Any) -> list[Product]:
     return [partial(product, packed=packed, state=state) for packed, state in states]
 
 
+#: What bitsandbytes#1935 proposes, in a line, and what does it.
+PROPOSES = "call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward"
+
+
 def without_grad() -> None:
     """Patch the installed functions as the report proposes: what their forward calls runs under `torch.no_grad()`."""
     global torch  # Dynamo of torch 2.9 finds no_grad through a module, not through a closure

@@ -58,7 +58,7 @@ def _steps(records: Sequence[Record]) -> list[str]:
         "*planted*: the most that was allocated, or out of memory. *Foreseen*: the sum over weights, adapters, "
         "activations, logits and workspace that was made before the step; the ratio is measured over foreseen. "
         "*Reserved* is what the allocator had of the card for that as installed; *allowed* is a limit on it and on "
-        "what it had before (a context's workspaces, some ten MiB).",
+        "what it had before (workspaces).",
         "",
         SHAPES,
         "",

@@ -28,8 +28,9 @@ def machines(records: Sequence[Record], days: bool = True) -> list[str]:
     for record in records:
         if record.machine:
             tried.setdefault(described(record.machine), []).append(record)
-    lines = ((f"{machine}, torch {torch(found)}", when(found)) for machine, found in tried.items())
-    return [f"{line}, {days_of}" if days else line for line, days_of in lines]
+    return [
+        f"{machine}, torch {torch(found)}" + (f", {when(found)}" if days else "") for machine, found in tried.items()
+    ]
 
 
 def torch(records: Sequence[Record]) -> str:

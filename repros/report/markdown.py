@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from repros.case import ARMS, Claim
 from repros.cases import Entry
 from repros.report import changes, reported, standing
-from repros.report.machine import described, torch
+from repros.report.machine import machines
 from repros.report.terminal import margins
 from repros.results import Record
 from repros.trial import two_lines
@@ -78,7 +78,7 @@ def _head(records: Sequence[Record], sources: Sequence[str]) -> list[str]:
         "",
         f"{len(records)} trials: {listed}. Made from {made} by `python -m repros report`.",
         "",
-        f"Machine: {described(records[0].machine)}, torch {torch(records)}. From {dates[0]} to {dates[-1]}.",
+        f"Machine: {'; '.join(machines(records, days=False))}. From {dates[0]} to {dates[-1]}.",
         "",
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repros.cases import Entry
-from repros.report.machine import machines
+from repros.report.machine import machines, torch
 from repros.results import Record, shown
 from repros.trial import declared
 from repros.verdict import SETTLED
@@ -37,13 +37,11 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
     agree = sum(how[verdict, verdict] for verdict in SETTLED)
     conditions = [c for r in gpu if r.verdict in SETTLED and (c := declared(r, known))]
     settled, lone = len(conditions), sum(not condition.proxy for condition in conditions)
-    torch = {side: ", ".join(sorted({_package(r, "torch") for r in records})) for side, records in
-             (("GPU", [a for a, _ in found]), ("CPU", [b for _, b in found]))}  # fmt: skip
     rows = [
         "# What the CPU proxies are worth",
         "",
-        f"{agree} of {len(found)} verdicts on a GPU (torch {torch['GPU']}) are those of their proxies on a CPU (torch "
-        f"{torch['CPU']}) in the same releases of {' and '.join(PAIRED_BY)}. "
+        f"{agree} of {len(found)} verdicts on a GPU (torch {torch([a for a, _ in found])}) are those of their proxies "
+        f"on a CPU (torch {torch([b for _, b in found])}) in the same releases of {' and '.join(PAIRED_BY)}. "
         f"Made from {', '.join(f'`{shown(s)}`' for s in sources)} by `python -m repros proxies`.",
         "",
         *(f"- {line}" for line in machines([record for pair in found for record in pair])),
@@ -68,10 +66,6 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
             rows.append("| " + " | ".join(cells) + " |")
         rows.append("")
     return "\n".join(rows) + "\n"
-
-
-def _package(record: Record, name: str) -> str:
-    return str(record.environment["packages"][name])
 
 
 def _releases(record: Record) -> tuple[str, ...]:

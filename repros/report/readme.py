@@ -52,8 +52,7 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
     """Return one row a claim: what is known of it without a GPU, and what on a card, where it was tried there."""
     rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
     names = dict.fromkeys(record.case for record in (*without, *on_cards) if record.case in known)
-    tried = sorted((known[name] for name in names), key=lambda entry: (entry.case.package, entry.case.number))
-    for _, of_report in groupby(tried, key=lambda entry: entry.case.url):
+    for _, of_report in groupby(sorted((known[name] for name in names), key=_report), key=_report):
         fixes: dict[str, list[Entry]] = {}
         for entry in of_report:
             case = entry.case
@@ -70,6 +69,10 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
             does = (standing.of_fix(_of(several, found), conditions=False) or "-" for found in (without, on_cards))
             rows.append(row(several[0].case, f"proposed fix: {proposes}", *does))
     return "\n".join(rows)
+
+
+def _report(entry: Entry) -> tuple[str, int]:
+    return entry.case.package, entry.case.number
 
 
 def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:

@@ -14,6 +14,7 @@ from typing import Any
 from repros.case import Budget, Case, Claim, Symptom
 from repros.cases import _qlora
 from repros.cases._qlora import Steps, on
+from repros.cases._saved_weight import PROPOSES
 
 __all__ = ["CASE", "planted", "prepare", "proposed", "reference", "subject"]
 
@@ -30,7 +31,7 @@ CASE = Case(
     ),
     budget=Budget("cuda_peak_reserved_bytes", _qlora.limit),
     symptoms=(Symptom("OutOfMemoryError"),),
-    proposes="call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward",
+    proposes=PROPOSES,
     timeout_s=180.0,
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1935",
 )

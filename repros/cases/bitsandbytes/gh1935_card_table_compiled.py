@@ -13,6 +13,7 @@ from typing import Any
 from repros.case import Budget, Case, Symptom, on_cards
 from repros.cases import _qlora
 from repros.cases._qlora import Steps, on
+from repros.cases._saved_weight import PROPOSES
 
 __all__ = ["CASE", "planted", "prepare", "proposed", "reference", "subject"]
 
@@ -34,7 +35,7 @@ CASE = Case(
     budget=Budget("cuda_peak_reserved_bytes", _qlora.limit),
     symptoms=(Symptom("OutOfMemoryError"),),
     affected=on_cards("reports/h200", bitsandbytes=("<0.50", "*-compile-cuda")),
-    proposes="call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward",
+    proposes=PROPOSES,
     timeout_s=180.0,
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1935",
 )

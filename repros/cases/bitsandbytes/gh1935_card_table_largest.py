@@ -19,6 +19,7 @@ from typing import Any
 from repros.case import Budget, Case
 from repros.cases import _qlora
 from repros.cases._qlora import Steps, upward
+from repros.cases._saved_weight import PROPOSES
 
 __all__ = ["CASE", "planted", "prepare", "proposed", "reference", "subject"]
 
@@ -31,7 +32,7 @@ CASE = Case(
     title="the card table, upward: the largest model that trains on a card",
     kind="pull request",
     status="closed unmerged, withdrawn by its author",
-    claims=(_qlora.ladders(TABLE, proposed=(12, 32)),),
+    claims=(_qlora.ladders(TABLE),),
     conditions=(
         upward(12, "4b 7b 9b 13b", without=()),
         upward(16, "4b 7b 9b 13b 20b"),
@@ -39,7 +40,7 @@ CASE = Case(
         upward(32, "9b 13b 20b 34b 50b", without=()),
     ),
     budget=Budget("too_large", _qlora.too_large),
-    proposes="call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward",
+    proposes=PROPOSES,
     timeout_s=180.0,
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1935",
 )

@@ -223,7 +223,7 @@ CASE = Case(
             "int8-compile-inductor": {"bitsandbytes": ">=0.48", "torch": "<2.14"},
         }.items()
     ),
-    proposes="call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward",
+    proposes=parts.PROPOSES,
     url="https://github.com/bitsandbytes-foundation/bitsandbytes/pull/1935",
 )
 
