@@ -25,6 +25,7 @@ from repros.locks import LOCKS, Lock
 from repros.matrix import load_matrix
 from repros.redact import Redactor
 from repros.results import Record
+from repros.trial import declared
 from repros.verdict import Verdict
 from tests.test_cli import errors
 
@@ -190,6 +191,18 @@ def test_a_bundle_of_a_trial_on_a_card(tmp_path: Path) -> None:
     row = next(row for row in record.arms[0].evidence["alive_at_peak"])
     assert f"| - | - | {row['count']} |" in (one.folder / "comment.md").read_text()
     assert row["made_by"] in (one.folder / "comment.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "run", sorted(path.parent for path in results.REPORTS.glob("*/results.jsonl")), ids=lambda r: r.name
+)
+def test_every_committed_trial_has_its_script(run: Path) -> None:
+    """A source that looks as if it told a secret (a number of `tokens`, say) has none, and no attachment either."""
+    writer = onefile.Writer(Redactor())
+    tried = [record for record in results.load(run)[0] if record.arms and declared(record, KNOWN)]
+    assert tried
+    for text in {writer.of(record, KNOWN[record.case]).text() for record in tried}:
+        compile(text, run.name, "exec")
 
 
 @pytest.mark.parametrize("label", ['x"""', "x\ny", "x\\"])

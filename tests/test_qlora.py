@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(*(f"ignore::{kind}Warning" for kind in (
 
 
 def run(arm: Callable[[Any], Any], mode: str) -> dict[str, Any]:
-    p = {"model": "tiny", "card_gb": 1, "mode": mode, "tokens": 24, "device": "cpu"}
+    p = {"model": "tiny", "card_gb": 1, "mode": mode, "length": 24, "device": "cpu"}
     torch.manual_seed(1)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()  # other tests of this process compile too
@@ -98,7 +98,7 @@ def test_models_are_trained_upward_until_one_does_not_fit(
             super().__init__(adapters, lr=lr)
 
     monkeypatch.setattr(_qlora, "build", watched)
-    p = {"models": "1b 2b 3b", "card_gb": 1, "mode": "eager", "tokens": 24, "device": "cpu"}
+    p = {"models": "1b 2b 3b", "card_gb": 1, "mode": "eager", "length": 24, "device": "cpu"}
     steps, phases = _qlora.climb(SimpleNamespace(p=p), FrozenLinear4bit.from_weight, Full), []
     while True:
         try:
@@ -128,7 +128,7 @@ def test_a_card_is_too_small_for_the_last_model_alone_and_with_the_bug_for_more(
 
 
 def test_what_a_checkpointed_step_should_need_is_less() -> None:
-    p = {"model": "34b", "card_gb": 24, "mode": "checkpoint", "tokens": 512, "device": "cuda"}
+    p = {"model": "34b", "card_gb": 24, "mode": "checkpoint", "length": 512, "device": "cuda"}
     checkpointed, eager = _qlora.predicted(p), _qlora.predicted({**p, "mode": "eager"})
     assert checkpointed["activations"] < eager["activations"] / 15
     assert {k: v for k, v in checkpointed.items() if k != "activations"} == {

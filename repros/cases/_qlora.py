@@ -38,23 +38,23 @@ MODELS = {
 }
 RANK, BLOCKSIZE = 16, 64
 #: What a step is where a condition's name says nothing else; the report says nothing of it.
-TOKENS = 512
-STEP = f"a step: one sequence of {TOKENS} tokens"
+LENGTH = 512
+STEP = f"a step: one sequence of {LENGTH} tokens"
 
 
-def on(model: str, card_gb: int, mode: str = "eager", tokens: int = TOKENS, without: tuple[str, ...] = ()) -> Condition:
+def on(model: str, card_gb: int, mode: str = "eager", length: int = LENGTH, without: tuple[str, ...] = ()) -> Condition:
     """Declare that a model trains on a card."""
     how = {"eager": "", "checkpoint": "-checkpoint"}.get(mode, "-compile")
-    name = f"{model}-on-{card_gb}gb{how}" + (f"-{tokens}" if tokens != TOKENS else "")
+    name = f"{model}-on-{card_gb}gb{how}" + (f"-{length}" if length != LENGTH else "")
     why = "transformers' release does not matter to a step; the newest is enough"
-    return _on_card(name, card_gb, Requires(reason=why), without, model=model, mode=mode, tokens=tokens)
+    return _on_card(name, card_gb, Requires(reason=why), without, model=model, mode=mode, length=length)
 
 
 def upward(card_gb: int, models: str, without: tuple[str, ...] = ("proposed",)) -> Condition:
     """Declare that a card is tried with these models, the smallest first."""
     why = "transformers' release does not matter to a step, and older bitsandbytes is tried row by row"
     needs = Requires({"bitsandbytes": ">=0.50"}, reason=why)
-    return _on_card(f"up-to-{card_gb}gb", card_gb, needs, without, models=models, mode="eager", tokens=TOKENS)
+    return _on_card(f"up-to-{card_gb}gb", card_gb, needs, without, models=models, mode="eager", length=LENGTH)
 
 
 def _on_card(name: str, card_gb: int, needs: Requires, without: tuple[str, ...], **params: object) -> Condition:
@@ -124,16 +124,16 @@ def predicted(p: Params) -> dict[str, int]:
     weights, the largest.
     """
     hidden, inner, layers, heads, kv, width, vocab, tied = MODELS[str(p["model"])]
-    tokens = int(str(p["tokens"]))
+    length = int(str(p["length"]))
     elements = sum(n * k for n, k in linears(p))
     adapters = layers * RANK * sum(n + k for n, k in linears(p))
-    of_a_layer = tokens * (14 * hidden + 4 * heads * width + 4 * kv * width + 8 * inner + 2 * RANK * 7 + 4 * heads)
+    of_a_layer = length * (14 * hidden + 4 * heads * width + 4 * kv * width + 8 * inner + 2 * RANK * 7 + 4 * heads)
     return {
         "base": layers * (elements // 2 + 4 * elements // BLOCKSIZE),
         "embedding": 2 * vocab * hidden * (1 if tied else 2) + 2 * hidden * (2 * layers + 1),
         "adapters": adapters * (2 + 2 + 4),
-        "activations": of_a_layer + layers * 2 * tokens * hidden if p["mode"] == "checkpoint" else layers * of_a_layer,
-        "logits": tokens * vocab * (2 + 4 + 4 + 4 + 2),
+        "activations": of_a_layer + layers * 2 * length * hidden if p["mode"] == "checkpoint" else layers * of_a_layer,
+        "logits": length * vocab * (2 + 4 + 4 + 4 + 2),
         "workspace": 2 * 2 * max(n * k for n, k in linears(p)),
     }
 
@@ -144,7 +144,7 @@ def foreseen(p: Params) -> int:
 
 
 def inputs(p: Any) -> SimpleNamespace:
-    """Make the card small; return configuration and token ids ``[1, tokens]``, int64."""
+    """Make the card small; return configuration and token ids ``[1, length]``, int64."""
     import torch
     from transformers import LlamaConfig
 
@@ -157,7 +157,7 @@ def inputs(p: Any) -> SimpleNamespace:
         num_key_value_heads=kv, head_dim=width, vocab_size=vocab, tie_word_embeddings=tied, use_cache=False,
         attn_implementation="sdpa",
     )  # fmt: skip
-    return SimpleNamespace(p=p, config=config, ids=torch.randint(vocab, (1, p["tokens"]), device=p["device"]))
+    return SimpleNamespace(p=p, config=config, ids=torch.randint(vocab, (1, p["length"]), device=p["device"]))
 
 
 def train(i: Any, make: Make, optimizer: Any = None) -> Steps:

@@ -47,7 +47,7 @@ CASE = Case(
     ),
     conditions=(
         *(on(model, card, without=() if card == 12 else ("proposed",)) for model, card in TABLE),
-        on("13b", 32, tokens=2048, without=("proposed",)),
+        on("13b", 32, length=2048, without=("proposed",)),
     ),
     budget=Budget("cuda_peak_reserved_bytes", _qlora.limit),
     symptoms=(Symptom("OutOfMemoryError"),),

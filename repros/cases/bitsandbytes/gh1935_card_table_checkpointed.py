@@ -26,7 +26,7 @@ CASE = Case(
     status="closed unmerged, withdrawn by its author",
     claims=(Claim("not in the report: under gradient checkpointing larger models still do not train on those cards"),),
     conditions=(
-        on("13b", 12, "checkpoint", tokens=2048),
+        on("13b", 12, "checkpoint", length=2048),
         on("34b", 24, "checkpoint", without=("proposed",)),
     ),
     budget=Budget("cuda_peak_reserved_bytes", _qlora.limit),
