@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ class Chromium:
     def __exit__(self, *_: object) -> None:
         self._chromium.close()
         self._playwright.stop()
+
+
+def until(tab: Any, holds: str, timeout_s: float = 20) -> None:
+    """Wait until an expression holds in a page.
+
+    Playwright's own waiting evaluates it inside the page again and again, which the page's policy forbids.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not tab.evaluate(holds):
+        assert time.monotonic() < deadline, holds
+        tab.wait_for_timeout(10)
 
 
 def picture(page: Path, anchor: str, target: Path) -> None:
