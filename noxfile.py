@@ -152,6 +152,16 @@ def mutants(session: nox.Session) -> None:
 
 
 @nox.session
+def attack(session: nox.Session) -> None:
+    """Give matrix, results, command lines and case files damaged input: 3,000 examples a test."""
+    group(session, "test")
+    borrow_cell(session)
+    kept = HERE / "reports" / "runs" / "attack.json"
+    command = ["pytest", "tests/attack", "--hypothesis-profile", "attack", "-q", "--durations", "5"]
+    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept)})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the suite itself costs."""
     group(session, "test")

@@ -19,11 +19,12 @@ from repros.results import Record
 from repros.trial import Running, Trial
 from repros.verdict import Observation
 
-#: `--hypothesis-profile deep` is what `nox -s prove` asks for.
+#: `--hypothesis-profile deep` is what `nox -s prove` asks for, `attack` what `nox -s attack` does.
 SMALL = settings(max_examples=60, deadline=None, derandomize=True, database=None, print_blob=True,
                  suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])  # fmt: skip
 settings.register_profile("small", SMALL)
 settings.register_profile("deep", SMALL, max_examples=10_000, derandomize=False)
+settings.register_profile("attack", SMALL, max_examples=3_000, derandomize=False)
 settings.load_profile("small")
 
 METERS = tuple(f"repros.meters.{name}" for name in ("ledger", "saved", "heap", "numerics"))

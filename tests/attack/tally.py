@@ -1,0 +1,31 @@
+"""What was tried, for the figures that `nox -s attack` keeps: damaged inputs by the door they came to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from repros.errors import UserError
+
+#: No input may take longer.
+LIMIT_S = 10.0
+#: (door, ``refused`` or ``taken``) -> how many inputs.
+TALLY: Counter[tuple[str, str]] = Counter()
+
+
+@contextmanager
+def at_the_door(door: str) -> Iterator[None]:
+    """Count one input: refused in two lines, or taken; any other exception, and a long wait, fails the test."""
+    began = time.monotonic()
+    try:
+        yield
+    except UserError as error:
+        lines = str(error).split("\n")
+        assert len(lines) == 2 and lines[1].startswith("hint: ") and all(map(str.strip, lines)), str(error)
+        TALLY[door, "refused"] += 1
+    else:
+        TALLY[door, "taken"] += 1
+    spent = time.monotonic() - began
+    assert spent < LIMIT_S, f"{door}: {spent:.1f} s for one input"
