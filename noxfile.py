@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-import time
 from pathlib import Path
 
 import nox
@@ -20,7 +20,6 @@ nox.options.sessions = ["tests"]
 
 HERE = Path(__file__).parent
 CELLS = yaml.safe_load((HERE / "matrix.yaml").read_text(encoding="utf-8"))["cells"]
-STAMP = time.strftime("%Y%m%d-%H%M%S")
 
 
 def cells(tier: str) -> list[str]:
@@ -33,6 +32,15 @@ def group(session: nox.Session, *names: str) -> None:
     session.install(*nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *names))
 
 
+@functools.cache
+def new_run(tier: str) -> str:
+    """Make the folder that the cells of one invocation share."""
+    sys.path.insert(0, str(HERE))
+    from repros import runs
+
+    return str(runs.new_run(tier))
+
+
 def trials(session: nox.Session, tier: str, cell: str) -> None:
     """Try every case in one cell; all cells of one invocation share a run, which `summary` prints at the end."""
     arguments = list(session.posargs)
@@ -42,8 +50,8 @@ def trials(session: nox.Session, tier: str, cell: str) -> None:
         os.environ |= {"UV_NO_INDEX": "1", "UV_FIND_LINKS": str(folder), "UV_OFFLINE": "1"}
         del arguments[at : at + 2]
     group(session, "run")
-    if not {"--run", "--resume", "--reports"} & set(arguments):
-        arguments += ["--run", str(HERE / "reports" / "runs" / f"{STAMP}-{tier}")]
+    if not {"--run", "--resume", "--reports", "--dry-run"} & set(arguments):
+        arguments += ["--run", new_run(tier)]
     later = cells(tier)[cells(tier).index(cell) + 1 :]
     if later and not any("cell=" in word for word in sys.argv):  # the whole tier was asked for
         arguments += ["--next", later[0]]

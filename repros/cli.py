@@ -18,18 +18,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from repros import __version__, cases, results
+from repros import __version__, cases, ending, results
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.host import probe_host
 from repros.matrix import Cell, chosen_cells, load_matrix
 from repros.report import evidence, standing, terminal
 from repros.results import ROOT, Record, Run
-from repros.trial import Trial, judged_again
+from repros.trial import Trial
 from repros.verdict import show
 
 MATRIX = ROOT / "matrix.yaml"
-EXIT_AS_EXPECTED, EXIT_FAILED, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_AS_EXPECTED, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -234,12 +234,13 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
         run.note("time", seconds=session.clock.summary())
     for record in records if len(records) <= 12 else []:
         terminal.detail(record, console)
+    records, _ = ending.judged([folder], {e.name: e for e in cases.find()} | {t.entry.name: t.entry for t, _ in wanted})
     if len(records) > 1:
         terminal.matrix(records, console)
     terminal.summary(records, console)
     terminal.times(session.clock.summary(), console)
     console.print(f"results: {results.shown(run.path)}", markup=False)
-    return EXIT_FAILED if any(record.failed for record in records) else EXIT_AS_EXPECTED
+    return ending.code(records)
 
 
 def cmd_list(arguments: argparse.Namespace, console: Console) -> int:
@@ -330,11 +331,10 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
 def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     """Print a run, or write its page."""
     folders = arguments.run or [results.latest_run()]
-    records, notices = results.load_all(folders)
+    known = {e.name: e for e in cases.find()}
+    records, notices = ending.judged(folders, known)
     for notice in notices:
         print(notice, file=sys.stderr)
-    known = {e.name: e for e in cases.find()}
-    records = [judged_again(record, known) for record in records]
     if arguments.commit_to:
         kept = evidence.commit(folders, records, known, arguments.commit_to)
         console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
@@ -350,7 +350,7 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     terminal.matrix(records, console)
     _standings(records, known, console)
     terminal.summary(records, console)
-    return EXIT_FAILED if any(record.failed for record in records) else EXIT_AS_EXPECTED
+    return ending.code(records)
 
 
 def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:

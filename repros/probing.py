@@ -107,16 +107,13 @@ class Kept:
         self.path = self.folder / PROBES
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
-            if self.path.exists():
-                data = self.path.read_bytes()
-                if not data.endswith(b"\n"):  # the mark of a death while writing
-                    self.path.write_bytes(data[: data.rfind(b"\n") + 1])
+            append(self.path, b"")
         except OSError as error:
             raise UserError(
                 f"{folder}: cannot keep probes there: {error.strerror}", "name another with `--reports`"
             ) from error
         self._by_key: dict[tuple[str, str, str, bool], list[Probe]] = {}
-        for probe in load(self.path) if self.path.exists() else ():
+        for probe in load(self.path):
             self._by_key.setdefault(probe.key, []).append(probe)
 
     def find(self, case: str, condition: str, identity: str, fresh: bool) -> list[Probe]:
@@ -131,11 +128,7 @@ class Kept:
 
 def load(path: Path) -> list[Probe]:
     """Return the probes of a file; UserError where a line is none."""
-    found, _ = lines(path)
-    try:
-        return [Probe.from_json(line) for line in found if line.get("kind") == "probe"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path.name}: a probe without {error}", "delete the file to probe anew") from error
+    return [Probe.from_json(line) for line in lines(path)[0] if line["kind"] == "probe"]
 
 
 # --- identity ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Load it with ``-p repros.pytest_plugin`` and name ``repros/cases`` (or one case 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -16,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from repros import results
-from repros.cases import entry
+from repros import ending, results
+from repros.cases import entry, find
 from repros.errors import UserError
 from repros.host import without_gpu
 from repros.matrix import Cell, chosen_cells, load_matrix
@@ -67,10 +68,10 @@ class Plugin:
         folder = Path(self.worker["repros_run"]) if self.worker else option.run
         if folder is None and option.resume:
             folder = results.latest_run(option.reports)
-        folder = folder or results.new_run(option.tier or "run", option.reports)
         if option.collectonly:  # nothing is written where nothing is tried
             folder = Path(tempfile.mkdtemp(prefix="repros-dry-"))
             config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+        folder = folder or results.new_run(option.tier or "run", option.reports)
         self.run = results.Run(folder)
         self.done = results.settled(self.run.folder) if option.resume else set()
         self.said: list[str] = []
@@ -139,13 +140,25 @@ class Plugin:
                     reporter.ensure_newline()
                     reporter.write_line(self.said.pop(0))
 
-    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
-        """End the cells' supervisors."""
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
+        """End the cells' supervisors; a run that an earlier call left failed has failed."""
         if self.session is not None:
             self.session.close()
             if exitstatus != pytest.ExitCode.INTERRUPTED:
                 self.session.wait()
             self.run.note("time", seconds=self.session.clock.summary())
+        if not self.worker and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            failed = ending.code(self.records()[0])
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED if failed else exitstatus
+
+    def records(self) -> tuple[list[results.Record], list[str]]:
+        """Return what the run has of these cells by now, those of earlier calls too."""
+        with contextlib.suppress(UserError):  # nothing was finished yet
+            found, notices = ending.judged([self.run.folder], {e.name: e for e in find()})
+            labels = {cell.label for cell in self.cells}
+            return [record for record in found if record.cell in labels], notices
+        return [], []
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int | pytest.ExitCode
@@ -153,15 +166,17 @@ class Plugin:
         """Print the verdicts of this run, and what is missing from it where it was cut."""
         if self.config.option.collectonly:
             return
-        records, notice = results.load(self.run.folder)
+        records, notices = self.records()
         console = terminal.console()
         terminalreporter.ensure_newline()
         if records:
             terminal.matrix(records, console)
-            terminal.summary(records, console, failures=False)
+            terminal.summary(records, console, failures=bool(self.done))
         if self.session is not None:
             terminal.times(self.session.clock.summary(), console)
-        console.print(f"results: {results.shown(self.run.path)}" + (f" ({notice})" if notice else ""), markup=False)
+        console.print(
+            f"results: {results.shown(self.run.path)}" + "".join(f" ({notice})" for notice in notices), markup=False
+        )
         for line in self._rest(exitstatus):
             terminalreporter.write_line(line)
 

@@ -1,7 +1,8 @@
 """Results on disk: one folder a run, one JSON line a finished trial, appended as it ends.
 
 A run that is killed keeps every line that was written; `resume` goes on from there. A last line without its end is
-the mark of such a death and is left out with a notice; a bad line anywhere else is an error.
+the mark of such a death: a reader leaves it out with a notice, the next writer cuts it off. A bad line anywhere else,
+and a line whose parts contradict each other, is an error that names it.
 """
 
 from __future__ import annotations
@@ -10,87 +11,32 @@ import gc
 import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
+from filelock import FileLock
 
+from repros import schema
+from repros.consistency import contradiction
 from repros.errors import UserError
-from repros.verdict import SCHEMA, SETTLED, Observation, Outcome, Verdict, to_number
+from repros.record import Record
+from repros.runs import REPORTS, RESULTS, ROOT, latest_run, new_run, newest_or_committed, shown
+from repros.verdict import SCHEMA, SETTLED
 
-ROOT = Path(__file__).resolve().parents[1]
-REPORTS = ROOT / "reports"
-RESULTS = "results.jsonl"
+__all__ = [
+    "REPORTS", "RESULTS", "ROOT", "Record", "Run", "append", "collector_paused", "keep", "latest_run", "lines", "load",
+    "load_all", "lock", "new_run", "newest_or_committed", "settled", "shown",
+]  # fmt: skip
+
+MEND = "delete that line and try its trial again with `--resume`"
+#: How long a writer waits for another that holds the file: one that was stopped must not stop the others for good.
+LOCK_S = 60.0
 
 #: Schema version -> what makes of a line one of the next version. A version without an entry is refused in two lines.
 UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One trial as it is kept: verdict, outcome, and everything they were drawn from."""
-
-    case: str
-    condition: str
-    cell: str
-    device: str
-    verdict: Verdict
-    outcome: Outcome
-    failed: bool
-    expected: bool
-    reason: str
-    budget: Mapping[str, Any]
-    margins: Mapping[str, float | None] = field(default_factory=dict)
-    proposed: Mapping[str, str] | None = None
-    readings: Mapping[str, str] = field(default_factory=dict)
-    arms: tuple[Observation, ...] = ()
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    machine: Mapping[str, Any] = field(default_factory=dict)
-    date: str = ""
-    repeat: str = ""
-
-    @property
-    def versions(self) -> dict[str, str]:
-        """Return package -> version as installed, without a local part; empty where the cell could not be had."""
-        packages = self.environment.get("packages", {})
-        return {name: str(version).partition("+")[0] for name, version in packages.items()}
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        """Return what makes a trial: case, condition and cell."""
-        return self.case, self.condition, self.cell
-
-    def arm(self, name: str) -> Observation | None:
-        """Return the (first) observation of an arm."""
-        return next((arm for arm in self.arms if arm.arm == name), None)
-
-    def figure(self, arm: str) -> float | None:
-        """Return the judged figure of an arm, if it reached one."""
-        observation = self.arm(arm)
-        return observation.reached(self.budget.get("figure", "")) if observation else None
-
-    def to_line(self) -> str:
-        """Return the record as one line of strict JSON."""
-        record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
-        record["arms"] = [arm.to_json() for arm in self.arms]
-        record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
-        return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Record:
-        """Read what `to_line` wrote."""
-        values = {name: value for name, value in record.items() if name in _FIELDS}
-        values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
-        values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
-        values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
-        return cls(**values)
-
-
-_FIELDS = frozenset(f.name for f in fields(Record))
 
 
 class Run:
@@ -101,12 +47,10 @@ class Run:
         self.path = folder / RESULTS
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
-            with open(self.path, "ab"):
-                pass
-            self._end_last_line()
+            append(self.path, b"")
         except OSError as error:
             raise UserError(
-                f"{shown(folder)}: cannot write results there: {error.strerror}",
+                f"{shown(folder)}: cannot write results there: {error.strerror or error}",
                 "make the folder writable, free some space, or name another with `--reports DIR`",
             ) from error
 
@@ -125,55 +69,82 @@ class Run:
             rescue = Path(tempfile.gettempdir()) / f"repros-{self.folder.name}.jsonl"
             append(rescue, line)
             raise UserError(
-                f"{shown(self.path)}: cannot append: {error.strerror}; the line was kept in {rescue}",
+                f"{shown(self.path)}: cannot append: {error.strerror or error}; the line was kept in {rescue}",
                 f"free some space, then `cat {rescue} >> {shown(self.path)}` and go on with `--resume`",
             ) from error
 
-    def _end_last_line(self) -> None:
-        """Cut off what a killed run left without an end, so that the next line starts a line."""
-        data = self.path.read_bytes()
-        if data and not data.endswith(b"\n"):
-            with open(self.path, "r+b") as file:
-                file.truncate(data.rfind(b"\n") + 1)
-
 
 def append(path: Path, line: bytes) -> None:
-    """Append a line in one write, so that runs side by side do not mix."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Append a line under the file's lock; what a writer that died left without an end is cut off first.
+
+    OSError where it cannot be written whole; the file is then as it was.
+    """
+    with lock(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = _end_last_line(descriptor)
+            if line and os.write(descriptor, line) < len(line):
+                os.ftruncate(descriptor, size)
+                raise OSError(28, "No space left on device")
+        finally:
+            os.close(descriptor)
+
+
+def lock(path: Path) -> FileLock:
+    """Return the lock of a results file; whoever changes the file holds it."""
+    return FileLock(path.with_name(f"{path.name}.lock"), timeout=LOCK_S)
+
+
+def _end_last_line(descriptor: int) -> int:
+    """Cut off a line without an end, and return the size; only under the lock is such a line nobody's."""
+    size = os.fstat(descriptor).st_size
+    if not size or os.pread(descriptor, 1, size - 1) == b"\n":
+        return size
+    whole = os.pread(descriptor, size, 0).rfind(b"\n") + 1
+    os.ftruncate(descriptor, whole)
+    return whole
+
+
+def _read(path: Path) -> bytes:
+    """Return a results file's bytes, its last line whole if somebody is writing it just now."""
     try:
-        size = os.fstat(descriptor).st_size
-        if os.write(descriptor, line) < len(line):
-            os.ftruncate(descriptor, size)
-            raise OSError(28, "No space left on device")
-    finally:
-        os.close(descriptor)
+        if path.exists() and not path.is_file():
+            raise OSError(0, "not a file of results")
+        data = path.read_bytes()
+        held = lock(path)
+        if data and not data.endswith(b"\n") and Path(held.lock_file).exists():
+            with suppress(OSError), held:
+                data = path.read_bytes()
+    except (OSError, ValueError) as error:
+        says = getattr(error, "strerror", None) or error
+        raise UserError(f"{shown(path)}: {says}", "name the folder of a run, see `reports/`") from error
+    return data
 
 
 def lines(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """Return the records of a results file as plain dicts, and a notice if its last line was cut off."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{shown(path)}: {error.strerror}", "name the folder of a run, see `reports/`") from error
+    """Return the records of a results file as plain dicts, and a notice if its last line was cut off.
+
+    UserError for a line that is not what `repros.schema` says, with its number.
+    """
     found: list[dict[str, Any]] = []
-    rows = data.split(b"\n")
+    rows = _read(path).split(b"\n")
     for number, row in enumerate(rows[:-1], 1):
         try:
             record = orjson.loads(row)
-            schema = record["schema"]
-        except (ValueError, KeyError, TypeError) as error:
+            version = schema.version_of(record)
+            while version in UPGRADES:
+                record = UPGRADES[version](record)
+                version = schema.version_of(record)
+            if version == SCHEMA:
+                schema.check(record)
+        except (ValueError, schema.MisfitError) as error:
+            what = str(error) if isinstance(error, schema.MisfitError) else "not a line of JSON"
+            raise UserError(f"{shown(path)}:{number}: not a record: {what}", MEND) from error
+        if version != SCHEMA:
             raise UserError(
-                f"{shown(path)}:{number}: not a record ({type(error).__name__})",
-                "delete that line and try its trial again with `--resume`",
-            ) from error
-        while schema != SCHEMA:
-            if schema not in UPGRADES:
-                raise UserError(
-                    f"{shown(path)}:{number}: schema version {schema!r}, this version reads {SCHEMA}",
-                    "read it with the version of the suite that wrote it, or make the run again",
-                )
-            record = UPGRADES[schema](record)
-            schema = record["schema"]
+                f"{shown(path)}:{number}: schema version {version}, this version reads {SCHEMA}",
+                "read it with the version of the suite that wrote it, or make the run again",
+            )
         found.append(record)
     cut = rows[-1] != b""
     notice = f"{shown(path)}: the last line is cut off, {len(found)} whole lines were read" if cut else ""
@@ -187,12 +158,9 @@ def load(path: Path) -> tuple[list[Record], str]:
     records: dict[tuple[str, str, str], Record] = {}
     for number, line in enumerate(found, 1):
         if line.get("kind") == "trial":
-            try:
-                record = Record.from_json(line)
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"{shown(file)}:{number}: a trial without {error}", "delete that line and go on with `--resume`"
-                ) from error
+            record = Record.from_json(line)
+            if says := contradiction(record):
+                raise UserError(f"{shown(file)}:{number}: a trial that contradicts itself: {says}", MEND)
             records.pop(record.key, None)
             records[record.key] = record
     return list(records.values()), notice
@@ -253,31 +221,3 @@ def keep(
     texts = [json.dumps(clean(json.loads(record.to_line())), separators=(",", ":")) for record in records]
     texts += [json.dumps(clean(line)) for line in notes]
     target.write_text("".join(text + "\n" for text in texts), encoding="utf-8")
-
-
-def new_run(name: str, root: Path | None = None) -> Path:
-    """Return the folder of a new run; it is not made here."""
-    return (root or REPORTS) / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
-
-
-def latest_run(root: Path | None = None) -> Path:
-    """Return the newest run, for `--resume` and for reports that name none."""
-    runs: Iterable[Path] = sorted(((root or REPORTS) / "runs").glob(f"*/{RESULTS}"), key=lambda p: p.stat().st_mtime)
-    for path in reversed(list(runs)):
-        return path.parent
-    raise UserError(f"{shown((root or REPORTS) / 'runs')}: no run there", "make one: `nox -s cpu`")
-
-
-def newest_or_committed(root: Path | None = None) -> list[Path]:
-    """Return the newest run, or what is committed where there is none."""
-    root = root or REPORTS
-    committed = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
-    return [latest_run(root)] if any((root / "runs").glob(f"*/{RESULTS}")) or not committed else committed
-
-
-def shown(path: Path) -> str:
-    """Print a path as the user knows it: from the project's root where it lies inside."""
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)

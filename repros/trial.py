@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -74,7 +75,9 @@ class Trial:
     @property
     def repeat(self) -> str:
         """Return the command that tries this again."""
-        return f"python -m repros run {self.entry.name} --cell {self.cell} --condition {self.condition.name}"
+        name, _, overrides = self.cell.partition(" with ")
+        replaced = "".join(f" --with {shlex.quote(one)}" for one in overrides.split(", ") if one)
+        return f"python -m repros run {self.entry.name} --cell {name}{replaced} --condition {self.condition.name}"
 
     def missing(self, versions: Mapping[str, str], memory_bytes: int) -> str:
         """Return why this trial cannot run with these packages on this machine; empty if it can."""

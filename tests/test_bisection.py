@@ -28,7 +28,7 @@ from repros.report.edge_plot import BOTTOM, HEIGHT, TOP, Point, Scale, labelled,
 from repros.results import Record
 from repros.revisions import Revision
 from repros.verdict import Observation, Verdict
-from tests.test_results import record
+from tests.records import record
 
 PINS = {"torch": "2.13.0", "bitsandbytes": "0.49.2", "huggingface_hub": "1.0.0", "tokenizers": "0.22.2"}
 BASE = Cell("base", "cpu", PINS)

@@ -15,7 +15,7 @@ from repros.results import Run
 from repros.trial import Trial, holds, two_lines
 from repros.verdict import Outcome, Verdict
 from tests.conftest import Bench
-from tests.test_results import record
+from tests.records import record
 
 
 def errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -59,7 +59,7 @@ def test_reports_that_cannot_be_written_stop_the_run_before_anything_is_built(
 ) -> None:
     (tmp_path / "reports").write_text("")
     said = errors(["run", "gh1935", "--reports", str(tmp_path / "reports")], capsys)
-    assert "cannot write results there" in said
+    assert "cannot make a run there: Not a directory" in said
 
 
 def test_an_environment_that_cannot_be_had_is_unsupported_and_the_rest_goes_on(
@@ -70,6 +70,9 @@ def test_an_environment_that_cannot_be_had_is_unsupported_and_the_rest_goes_on(
     found, _ = results.load(results.latest_run(tmp_path))
     assert {r.verdict for r in found} == {Verdict.UNSUPPORTED}
     assert "0.0.1" in found[0].reason
+    words = found[0].repeat.split()
+    assert words[:3] == ["python", "-m", "repros"]
+    assert cli.main([*words[3:], "--reports", str(tmp_path / "again")]) == 0
     assert "unsupported" in capsys.readouterr().out
 
 
@@ -163,7 +166,7 @@ def test_a_failed_trial_says_what_and_then_what_to_do(outcome: Outcome, hint: st
 
     text = two_lines(replace(record(), outcome=outcome))
     first, second = text.splitlines()
-    assert first == "gh1_x[c] in a: absent: r"
+    assert first == "gh1_x[c] in a: absent: held_bytes 3 B against 10 B allowed"
     assert second.startswith("hint: ")
     assert hint in second
 

@@ -19,7 +19,7 @@ from repros.checkpoints import recipe_of, tensors
 from repros.report import fits
 from repros.results import Record
 from repros.verdict import Observation
-from tests.test_results import record
+from tests.records import record
 
 GIB = 1 << 30
 

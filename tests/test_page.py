@@ -19,12 +19,12 @@ from repros import cases, cli, results
 from repros.redact import Redactor
 from repros.report import changes, html, pack
 from repros.results import Record, Run
-from repros.verdict import Observation, Outcome, Verdict
+from repros.verdict import Observation, Verdict
 from tests.big_run import known, ten_thousand
 from tests.chromium import Chromium
+from tests.records import record
 from tests.test_cli import errors
 from tests.test_redact import inflated
-from tests.test_results import record
 
 EVIDENCE = results.REPORTS / "cpu"
 KNOWN = {e.name: e for e in cases.find()}
@@ -274,16 +274,10 @@ def test_a_cell_that_was_never_built_and_a_case_that_is_gone_have_their_place() 
 
 def test_junit_says_what_the_run_says(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
-    failed = replace(record(condition="worse"), verdict=Verdict.REPRODUCED, outcome=Outcome.REGRESSION, failed=True)
-    lost = replace(
-        record(condition="lost"), verdict=Verdict.TIMEOUT, outcome=Outcome.UNSETTLED, failed=True, reason="\x1b[0m"
-    )
-    for one in (
-        record(),
-        failed,
-        lost,
-        replace(record(condition="no"), verdict=Verdict.UNSUPPORTED, outcome=Outcome.UNSETTLED),
-    ):
+    failed = record(condition="worse", verdict=Verdict.REPRODUCED, expected=False)
+    hostile = Observation("subject", "timeout", reason="\x1b[0m")
+    lost = record(condition="lost", arms=(hostile, *record().arms[1:]))
+    for one in (record(), failed, lost, record(condition="no", verdict=Verdict.UNSUPPORTED)):
         run.append(one)
     assert cli.main(["report", str(run.folder), *outputs(tmp_path)]) == 0
     top = ElementTree.parse(tmp_path / "j.xml").getroot()

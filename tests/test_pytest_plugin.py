@@ -20,7 +20,7 @@ from repros.matrix import load_matrix
 from repros.pytest_plugin import Plugin
 from repros.results import Run
 from repros.verdict import Verdict
-from tests.test_results import record
+from tests.records import record
 
 CELL = "tf5.23.0-bnb0.50.2"
 

@@ -13,7 +13,7 @@ from repros.report import machine, proxies, reported
 from repros.results import Record
 from repros.trial import judged_again
 from repros.verdict import Outcome, Verdict
-from tests.test_results import record
+from tests.records import record
 
 GIB = 1 << 30
 KNOWN = {e.name: e for e in cases.find()}

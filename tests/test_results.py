@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import orjson
 import pytest
 
 from repros import results
 from repros.errors import UserError
-from repros.results import Record, Run
-from repros.verdict import Observation, Outcome, Verdict
-
-
-def record(case: str = "gh1_x", condition: str = "c", cell: str = "a", verdict: Verdict = Verdict.ABSENT) -> Record:
-    return Record(
-        case=case, condition=condition, cell=cell, device="cpu", verdict=verdict, outcome=Outcome.AS_EXPECTED,
-        failed=False, expected=False, reason="r",
-        budget={"figure": "held_bytes", "second": None, "limit": 10, "unit": "bytes"},
-        margins={"planted_over_budget": float("inf"), "budget_over_reference": None},
-        arms=(Observation("subject", "done", {"held_bytes": 3, "error": float("inf")}),),
-        environment={"packages": {"torch": "2.13.0"}},
-    )  # fmt: skip
+from repros.results import Run
+from repros.verdict import Verdict
+from tests.records import record
 
 
 def test_a_record_survives_its_line(tmp_path: Path) -> None:
@@ -40,7 +32,7 @@ def test_of_a_trial_tried_twice_the_later_counts(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     run.append(record())
     run.append(record(condition="d"))
-    run.append(replace(record(), verdict=Verdict.REPRODUCED))
+    run.append(record(verdict=Verdict.REPRODUCED))
     assert [(r.condition, r.verdict.value) for r in results.load(run.folder)[0]] == [
         ("d", "absent"),
         ("c", "reproduced"),
@@ -63,6 +55,9 @@ def test_a_killed_run_loses_nothing_that_was_finished(tmp_path: Path, kept: int)
     assert [r.condition for r in results.load(run.folder)[0]] == ["c", "e"]
 
 
+NO_RECORD = "results.jsonl:2: not a record: "
+
+
 @pytest.mark.parametrize(
     ("line", "text"),
     [
@@ -70,11 +65,13 @@ def test_a_killed_run_loses_nothing_that_was_finished(tmp_path: Path, kept: int)
             '{"schema": 99, "kind": "trial"}',
             "results.jsonl:2: schema version 99, this version reads 1\nhint: read it with",
         ),
-        ('{"schema": "1"}', "results.jsonl:2: schema version '1', this version reads 1\nhint: read it with"),
-        ('{"kind": "trial"}', "results.jsonl:2: not a record (KeyError)\nhint: delete that line"),
-        ('{"schema": 1, "kin', "results.jsonl:2: not a record (JSONDecodeError)\nhint: delete that line"),
-        ("[]", "results.jsonl:2: not a record (TypeError)\nhint: delete that line"),
-        ('{"schema": 1, "kind": "trial"}', "results.jsonl:2: a trial without 'verdict'\nhint: delete that line"),
+        ('{"schema": "1"}', f"{NO_RECORD}`schema` is `1`, not a version such as 1\nhint: delete that line"),
+        ('{"schema": true, "kind": "trial"}', f"{NO_RECORD}`schema` is `True`, not a version such as 1\nhint: delete"),
+        ('{"kind": "trial"}', f"{NO_RECORD}`schema` is missing, not a version such as 1\nhint: delete that line"),
+        ('{"schema": 1, "kin', f"{NO_RECORD}not a line of JSON\nhint: delete that line"),
+        ("[]", f"{NO_RECORD}not an object\nhint: delete that line"),
+        ('{"schema": 1}', f"{NO_RECORD}`kind` is missing, not one of trial, time, probe\nhint: delete that line"),
+        ('{"schema": 1, "kind": "trial"}', f"{NO_RECORD}Object missing required field `case`\nhint: delete that line"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, text: str) -> None:
@@ -104,6 +101,8 @@ def test_a_missing_run_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("a file in the way")
+    with pytest.raises(UserError, match=r"cannot make a run there: Not a directory\nhint: name another folder"):
+        results.new_run("x", tmp_path / "reports")
     with pytest.raises(UserError, match=r"cannot write results there: Not a directory\nhint: make the folder writable"):
         Run(tmp_path / "reports" / "runs" / "x")
 
@@ -123,7 +122,7 @@ def test_a_full_disk_keeps_the_line_elsewhere(tmp_path: Path, monkeypatch: pytes
 
 def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.test_results import record; from repros.results import Run\n"
+        "import sys; from pathlib import Path; from tests.records import record; from repros.results import Run\n"
         "run = Run(Path(sys.argv[1]))\n"
         "for n in range(50): run.append(record(condition=f'{sys.argv[2]}-{n}'))"
     )
@@ -141,3 +140,86 @@ def test_lines_are_strict_json(tmp_path: Path) -> None:
         raise AssertionError(name)
 
     json.loads(record().to_line(), parse_constant=refuse)
+
+
+def test_runs_begun_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as several:
+        folders = list(several.map(lambda _: results.new_run("cpu", tmp_path), range(24)))
+    assert len(set(folders)) == 24
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_the_newest_run_is_told_by_its_name(tmp_path: Path) -> None:
+    names = ("20260101-000000-cpu", "20260102-000000-cpu-2", "20260102-000000-cpu-10", "20260102-000000-cpu", "mine")
+    for at, name in enumerate(names):
+        Run(tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / results.RESULTS, (1000 - at, 1000 - at))
+    assert results.latest_run(tmp_path).name == "20260102-000000-cpu-10"
+    shutil.rmtree(tmp_path / "runs")
+    Run(tmp_path / "runs" / "mine")
+    assert results.latest_run(tmp_path).name == "mine"
+
+
+BIG = 200_000
+WRITER = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+from repros.results import Run
+from tests.records import record
+folder, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+run = Run(folder)
+for n in range(count):
+    run.append(replace(record(condition=f"{name}-{n}"), repeat="x" * size))
+    if n % 10 == 0:
+        Run(folder)  # what `--resume` and each of pytest-xdist's workers does
+"""
+OPENER = """
+import sys
+from pathlib import Path
+from repros import results
+for n in range(int(sys.argv[2])):
+    results.Run(Path(sys.argv[1]))
+    found, notice = results.load(Path(sys.argv[1]))
+    assert not notice, notice
+"""
+
+
+@pytest.mark.slow
+def test_two_writers_and_readers_lose_nothing(tmp_path: Path) -> None:
+    """Three thousand lines of 200 KB by two runs of one folder, while others open and read it."""
+    folder, environment = tmp_path / "r", {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    Run(folder)
+
+    def started(code: str, *words: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", code, str(folder), *map(str, words)], env=environment)
+
+    several = [started(WRITER, name, 1500, BIG) for name in ("a", "b")] + [started(OPENER, 6)]
+    assert [process.wait(300) for process in several] == [0, 0, 0]
+    rows = folder.joinpath(results.RESULTS).read_bytes().split(b"\n")
+    assert rows.pop() == b""
+    keys = [(line["condition"], len(line["repeat"])) for line in map(orjson.loads, rows)]
+    assert sorted(keys) == sorted((f"{name}-{n}", BIG) for name in ("a", "b") for n in range(1500))
+
+
+def test_what_a_dead_writer_left_is_cut_off_by_the_next_line_of_another(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    run.append(record())
+    with run.path.open("ab") as file:
+        file.write(b'{"schema": 1, "kind": "tri')
+    run.append(record(condition="d"))
+    assert [r.condition for r in results.load(run.folder)[0]] == ["c", "d"]
+
+
+def test_a_reader_waits_for_the_line_that_is_being_written(tmp_path: Path) -> None:
+    run = Run(tmp_path / "r")
+    text = record().to_line().encode()
+    with ThreadPoolExecutor(1) as reader, results.lock(run.path):
+        with run.path.open("ab") as file:
+            file.write(text[:50])
+        found = reader.submit(results.load, run.folder)
+        with pytest.raises(TimeoutError):
+            found.result(0.3)
+        with run.path.open("ab") as file:
+            file.write(text[50:])
+    assert found.result(10) == ([record()], "")

@@ -23,7 +23,7 @@ from repros.session import ReadyCell, Session
 from repros.trial import Running, Trial
 from repros.verdict import Verdict
 from tests.conftest import Bench
-from tests.test_results import record
+from tests.records import record
 
 CELLS = load_matrix(ROOT / "matrix.yaml").tier("smoke")
 

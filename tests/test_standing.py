@@ -13,7 +13,7 @@ from repros.case import Claim
 from repros.report import standing
 from repros.results import Record
 from repros.verdict import Verdict
-from tests.test_results import record
+from tests.records import record
 
 CLAIM = Claim("it is held")
 BAD, GOOD, NONE = Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED
