@@ -32,11 +32,31 @@ class Tensors(TypedDict):
     """A row of a list of tensors, or of who asked for memory on a card."""
 
     bytes: int
-    count: NotRequired[int]
-    made_by: NotRequired[str]
+    count: int
+    made_by: str
     shape: NotRequired[Any]
     dtype: NotRequired[str]
     file_backed: NotRequired[Any]
+
+
+class CardPhase(TypedDict):
+    """What the allocator of a card said at the end of a phase."""
+
+    phase: str
+    at: Number
+    allocated_bytes: int
+    reserved_bytes: int
+    peak_allocated_bytes: int
+    driver_bytes: NotRequired[int]
+
+
+class Card(TypedDict):
+    """The card that an arm had."""
+
+    name: str
+    total_bytes: int
+    cuda: NotRequired[str | None]
+    count: NotRequired[int]
 
 
 class Evidence(TypedDict):
@@ -50,6 +70,8 @@ class Evidence(TypedDict):
     alive_at_end: NotRequired[list[Tensors]]
     errors: NotRequired[dict[str, Figure]]
     timeline_columns: NotRequired[list[str]]
+    card: NotRequired[Card]
+    cuda_phases: NotRequired[list[CardPhase]]
     cuda_ooms: NotRequired[int]
     driver_tells_of: NotRequired[str]
 
@@ -141,7 +163,7 @@ class TrialLine(TypedDict):
 
 
 class TimeLine(TypedDict):
-    """A run's note of where its time went."""
+    """A run's note of where its time went; `total` is among the seconds."""
 
     seconds: dict[str, Number]
 
@@ -203,6 +225,8 @@ def check(line: Mapping[str, Any]) -> None:
     if not isinstance(kind, str) or kind not in KINDS:
         raise MisfitError(f"`kind` is {_shown(kind)}, not one of {', '.join(KINDS)}")
     fit(line, KINDS[kind])
+    if kind == "time" and "total" not in line["seconds"]:
+        raise MisfitError("`seconds`: no `total`")
     for number, arm in enumerate(line["arms"] if kind == "trial" else ()):
         for name, value in arm.get("evidence", {}).items():
             if name.endswith("timeline"):

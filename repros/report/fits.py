@@ -28,6 +28,10 @@ SHAPES = (
     "`repros/cases/_qlora.py` lists."
 )
 
+#: What an arm says that loaded a mixture of experts, in the order of the table.
+WHOLE_IN_ORDER = ("model_bytes", "whole_bytes", "whole_experts_bytes", "whole_16bit_bytes")
+WHOLE = frozenset(WHOLE_IN_ORDER)
+
 
 def page(records: Sequence[Record], sources: Sequence[Path]) -> str:
     """Return the page as Markdown."""
@@ -86,7 +90,7 @@ def _peak(arm: Observation | None, figure: str = "cuda_peak_allocated_bytes") ->
 
 def _ratio(arm: Observation | None, foreseen: float) -> str:
     peak = arm.reached("cuda_peak_allocated_bytes") if arm else None
-    return "-" if peak is None else f"{peak / foreseen:.3f}"
+    return "-" if peak is None or not foreseen else f"{peak / foreseen:.3f}"
 
 
 def _ladders(records: Sequence[Record]) -> list[str]:
@@ -110,7 +114,7 @@ def _ladders(records: Sequence[Record]) -> list[str]:
         for model, size in foreseen.items():
             cells = [record.condition, record.cell, model.upper(), show(size, "bytes")]
             cells += [one[model][0] for one in took.values()]
-            cells += [f"{peak / size:.3f}" if (peak := took[name][model][1]) else "-" for name in HELD_AGAINST]
+            cells += [f"{peak / size:.3f}" if (peak := took[name][model][1]) and size else "-" for name in HELD_AGAINST]
             rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
     return [*rows, ""]
 
@@ -133,8 +137,9 @@ def _climbed(arm: Observation | None, models: Sequence[str]) -> dict[str, tuple[
         if mark["phase"] in took:
             before, peak = float(mark["peak_allocated_bytes"]), float(then["peak_allocated_bytes"])
             took[mark["phase"]] = (show(peak, "bytes"), peak) if peak > before else (f"≤ {show(peak, 'bytes')}", 0.0)
-    if arm.figures["too_large"]:
-        took[list(_foreseen(arm))[-1]] = ("out of memory", 0.0)
+    tried = list(_foreseen(arm))
+    if arm.figures.get("too_large") and tried:
+        took[tried[-1]] = ("out of memory", 0.0)
     return took
 
 
@@ -154,9 +159,9 @@ def _models(records: Sequence[Record]) -> list[str]:
     ]
     for record in records:
         for arm in record.arms:
-            if "whole_bytes" not in arm.figures or record.verdict not in SETTLED:
+            if not WHOLE <= arm.figures.keys() or record.verdict not in SETTLED:
                 continue
-            figures = [arm.figures[f"{name}_bytes"] for name in ("model", "whole", "whole_experts", "whole_16bit")]
+            figures = [arm.figures[name] for name in WHOLE_IN_ORDER]
             fits = f"{figures[1] / limit:.1%}"
             cells = [record.condition, record.cell, arm.arm, *(show(f, "bytes") for f in figures), fits]
             rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")

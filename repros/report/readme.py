@@ -102,9 +102,12 @@ def spent(evidence: Path) -> str:
     """Return where the time of committed runs went, all their cells together, what was tried again counted in."""
     records, _ = load(evidence)
     times = [line["seconds"] for line in lines(evidence / RESULTS)[0] if line["kind"] == "time"]
-    total = {kind: sum(time[kind] for time in times) for kind in times[0]} if times else {}
+    kinds = dict.fromkeys(kind for time in times for kind in time)
+    total = {kind: sum(time.get(kind, 0.0) for time in times) for kind in kinds}
     split = ", ".join(
-        f"{kind} {value:.0f} s ({value / total['total']:.0%})" for kind, value in total.items() if kind != "total"
+        f"{kind} {value:.0f} s ({value / (total['total'] or 1.0):.0%})"
+        for kind, value in total.items()
+        if kind != "total"
     )
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
     arms = sum(len(record.arms) for record in records)
