@@ -448,7 +448,7 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     from repros.report import oracle, readme
 
     if arguments.benchmarks:
-        figures = readme.trimmed(json.loads(arguments.benchmarks.read_text(encoding="utf-8")))
+        figures = readme.trimmed(arguments.benchmarks)
         (arguments.evidence[0] / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     path = ROOT / "README.md"
     made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()}, arguments.card)

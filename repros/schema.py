@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
+import orjson
 
+from repros.errors import UserError
+from repros.runs import shown
 from repros.verdict import SCHEMA, Effect, Outcome, Reading, Verdict
 
 Number = int | float
@@ -194,6 +198,67 @@ class ProbeLine(TypedDict):
     date: NotRequired[str]
 
 
+class Property(TypedDict):
+    """What came of one property."""
+
+    outcome: NotRequired[str]
+    examples: NotRequired[int]
+    counted: NotRequired[dict[str, int]]
+
+
+class Proof(TypedDict):
+    """What `nox -s prove` found in a cell."""
+
+    date: str
+    packages: dict[str, str]
+    properties: dict[str, Property]
+
+
+class Mutant(TypedDict):
+    """A bug that was put in, and whether it was noticed."""
+
+    file: str
+    bug: str
+    caught: bool
+    reason: NotRequired[str]
+
+
+class Mutants(TypedDict):
+    """What `nox -s mutants` found."""
+
+    date: str
+    mutants: list[Mutant]
+
+
+class Departure(TypedDict):
+    """What a hunt found of one life."""
+
+    number: str | int | None
+    what: str
+    seconds: Number
+
+
+class Hunted(TypedDict):
+    """What a hunt found."""
+
+    cell: str
+    date: str
+    hidden: bool
+    lives: int
+    seconds: Number
+    findings: list[Departure]
+
+
+class Benchmarks(TypedDict):
+    """What is kept of `nox -s bench`."""
+
+    date: str
+    cpu: str
+    cores: int
+    python: str
+    figures: dict[str, dict[str, Number | str]]
+
+
 KINDS: Mapping[str, Any] = {"trial": TrialLine, "time": TimeLine, "probe": ProbeLine}
 
 
@@ -231,6 +296,16 @@ def check(line: Mapping[str, Any]) -> None:
         for name, value in arm.get("evidence", {}).items():
             if name.endswith("timeline"):
                 _check_timeline(f"arms[{number}].evidence.{name}", value)
+
+
+def document(path: Path, kind: Any, hint: str) -> dict[str, Any]:
+    """Return a file that holds one JSON value of a kind; UserError where it does not."""
+    try:
+        found: dict[str, Any] = orjson.loads(path.read_bytes())
+        fit(found, kind)
+    except (OSError, ValueError, MisfitError) as error:
+        raise UserError(f"{shown(path)}: {getattr(error, 'strerror', None) or error}", hint) from error
+    return found
 
 
 def _check_timeline(place: str, value: object) -> None:

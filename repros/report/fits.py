@@ -159,7 +159,7 @@ def _models(records: Sequence[Record]) -> list[str]:
     ]
     for record in records:
         for arm in record.arms:
-            if not WHOLE <= arm.figures.keys() or record.verdict not in SETTLED:
+            if not arm.figures.keys() >= WHOLE or record.verdict not in SETTLED:
                 continue
             figures = [arm.figures[name] for name in WHOLE_IN_ORDER]
             fits = f"{figures[1] / limit:.1%}"

@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from repros.errors import UserError
-from repros.results import shown
+from repros.runs import shown
+from repros.schema import Hunted, Mutants, Proof, document
+
+AGAIN = "run `nox -s prove`, `nox -s mutants` again and keep its file"
 
 
 def block(reports: Path) -> str:
     """Return the figures below ``reports/oracle`` and ``reports/hunt``; raise UserError where there are none."""
-    proofs = [read(path) for path in sorted((reports / "oracle").glob("prove-*.json"))]
+    proofs = [document(path, Proof, AGAIN) for path in sorted((reports / "oracle").glob("prove-*.json"))]
     if not proofs:
         raise UserError(
             f"{shown(reports / 'oracle')}: no results of the properties",
             "run `nox -s prove` and keep its files there as prove-CELL.json",
         )
-    rows = [*properties(proofs), *mutants(read(reports / "oracle" / "mutants.json"))]
-    hunts = [(path.parent, read(path)) for path in sorted((reports / "hunt").glob("*/findings.json"))]
+    rows = [*properties(proofs), *mutants(document(reports / "oracle" / "mutants.json", Mutants, AGAIN))]
+    pages = sorted((reports / "hunt").glob("*/findings.json"))
+    hunts = [(path.parent, document(path, Hunted, "hunt again with `nox -s hunt`")) for path in pages]
     rows += [line for folder, found in hunts for line in hunted(folder, found)]
     return "\n".join(rows)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return one results file."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{shown(path)}: {error}", "run `nox -s prove`, `nox -s mutants` again and keep its file"
-        ) from error
-    return found
 
 
 def properties(proofs: list[dict[str, Any]]) -> list[str]:

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from repros.case import Case
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import standing
 from repros.report.machine import when
-from repros.results import RESULTS, Record, lines, load, load_all, shown
+from repros.results import RESULTS, Record, lines, load, load_all
+from repros.schema import Benchmarks, document
 from repros.verdict import SETTLED
+
+
+class Run(TypedDict):
+    """One benchmark, as pytest-benchmark writes it."""
+
+    name: str
+    extra_info: dict[str, int | float | str]
+
+
+class Interpreter(TypedDict):
+    """Where it ran."""
+
+    python_version: str
+    cpu: NotRequired[dict[str, Any]]
+
+
+class Measured(TypedDict):
+    """A file of pytest-benchmark."""
+
+    datetime: str
+    machine_info: Interpreter
+    benchmarks: list[Run]
+
 
 BENCHMARKS = "benchmarks.json"
 
 
-def trimmed(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
+def trimmed(path: Path) -> dict[str, Any]:
     """Return of pytest-benchmark's file what may be committed: figures, date, packages; not whose machine it was."""
+    benchmarks = document(path, Measured, "give the file that `nox -s bench` wrote")
     machine = benchmarks["machine_info"]
     return {
         "date": benchmarks["datetime"][:10],
@@ -40,10 +64,7 @@ def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Sequence[
     """
     records, on_cards = load_all(evidence)[0], load_all(card)[0]
     kept = evidence[0] / BENCHMARKS
-    try:
-        bench = json.loads(kept.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{shown(kept)}: {error}", "run `nox -s bench`, then give `--benchmarks`") from error
+    bench = document(kept, Benchmarks, "run `nox -s bench`, then give `--benchmarks`")
     told = {"costs": costs(bench, spent(evidence[0])), "card": spent(card[0])}
     return {"standings": standings(records, on_cards, known), **told}
 

@@ -10,7 +10,7 @@ import copy
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(inner, (*path, step))
 
 
-def strange(draw: st.DrawFn) -> Any:
+def strange(draw: Callable[[Any], Any]) -> Any:
     """Return a value of another kind, one that no other line has a part of."""
     return copy.deepcopy(draw(st.sampled_from(STRANGE)))
 
