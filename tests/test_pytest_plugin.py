@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -190,3 +191,15 @@ def test_results_of_an_unknown_schema_stop_a_resume(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "schema version 99, this version reads 1" in done.stderr
     assert made.path.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("label", [CELL, "another"])
+def test_a_resumed_run_fails_by_what_an_earlier_call_found_in_its_cells(tmp_path: Path, label: str) -> None:
+    made = Run(tmp_path / "runs" / "20260101-000000-smoke")
+    packages = {"torch": "2.13.0", "transformers": "5.23.0", "bitsandbytes": "0.50.2"}
+    found = record("gh1935_saved_weight", "nf4-eager", label, Verdict.REPRODUCED, expected=False)
+    made.append(replace(found, environment={"packages": packages}))
+    chosen = "1935_saved and nf4-eager and not nf4-eager-" if label == CELL else "nothing_of_this_name"
+    done = run("--cell", CELL, "--resume", "-k", chosen, reports=tmp_path)
+    assert done.returncode == (1 if label == CELL else 5), done.stdout
+    assert ("hint: the record says that this version is not affected" in done.stdout) == (label == CELL)

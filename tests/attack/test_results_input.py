@@ -28,7 +28,7 @@ from tests.attack.tally import at_the_door
 
 KNOWN = {e.name: e for e in cases.find()}
 #: One value of each kind, none of which belongs in most places.
-STRANGE = [
+STRANGE: list[Any] = [
     *(None, True, False, 0, -1, 2**63, 10**30, 1.5, "", "x", "nan", "inf", "-inf", "absent", "\x00", "\x1b[31m", "[/]"),
     *([], {}, [None], [[]], {"": None}, [[1, "x"]], "a\nb", "<b>", "|", "\u202e", "9" * 400, "bytes", ["subject"]),
 ]
