@@ -50,10 +50,12 @@ def imported(name: str) -> ModuleType:
     """Import a case file; UserError with file and line where it raises, exits, prints or does not end."""
     if name in sys.modules:
         return sys.modules[name]
-    file = _file_of(name)
+    file = Path(*name.split(".")).with_suffix(".py")
     printed = io.StringIO()
     try:
         with _patience(), contextlib.redirect_stdout(printed):
+            spec = importlib.util.find_spec(name)
+            file = Path(spec.origin) if spec and spec.origin else file
             module = importlib.import_module(name)
     except (KeyboardInterrupt, DeclarationError):
         raise
@@ -63,11 +65,6 @@ def imported(name: str) -> ModuleType:
         what = f"{place_of(file, _line_of(file, 'print('))}: it prints `{shortened(printed.getvalue().strip())}`"
         raise DeclarationError(what, DECLARES)
     return module
-
-
-def _file_of(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    return Path(spec.origin) if spec and spec.origin else Path(*name.split(".")).with_suffix(".py")
 
 
 def _told(error: BaseException, file: Path) -> DeclarationError:
@@ -161,7 +158,7 @@ def check_arms(module: ModuleType, file: Path) -> None:
     """Refuse a case without an arm, or without what every arm is given."""
     for name in (*ARMS, "prepare", "oracle"):
         found = getattr(module, name, None)
-        if found is None and name == "proposed":
+        if found is None and name in ("proposed", "oracle"):
             continue
         place = place_of(file, _defined(file, name))
         if name in ARMS and not inspect.isgeneratorfunction(found):

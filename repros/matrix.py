@@ -260,7 +260,7 @@ class _Loader(yaml.BaseLoader):
     """Every scalar stays the text that was written, so ``2.10`` cannot become ``2.1``.
 
     The parser is the one in Python, whether or not the C library is there: its faults name the character that it met,
-    and a file of the largest size that is read takes it two seconds.
+    and a file of the largest size that is read takes it a second.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -318,14 +318,14 @@ def _plain(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         tag = getattr(event, "tag", None)
         if isinstance(event, yaml.AliasEvent):
-            problem = f"the alias `*{shortened(event.anchor)}`: each value is written out here"
+            problem = f"the alias `*{shortened(event.anchor or '')}`: each value is written out here"
         elif tag:
             problem = f"the tag `{shortened(tag)}`: every value is a plain text here"
         elif depth > _MOST_DEEP:
             problem = f"values nested more than {_MOST_DEEP} deep"
         else:
             continue
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _pin(at: _At, value: object) -> str:
