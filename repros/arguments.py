@@ -105,14 +105,6 @@ def a_file(text: str) -> Path:
     return path
 
 
-def existing_folder(text: str) -> Path:
-    """Read the path of a folder that is there."""
-    path, mode = _looked_at(text)
-    if mode is None or not stat.S_ISDIR(mode):
-        raise argparse.ArgumentTypeError(f"`{path}` is not a folder that is there")
-    return path
-
-
 def _looked_at(text: str) -> tuple[Path, int | None]:
     """Return a path, with its home folder written out, and what it is; None where nothing is there."""
     try:

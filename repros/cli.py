@@ -27,7 +27,6 @@ from repros.arguments import (
     a_folder,
     a_run,
     check_words,
-    existing_folder,
     number,
     python_version,
     whole,
@@ -151,7 +150,7 @@ def parser() -> Parser:
     readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
     readme.add_argument(
         "--evidence",
-        type=existing_folder,
+        type=a_folder,
         nargs="+",
         required=True,
         metavar="DIR",
@@ -159,7 +158,7 @@ def parser() -> Parser:
     )
     readme.add_argument(
         "--card",
-        type=existing_folder,
+        type=a_folder,
         nargs="+",
         required=True,
         metavar="DIR",

@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from rich.console import Console
 
 from repros import cases, history, results
-from repros.arguments import MOST_AT_ONCE, Parser, a_folder, existing_folder, number, whole
+from repros.arguments import MOST_AT_ONCE, Parser, a_folder, number, whole
 from repros.bisect import BAD, GOOD, SCAN, Search, Votes
 from repros.bisection import Bisection, Hunt
 from repros.errors import EnvError, UserError
@@ -42,7 +42,7 @@ def register(add: Add) -> None:
     bisect.add_argument("--to", dest="last", metavar="V", help="newest release (default: the newest)")
     bisect.add_argument("--known-bad", action="append", default=[], metavar="V", help="a release that has the bug")
     bisect.add_argument("--pre", action="store_true", help="take pre-releases too")
-    bisect.add_argument("--repo", type=existing_folder, metavar="PATH", help="walk the commits of this clone")
+    bisect.add_argument("--repo", type=a_folder, metavar="PATH", help="walk the commits of this clone")
     bisect.add_argument("--good", metavar="REV", help="with --repo: a good commit; with `auto`: a good cell")
     bisect.add_argument("--bad", metavar="REV", help="with --repo: a bad commit; with `auto`: a bad cell")
     bisect.add_argument("--any-signature", action="store_true", help="take any reproduction for the same bug")
@@ -72,7 +72,7 @@ def register(add: Add) -> None:
     probe.add_argument("--base", required=True, metavar="CELL", help="the cell to try it in")
     probe.add_argument("--package", help="the package that --source holds")
     probe.add_argument(
-        "--source", type=existing_folder, metavar="PATH", help="a clone: its worktree stands in for the package"
+        "--source", type=a_folder, metavar="PATH", help="a clone: its worktree stands in for the package"
     )
     probe.add_argument("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                        help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip

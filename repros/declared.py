@@ -61,6 +61,8 @@ def imported(name: str) -> ModuleType:
         raise
     except BaseException as error:  # noqa: BLE001 - a contributor's file may raise anything
         raise _told(error, file) from None
+    if not isinstance(module, ModuleType) or module.__name__ != name:
+        raise DeclarationError(f"{place_of(file, 1)}: it puts something else in its own place", DECLARES)
     if printed.getvalue():
         what = f"{place_of(file, _line_of(file, 'print('))}: it prints `{shortened(printed.getvalue().strip())}`"
         raise DeclarationError(what, DECLARES)
@@ -120,18 +122,31 @@ def _line_of(file: Path, text: str) -> int:
     return 1
 
 
+def check_readings(found: Mapping[str, Case]) -> None:
+    """Refuse readings in other cases that there are not, or that have no such condition."""
+    for case in found.values():
+        for reading in (one for claim in case.claims for several in claim.readings.values() for one in several):
+            if reading.case and reading.case not in found:
+                near = difflib.get_close_matches(reading.case, found, n=3, cutoff=0.3) or list(found)[:5]
+                raise reading.error(f"Reading.case: no case `{shortened(reading.case)}`", f"one of: {', '.join(near)}")
+            if reading.case and reading.condition not in (names := [c.name for c in found[reading.case].conditions]):
+                what = f"Reading.condition: `{reading.case}` has no condition `{shortened(reading.condition)}`"
+                near = difflib.get_close_matches(reading.condition, names, n=3, cutoff=0.3) or names[:5]
+                raise reading.error(what, f"one of: {', '.join(near)}")
+
+
 # --- the declaration -----------------------------------------------------------------------------
 
 
 def declaration(module: ModuleType) -> Case:
     """Return what a case module declares; UserError with file and line for what is missing or cannot be."""
-    file = Path(module.__file__ or module.__name__)
+    file = Path(str(getattr(module, "__file__", None) or module.__name__))
     case = getattr(module, "CASE", None)
     if not isinstance(case, Case):
         line = _defined(file, "CASE")
         what = "no `CASE`" if case is None else f"`CASE` is a {type(case).__name__}"
         raise DeclarationError(f"{place_of(file, line)}: {what}", "declare one: `CASE = Case(…)`")
-    if not (module.__doc__ or "").strip():
+    if not isinstance(module.__doc__, str) or not module.__doc__.strip():
         what = f"{place_of(file, 1)}: no docstring"
         raise DeclarationError(what, "say first what is claimed, how it comes about and what the budget allows")
     check_arms(module, file)
@@ -229,7 +244,7 @@ def check_recipe(case: Case, condition: Condition) -> None:
     except Exception as error:  # noqa: BLE001 - a contributor's function may raise anything
         what = f"condition `{condition.name}`: its checkpoint raises {type(error).__name__}: {shortened(_text(error))}"
         raise condition.error(what, "compute its name from the condition's parameters alone") from None
-    if name is not None and name not in recipes():
+    if name is not None and not (isinstance(name, str) and name in recipes()):
         what = f"condition `{condition.name}`: no checkpoint recipe `{shortened(str(name))}`"
         near = difflib.get_close_matches(str(name), recipes(), n=1) or list(recipes())
         raise condition.error(what, f"one of: {', '.join(near)}; recipes are in fixtures/recipes.json")

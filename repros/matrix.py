@@ -13,7 +13,6 @@ import math
 import os
 import re
 import stat
-import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -227,7 +226,7 @@ class _At:
         text = value.strip()
         self.at_most(len(text), _MOST_TEXT, "characters")
         # A control character or half of a surrogate pair cannot be printed; a bidirectional one lies about the rest.
-        wrong = next((c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs")), None)
+        wrong = next((c for c in text if not c.isprintable()), None)
         if wrong is not None:
             raise self.error(f"the character U+{ord(wrong):04X} in a text", "write plain characters on one line")
         return text
@@ -263,6 +262,25 @@ class _Loader(yaml.BaseLoader):
     and a file of the largest size that is read takes it a second.
     """
 
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what no matrix needs and what can grow without bound: aliases, tags, deep nesting."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"the alias `*{shortened(event.anchor or '')}`: each value is written out here"
+        elif tag:
+            problem = f"the tag `{shortened(tag)}`: every value is a plain text here"
+        elif self.depth > _MOST_DEEP:
+            problem = f"values nested more than {_MOST_DEEP} deep"
+        else:
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -280,7 +298,6 @@ def _read(path: Path) -> object:
     """Parse the file; a fault in its YAML is told with line and column."""
     try:
         text = _content(path)
-        _plain(text)
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a BaseLoader
     except OSError as error:
         hint = "run from the checkout's root, or name the file with `--matrix`"
@@ -309,23 +326,6 @@ def _content(path: Path) -> str:
             what = f"{path.name}: {about.st_size:,} bytes, at most {_MOST_BYTES:,} are read"
             raise UserError(what, "keep the cells that trials are made in")
         return file.read(_MOST_BYTES).decode("utf-8")
-
-
-def _plain(text: str) -> None:
-    """Refuse what no matrix needs and what can grow without bound: aliases, tags, deep nesting."""
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.BaseLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        tag = getattr(event, "tag", None)
-        if isinstance(event, yaml.AliasEvent):
-            problem = f"the alias `*{shortened(event.anchor or '')}`: each value is written out here"
-        elif tag:
-            problem = f"the tag `{shortened(tag)}`: every value is a plain text here"
-        elif depth > _MOST_DEEP:
-            problem = f"values nested more than {_MOST_DEEP} deep"
-        else:
-            continue
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)  # type: ignore[arg-type]
 
 
 def _pin(at: _At, value: object) -> str:

@@ -216,7 +216,7 @@ class CaseFile(pytest.File):
                     nodeid = f"{self.nodeid}::{name}"
                     yield TrialItem.from_parent(self, name=name, nodeid=nodeid, trial=trial, cell=cell, plugin=plugin)
 
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException]) -> Any:
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Print a contributor's mistake as its two lines, without a traceback."""
         return str(excinfo.value) if isinstance(excinfo.value, UserError) else super().repr_failure(excinfo)
 

@@ -46,6 +46,9 @@ def find(packages: tuple[str, ...] = ("repros.cases.bitsandbytes", "repros.cases
             what = f"{one.module}: `{one.name}` is the name of {found[one.name].module} too"
             raise UserError(what, "rename one of the two files")
         found[one.name] = one
+    from repros import declared
+
+    declared.check_readings({name: one.case for name, one in found.items()})
     return tuple(found.values())
 
 
