@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import nox
-import yaml
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
@@ -19,12 +18,22 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["tests"]
 
 HERE = Path(__file__).parent
-CELLS = yaml.safe_load((HERE / "matrix.yaml").read_text(encoding="utf-8"))["cells"]
+sys.path.insert(0, str(HERE))
+
+from repros import host, runs  # noqa: E402 - found by the line above
+from repros.errors import UserError  # noqa: E402
+from repros.matrix import load_matrix  # noqa: E402
+
+try:
+    CELLS = load_matrix(HERE / "matrix.yaml").cells
+except UserError as error:
+    print(error, file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def cells(tier: str) -> list[str]:
     """Return the names of a tier's cells."""
-    return [cell["name"] for cell in CELLS if tier in cell["tiers"]]
+    return [cell.name for cell in CELLS if tier in cell.tiers]
 
 
 def group(session: nox.Session, *names: str) -> None:
@@ -35,9 +44,6 @@ def group(session: nox.Session, *names: str) -> None:
 @functools.cache
 def new_run(tier: str) -> str:
     """Make the folder that the cells of one invocation share."""
-    sys.path.insert(0, str(HERE))
-    from repros import runs
-
     return str(runs.new_run(tier))
 
 
@@ -90,7 +96,6 @@ def full(session: nox.Session, cell: str) -> None:
 @nox.parametrize("cell", cells("gpu"))
 def gpu(session: nox.Session, cell: str) -> None:
     """Try every case on a GPU, with the torch that the host has; `-- --wheelhouse DIR` needs no network."""
-    sys.path.insert(0, str(HERE))
     from repros import host
 
     lacking = None if "--dry-run" in session.posargs else host.without_gpu(cells("gpu"))

@@ -30,12 +30,25 @@ born after that: ``held_bytes`` is what was born since and is still alive when `
 
 from __future__ import annotations
 
+import difflib
+import json
+import math
 import re
+import sys
+import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
+
+from repros.errors import UserError, shortened
 
 ARMS = ("subject", "reference", "planted", "proposed")
+#: What a cell pins.
+AXES = ("torch", "transformers", "bitsandbytes")
+COMPANIONS = ("accelerate", "peft", "huggingface_hub", "tokenizers")
+PACKAGES = AXES + COMPANIONS
+DEVICES = ("cpu", "cuda")
 
 #: Bytes of one element, by the name torch prints for the dtype.
 ITEMSIZE: Mapping[str, int] = {
@@ -45,8 +58,123 @@ ITEMSIZE: Mapping[str, int] = {
 Params = Mapping[str, object]
 
 
+class DeclarationError(UserError):
+    """What a case declares and cannot be; its first line begins with file and line."""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, Mapping) and all(map(_is_text, (*value, *value.values())))
+
+
+def _is_params(value: object) -> bool:
+    """Parameters travel to an arm as JSON."""
+    if not (isinstance(value, Mapping) and all(map(_is_text, value))):
+        return False
+    try:
+        json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _each(value: object, holds: Callable[[object], bool]) -> bool:
+    return isinstance(value, tuple | list) and all(map(holds, value))
+
+
+def _one_of(*names: str) -> Callable[[object], bool]:
+    return lambda value: type(value).__name__ in names
+
+
+def _tuple_of(name: str) -> Callable[[object], bool]:
+    return lambda value: _each(value, _one_of(name))
+
+
+#: What a field may hold, by its annotation, and how that is called.
+KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "str": (_is_text, "a text of one line"),
+    "str | None": (lambda v: v is None or _is_text(v), "a text of one line, or None"),
+    "bool": (lambda v: isinstance(v, bool), "True or False"),
+    "int": (lambda v: type(v) is int and v >= 0, "a whole number, 0 or more"),
+    "float": (_is_number, "a number above 0"),
+    "Params": (_is_params, "a mapping from names to values that JSON can hold"),
+    "Mapping[str, str]": (_is_texts, "a mapping from texts to texts"),
+    "Mapping[str, tuple[Reading, ...]]": (
+        lambda v: isinstance(v, Mapping) and all(_each(one, _one_of("Reading")) for one in v.values()),
+        "a mapping from names to tuples of Reading",
+    ),
+    "tuple[str, ...]": (lambda v: _each(v, _is_text), "a tuple of texts"),
+    **{f"tuple[{name}, ...]": (_tuple_of(name), f"a tuple of {name}")
+       for name in ("Affected", "Claim", "Condition", "Symptom")},
+    "Budget": (_one_of("Budget"), "a Budget"),
+    "Budget | None": (_one_of("Budget", "NoneType"), "a Budget, or None"),
+    "Requires": (_one_of("Requires"), "a Requires"),
+    "Callable[[Params], float]": (callable, "a function of the parameters"),
+    "Callable[[], float]": (callable, "a function"),
+    "str | Callable[[Params], str] | None": (
+        lambda v: v is None or callable(v) or _is_text(v), "a name, a function of the parameters, or None"
+    ),
+}  # fmt: skip
+
+
+class _Declared:
+    """A part of a declaration: it knows where it is written, and holds what its annotations say."""
+
+    place = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", _place())
+        for one in fields(self):  # type: ignore[arg-type]
+            holds, kind = KINDS[str(one.type)]
+            value = getattr(self, one.name)
+            if not holds(value):
+                raise self.error(f"{type(self).__name__}.{one.name}: {_quoted(value)} is not {kind}", f"write {kind}")
+        self._check()
+
+    def _check(self) -> None:
+        """Look at what no annotation says."""
+
+    def error(self, what: str, hint: str) -> DeclarationError:
+        """Return the error of this part, with the place where it is written."""
+        return DeclarationError(f"{self.place}: {what}", hint)
+
+    def _within(self, name: str, value: str, known: tuple[str, ...]) -> None:
+        if value not in known:
+            what = f"{type(self).__name__}.{name}: unknown {name.rstrip('s')} `{shortened(value)}`"
+            raise self.error(what, f"one of: {', '.join(known)}")
+
+
+def _place() -> str:
+    """Return file and line of the innermost code that is not of this module and not of `dataclasses`."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__") in (__name__, "dataclasses"):
+        frame = frame.f_back
+    return place_of(Path(frame.f_code.co_filename), frame.f_lineno)
+
+
+def place_of(path: Path, line: int) -> str:
+    """Return ``file:line``, the file as seen from the project's folder where it lies inside."""
+    root = Path(__file__).resolve().parents[1]
+    return f"{path.relative_to(root) if path.is_relative_to(root) else path}:{line}"
+
+
+def _quoted(value: object) -> str:
+    """Return a value as a message shows it, whatever its own `repr` does."""
+    try:
+        return f"`{shortened(repr(value))}`"
+    except Exception:  # noqa: BLE001 - the value is of a contributor's class
+        return f"a {type(value).__name__}"
+
+
 @dataclass(frozen=True)
-class Reading:
+class Reading(_Declared):
     """Where the suite measures a number that a report gives.
 
     ``figure`` of ``arm`` under ``condition``, in cells whose packages satisfy ``versions``; the arm ``budget`` means
@@ -64,9 +192,12 @@ class Reading:
     note: str = ""
     value: Callable[[], float] = float
 
+    def _check(self) -> None:
+        self._within("arm", self.arm, (*ARMS, "budget", "arithmetic"))
+
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(_Declared):
     """What the report says in numbers, quoted in its own units; never used as a budget."""
 
     text: str
@@ -77,13 +208,19 @@ class Claim:
     #: Name of a reported number -> where it is measured, in one place or several.
     readings: Mapping[str, tuple[Reading, ...]] = field(default_factory=dict)
 
+    def _check(self) -> None:
+        for name in self.readings:
+            if name not in self.reported:
+                what = f"Claim.readings: the report gives no number `{shortened(str(name))}`"
+                raise self.error(what, f"one of: {', '.join(self.reported)}" if self.reported else "fill in `reported`")
+
     def covers(self, condition: str) -> bool:
         """Return whether a condition speaks to this claim."""
         return any(fnmatchcase(condition, glob) for glob in self.conditions.split())
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(_Declared):
     """A limit on one figure of an observation.
 
     ``limit`` maps a condition's parameters to the largest allowed value, from shapes and dtypes alone (bytes for a
@@ -96,9 +233,11 @@ class Budget:
     second: str | None = None
     second_slack: int = 0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         if re.search(r"_[kmg]i?b$", self.figure, re.IGNORECASE):
-            raise ValueError(f"budget on `{self.figure}`: memory is counted in bytes\nhint: name a `*_bytes` figure")
+            raise self.error(f"budget on `{self.figure}`: memory is counted in bytes", "name a `*_bytes` figure")
+        if not self.figure.isidentifier():
+            raise self.error(f"Budget.figure: `{shortened(self.figure)}` is not a figure", "such as `held_bytes`")
 
     @property
     def unit(self) -> str:
@@ -119,7 +258,7 @@ CONTEXT_BYTES = 768 << 20
 
 
 @dataclass(frozen=True)
-class Requires:
+class Requires(_Declared):
     """What a condition needs; where it is missing, the trial is `unsupported` with that reason."""
 
     packages: Mapping[str, str] = field(default_factory=dict)
@@ -131,9 +270,13 @@ class Requires:
     card_bytes: int = 0
     reason: str = ""
 
+    def _check(self) -> None:
+        if not self.cards:
+            raise self.error("Requires.cards: 0 cards", "leave it out: a cell without a GPU has no cards to count")
+
 
 @dataclass(frozen=True)
-class Condition:
+class Condition(_Declared):
     """One way to run a case; ``params`` go to ``prepare`` and to the budget."""
 
     name: str
@@ -151,6 +294,18 @@ class Condition:
     #: The condition on a CPU that stands for this one on a GPU; empty if none does.
     proxy: str = ""
 
+    def _check(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", self.name):
+            what = f"Condition.name: `{shortened(self.name)}` is not a name"
+            raise self.error(what, "use letters, digits, `-`, `.`, `_` and `+`: it is chosen by globs and names files")
+        self._within("device", self.device, DEVICES)
+        for arm in self.without:
+            # A verdict needs the other three.
+            self._within("without", arm, ("proposed",))
+        for name in self.env:
+            if not name or "=" in name:
+                raise self.error(f"Condition.env: `{name}` is not a name of a variable", "such as `OMP_NUM_THREADS`")
+
     def on_cuda(self, **changes: object) -> Condition:
         """Return the same condition on a GPU, with these parameters changed; this one is its proxy on a CPU."""
         params = {**self.params, "device": "cuda", **changes}
@@ -163,7 +318,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Affected:
+class Affected(_Declared):
     """A window of versions in which the suite's own trials reproduced the report.
 
     ``versions`` maps packages to PEP 440 specifiers which must all hold; ``conditions`` is a glob; ``source`` names
@@ -174,6 +329,9 @@ class Affected:
     conditions: str = "*"
     device: str = "cpu"
     source: str = ""
+
+    def _check(self) -> None:
+        self._within("device", self.device, DEVICES)
 
     def covers(self, condition: str) -> bool:
         """Return whether this window speaks of the condition."""
@@ -193,19 +351,39 @@ def on_cards(source: str, **windows: tuple[str, ...]) -> tuple[Affected, ...]:
 
 
 @dataclass(frozen=True)
-class Symptom:
+class Symptom(_Declared):
     """An exception that *is* the reported symptom: it counts as breaking the budget; any other is an `error`."""
 
     type: str
     text: str = ""
+
+    def _check(self) -> None:
+        if not self.type.isidentifier():
+            what = f"Symptom.type: `{shortened(self.type)}` is not a class name"
+            raise self.error(what, "write an exception's class without its module")
+        try:
+            re.compile(self.text)
+        except (re.error, OverflowError, RecursionError) as error:
+            what = f"Symptom.text: `{shortened(self.text)}` is not a regular expression: {error}"
+            raise self.error(what, "escape what stands for itself, such as `\\(`") from None
 
     def matches(self, types: tuple[str, ...], text: str) -> bool:
         """Match a class name of the exception's MRO and a regular expression searched in its text."""
         return self.type in types and re.search(self.text, text) is not None
 
 
+def _no_condition(what: str, name: str, names: list[str]) -> tuple[str, str]:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:5]
+    return f"{what}: no condition `{shortened(name)}` in this case", f"one of: {', '.join(near)}"
+
+
+def _matches(part: _Declared, what: str, glob: str, names: list[str]) -> None:
+    if not any(fnmatchcase(name, glob) for name in names):
+        raise part.error(*_no_condition(what, glob, names))
+
+
 @dataclass(frozen=True)
-class Case:
+class Case(_Declared):
     """One upstream report."""
 
     package: str
@@ -232,6 +410,32 @@ class Case:
     repeats: int = 1
     timeout_s: float = 60.0
     url: str = ""
+
+    def _check(self) -> None:
+        if not 1 <= self.repeats <= 100:
+            raise self.error(f"Case.repeats: {self.repeats} tries of the subject", "write 1 to 100")
+        names = [condition.name for condition in self.conditions]
+        if not names:
+            raise self.error("Case.conditions: no condition", 'write at least one: `Condition("eager")`')
+        for condition in self.conditions:
+            if names.count(condition.name) > 1:
+                what = f"condition `{condition.name}`: the name of another condition too"
+                raise condition.error(what, "give each condition a name of its own")
+        self._check_references(names)
+
+    def _check_references(self, names: list[str]) -> None:
+        """Refuse globs and names that mean no condition of this case."""
+        for claim in self.claims:
+            for glob in claim.conditions.split():
+                _matches(claim, "Claim.conditions", glob, names)
+            for reading in (one for several in claim.readings.values() for one in several if not one.case):
+                if reading.condition not in names:
+                    raise reading.error(*_no_condition("Reading.condition", reading.condition, names))
+        for window in self.affected:
+            _matches(window, "Affected.conditions", window.conditions, names)
+        for condition in self.conditions:
+            if condition.proxy and condition.proxy not in names:
+                raise condition.error(*_no_condition("Condition.proxy", condition.proxy, names))
 
     def condition(self, name: str) -> Condition:
         """Return the condition of that name; KeyError if there is none."""

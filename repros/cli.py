@@ -7,6 +7,7 @@ Exit codes: 0 as expected, 1 a regression or a stale record, 2 usage or environm
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from repros import __version__, cases, ending, results
+from repros.arguments import (
+    MOST_AT_ONCE,
+    Parser,
+    a_file,
+    a_folder,
+    a_run,
+    check_words,
+    number,
+    python_version,
+    whole,
+)
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.host import probe_host
@@ -37,19 +49,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] != ["probe"]:
         return _main(words)
-    from repros.cli_bisect import EXIT_ABORT, as_probe
+    from repros.cli_bisect import as_probe
 
-    try:
-        return as_probe(_main(words))
-    except SystemExit as error:  # argparse's own 2 would be a vote in `git bisect run`
-        return EXIT_ABORT if error.code else EXIT_AS_EXPECTED
+    return as_probe(_main(words))
 
 
 def _main(argv: Sequence[str]) -> int:
-    arguments = parser().parse_args(argv)
     console = terminal.console()
-    command: Callable[[argparse.Namespace, Console], int] = arguments.command
     try:
+        check_words(argv)
+        arguments = parser().parse_args(argv)
+        command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -59,22 +69,32 @@ def _main(argv: Sequence[str]) -> int:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         return EXIT_AS_EXPECTED
+    except OSError as error:
+        if error.filename is None:
+            return _fault(error)
+        says = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        print(UserError(says, "check that path, its permissions, and the free space"), file=sys.stderr)
+        return EXIT_USAGE
     except Exception as error:  # noqa: BLE001 - a fault of ours is told apart from a finding
-        import traceback
-
-        traceback.print_exc()
-        print(f"repros: a fault of the harness: {type(error).__name__}: {error}\nhint: report it with the lines above",
-              file=sys.stderr)  # fmt: skip
-        return EXIT_FAULT
+        return _fault(error)
 
 
-def parser() -> argparse.ArgumentParser:
+def _fault(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    print(f"repros: a fault of the harness: {type(error).__name__}: {error}\nhint: report it with the lines above",
+          file=sys.stderr)  # fmt: skip
+    return EXIT_FAULT
+
+
+def parser() -> Parser:
     """Return the command line."""
-    top = argparse.ArgumentParser(prog="python -m repros", description=__doc__.partition("\n")[0] if __doc__ else None)
+    top = Parser(prog="python -m repros", description=__doc__.partition("\n")[0] if __doc__ else None)
     top.add_argument("--version", action="version", version=f"repros {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: Callable[[argparse.Namespace, Console], int], text: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Callable[[argparse.Namespace, Console], int], text: str) -> Parser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         return sub
@@ -85,8 +105,8 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--condition", default="*", help="names of conditions, or globs, separated by blanks (default: all)"
     )
-    run.add_argument("--jobs", type=int, help="arms at a time (default: cores and one)")
-    run.add_argument("--reports", type=Path, help="folder in place of reports/")
+    run.add_argument("--jobs", type=whole(1, MOST_AT_ONCE), help="arms at a time (default: cores and one)")
+    run.add_argument("--reports", type=a_folder, help="folder in place of reports/")
     run.add_argument("--resume", action="store_true", help="go on with the newest run")
     run.add_argument("--snapshots", action="store_true",
                      help="on a GPU: keep each arm's snapshot of the allocator beside its log")  # fmt: skip
@@ -99,36 +119,38 @@ def parser() -> argparse.ArgumentParser:
     doctor = add("doctor", cmd_doctor, "say what can run on this machine, and why the rest cannot")
     doctor.add_argument("--tier", help="only the cells of this tier")
     report = add("report", cmd_report, "print a run: verdicts, standings; or write its page")
-    report.add_argument("run", nargs="*", type=Path, help="folders of runs, read as one (default: the newest)")
-    report.add_argument("--html", type=Path, metavar="FILE", help="write one page that opens from disk")
-    report.add_argument("--against", type=Path, metavar="RUN", help="with --html or --markdown: show what changed")
-    report.add_argument("--summary", type=Path, metavar="FILE", help="write what a CI job shows of itself")
-    report.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML there")
-    report.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there (`-`: print it)")
+    report.add_argument("run", nargs="*", type=a_run, help="folders of runs, read as one (default: the newest)")
+    report.add_argument("--html", type=a_file, metavar="FILE", help="write one page that opens from disk")
+    report.add_argument("--against", type=a_run, metavar="RUN", help="with --html or --markdown: show what changed")
+    report.add_argument("--summary", type=a_file, metavar="FILE", help="write what a CI job shows of itself")
+    report.add_argument("--junit", type=a_file, metavar="FILE", help="write JUnit XML there")
+    report.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there (`-`: print it)")
     report.add_argument(
-        "--commit-to", type=Path, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME"
+        "--commit-to", type=a_folder, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME"
     )
     proxies = add("proxies", cmd_proxies, "hold verdicts on a GPU beside those of their proxies on a CPU")
-    proxies.add_argument("gpu", type=Path, help="folder of a run on a GPU")
-    proxies.add_argument("cpu", type=Path, nargs="+", help="folders of runs on a CPU")
-    proxies.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
+    proxies.add_argument("gpu", type=a_run, help="folder of a run on a GPU")
+    proxies.add_argument("cpu", type=a_run, nargs="+", help="folders of runs on a CPU")
+    proxies.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there")
 
     fits = add("fits", cmd_fits, "say what trains on which card, and what a mixture of experts comes to")
-    fits.add_argument("run", type=Path, nargs="+", help="folders of runs")
-    fits.add_argument("--markdown", type=Path, metavar="FILE", help="write the page there")
+    fits.add_argument("run", type=a_run, nargs="+", help="folders of runs")
+    fits.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there")
     bundle = add("bundle", cmd_bundle, "write a trial as an attachment: one-file script, comment, evidence")
     bundle.add_argument("case", help="a case's name, or the number of its report (gh1927)")
     bundle.add_argument("--cell", help="a cell of the run (default: one in which it is reproduced)")
     bundle.add_argument("--condition", help="a condition of the case (default: one that is reproduced)")
-    bundle.add_argument("--run", type=Path, help="folder of a run (default: the newest, or the committed evidence)")
-    bundle.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle (default: below reports/bundles)")
+    bundle.add_argument("--run", type=a_run, help="folder of a run (default: the newest, or the committed evidence)")
+    bundle.add_argument(
+        "--out", type=a_folder, metavar="DIR", help="folder of the bundle (default: below reports/bundles)"
+    )
     stories = add("stories", cmd_stories, "write the story of each report from committed evidence")
-    stories.add_argument("run", nargs="+", type=Path, help="folders of results, read as one")
-    stories.add_argument("--to", type=Path, metavar="DIR", help="folder of the stories (default: reports/stories)")
+    stories.add_argument("run", nargs="+", type=a_run, help="folders of results, read as one")
+    stories.add_argument("--to", type=a_folder, metavar="DIR", help="folder of the stories (default: reports/stories)")
     readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
     readme.add_argument(
         "--evidence",
-        type=Path,
+        type=a_folder,
         nargs="+",
         required=True,
         metavar="DIR",
@@ -136,22 +158,24 @@ def parser() -> argparse.ArgumentParser:
     )
     readme.add_argument(
         "--card",
-        type=Path,
+        type=a_folder,
         nargs="+",
         required=True,
         metavar="DIR",
         help="evidence of runs on cards; the first one's cost is told",
     )
     readme.add_argument(
-        "--benchmarks", type=Path, metavar="FILE", help="keep these figures of `nox -s bench` there first"
+        "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` there first"
     )
     env = add("env", cmd_env, "build the environments of cells and print their interpreters")
     _cell_options(env)
     env.add_argument("--quiet", action="store_true", help="print the interpreters and nothing else")
     house = add("wheelhouse", cmd_wheelhouse, "gather the wheels of a tier for a machine without a network")
     house.add_argument("--tier", default="gpu")
-    house.add_argument("--out", type=Path, required=True, metavar="DIR")
-    house.add_argument("--python", default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="of that machine")
+    house.add_argument("--out", type=a_folder, required=True, metavar="DIR")
+    house.add_argument(
+        "--python", type=python_version, default=f"{sys.version_info[0]}.{sys.version_info[1]}", help="of that machine"
+    )
     house.add_argument(
         "--slim", default="", metavar="CUDA", help="keep one CUDA's library of bitsandbytes, e.g. cuda130"
     )
@@ -159,22 +183,22 @@ def parser() -> argparse.ArgumentParser:
     locks.add_argument("--tier", default="cpu")
     hunted = add("hunt", cmd_hunt, "hunt for departures of the installed package from the reference")
     hunted.add_argument("--cell", action="append", required=True, help="the cell to hunt in")
-    hunted.add_argument("--minutes", type=float, default=10.0)
-    hunted.add_argument("--seed", type=int, default=0, help="of the lives that are made")
+    hunted.add_argument("--minutes", type=number(0, 60 * 24 * 7), default=10.0)
+    hunted.add_argument("--seed", type=whole(0, 2**63 - 1), default=0, help="of the lives that are made")
     hunted.add_argument("--hide-known", action="store_true", help="put the list of known departures away")
     hunted.add_argument("--tier", default="cpu", help="the cells of the table (default: cpu)")
-    hunted.add_argument("--out", type=Path, help="folder of page, cases and scripts (default: below reports/runs/)")
+    hunted.add_argument("--out", type=a_folder, help="folder of page, cases and scripts (default: below reports/runs/)")
     from repros import cli_bisect
 
     cli_bisect.register(add)
     new = add("new", cmd_new, "start a case file: new PACKAGE NUMBER SLUG")
     new.add_argument("package", choices=["bitsandbytes", "transformers"])
-    new.add_argument("number", type=int)
+    new.add_argument("number", type=whole(0, 10**9))
     new.add_argument("slug")
     return top
 
 
-def _cell_options(sub: argparse.ArgumentParser) -> None:
+def _cell_options(sub: Parser) -> None:
     sub.add_argument("--cell", action="append", default=[], help="a cell of matrix.yaml (may be given again)")
     sub.add_argument("--tier", help="all cells of a tier")
     sub.add_argument("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
@@ -194,7 +218,12 @@ def chosen_trials(names: Sequence[str], condition: str, cells: Sequence[Cell]) -
     matching = [(e, c) for e, c in pairs if any(fnmatchcase(c.name, glob) for glob in globs)]
     if not matching:
         cases.refuse(entries, condition)
-    return [(Trial(e, c, cell.label), cell) for cell in cells for e, c in matching if c.device == cell.device]
+    found = [(Trial(e, c, cell.label), cell) for cell in cells for e, c in matching if c.device == cell.device]
+    if not found:
+        have, given = (", ".join(sorted({one.device for one in ones})) for ones in ([c for _, c in matching], cells))
+        what = f"{' '.join(names)} --condition {condition}: {len(matching)} condition(s) for {have}, cells for {given}"
+        raise UserError(what, f"name a cell for {have} with `--cell`, see `python -m repros cells`")
+    return found
 
 
 def cmd_run(arguments: argparse.Namespace, console: Console) -> int:

@@ -8,16 +8,16 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from rich.console import Console
 
 from repros import cases, history, results
+from repros.arguments import MOST_AT_ONCE, Parser, a_folder, number, whole
 from repros.bisect import BAD, GOOD, SCAN, Search, Votes
 from repros.bisection import Bisection, Hunt
 from repros.errors import EnvError, UserError
 from repros.host import probe_host
-from repros.matrix import Cell, Matrix, load_matrix
+from repros.matrix import Cell, Matrix, load_matrix, overridden
 from repros.probing import Kept, Workshop
 from repros.releases import Release, chosen, releases, version_of
 from repros.results import ROOT
@@ -25,7 +25,7 @@ from repros.revisions import Revision, of_releases, package_named, ruled_out
 from repros.trial import Trial
 
 MATRIX = ROOT / "matrix.yaml"
-Add = Callable[[str, Callable[[argparse.Namespace, Console], int], str], argparse.ArgumentParser]
+Add = Callable[[str, Callable[[argparse.Namespace, Console], int], str], Parser]
 
 #: git's convention for `git bisect run`: anything from 128 up ends the bisection in place of casting a vote.
 EXIT_GOOD, EXIT_BAD, EXIT_SKIP, EXIT_ABORT, EXIT_FAULT, EXIT_INTERRUPTED = 0, 1, 125, 128, 129, 130
@@ -42,26 +42,38 @@ def register(add: Add) -> None:
     bisect.add_argument("--to", dest="last", metavar="V", help="newest release (default: the newest)")
     bisect.add_argument("--known-bad", action="append", default=[], metavar="V", help="a release that has the bug")
     bisect.add_argument("--pre", action="store_true", help="take pre-releases too")
-    bisect.add_argument("--repo", type=Path, metavar="PATH", help="walk the commits of this clone")
+    bisect.add_argument("--repo", type=a_folder, metavar="PATH", help="walk the commits of this clone")
     bisect.add_argument("--good", metavar="REV", help="with --repo: a good commit; with `auto`: a good cell")
     bisect.add_argument("--bad", metavar="REV", help="with --repo: a bad commit; with `auto`: a bad cell")
     bisect.add_argument("--any-signature", action="store_true", help="take any reproduction for the same bug")
-    bisect.add_argument("--racy", type=float, metavar="SHARE", help="share of tries in which a bad revision shows it")
-    bisect.add_argument("--scan", type=int, default=SCAN, help=f"tries where both ends agree (default: {SCAN})")
-    bisect.add_argument("--at-once", type=int, default=1, metavar="K", help="revisions probed side by side")
     bisect.add_argument(
-        "--ahead", type=int, default=2, metavar="N", help="environments made ahead (default: 2; busy: 0)"
+        "--racy", type=number(0, 1), metavar="SHARE", help="share of tries in which a bad revision shows it"
+    )
+    bisect.add_argument(
+        "--scan", type=whole(0, 1000), default=SCAN, help=f"tries where both ends agree (default: {SCAN})"
+    )
+    bisect.add_argument(
+        "--at-once", type=whole(1, MOST_AT_ONCE), default=1, metavar="K", help="revisions probed side by side"
+    )
+    bisect.add_argument(
+        "--ahead",
+        type=whole(0, MOST_AT_ONCE),
+        default=2,
+        metavar="N",
+        help="environments made ahead (default: 2; busy: 0)",
     )
     bisect.add_argument("--no-confirm", action="store_true", help="do not try the neighbours of an edge again")
     bisect.add_argument("--retry", action="store_true", help="probe again what ended in an error or a timeout")
-    bisect.add_argument("--reports", type=Path, help="folder in place of reports/")
-    bisect.add_argument("--commit-to", type=Path, metavar="DIR", help="keep probes and page as evidence there")
+    bisect.add_argument("--reports", type=a_folder, help="folder in place of reports/")
+    bisect.add_argument("--commit-to", type=a_folder, metavar="DIR", help="keep probes and page as evidence there")
     probe = add("probe", cmd_probe, "say good (0), bad (1) or skip (125) of one state, for `git bisect run`")
     probe.add_argument("case")
     probe.add_argument("--condition", required=True, help="the name of one condition")
     probe.add_argument("--base", required=True, metavar="CELL", help="the cell to try it in")
     probe.add_argument("--package", help="the package that --source holds")
-    probe.add_argument("--source", type=Path, metavar="PATH", help="a clone: its worktree stands in for the package")
+    probe.add_argument(
+        "--source", type=a_folder, metavar="PATH", help="a clone: its worktree stands in for the package"
+    )
     probe.add_argument("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                        help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
     probe.add_argument(
@@ -161,8 +173,6 @@ def _expected(entry: cases.Entry, condition: str, pins: Mapping[str, str], devic
 def _votes(racy: float | None) -> Votes:
     if racy is None:
         return Votes()
-    if not 0 < racy <= 1:
-        raise UserError(f"--racy {racy}: not a share", "write the share of tries that show the bug, such as 0.5")
     return Votes(hit=min(racy, 0.999), false=0.001, sure=0.99, most=64)
 
 
@@ -285,12 +295,7 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
 
     entry = only(arguments.case, arguments.condition)
     condition = entry.condition(arguments.condition)
-    cell = load_matrix(MATRIX).cell(arguments.base)
-    for override in arguments.overrides:
-        name, separator, spec = override.partition("=")
-        if not separator:
-            raise UserError(f"--with {override}: no `=` in it", "write `--with PACKAGE=SPEC`")
-        cell = cell.with_override(name, spec)
+    cell = overridden(load_matrix(MATRIX).cell(arguments.base), arguments.overrides)
     package = package_named(arguments.package or entry.case.package)
     if arguments.source:
         revision = history.worktree(arguments.source, package, cell)

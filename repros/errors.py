@@ -39,3 +39,8 @@ class EnvError(UserError):
 def _one_line(text: str) -> str:
     """Escape what a terminal would not show in place, so that an error stays at two lines."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return what of a text fits into a line that quotes it."""
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -1,16 +1,21 @@
 """``matrix.yaml`` -> cells: axes, companions, tiers and the excludes that say what cannot be.
 
 Pure: reads one file, starts nothing, imports nothing under test. Every error is a ``UserError``
-that names the file, the key and a mend.
+that names the file, the key and a mend. The checks are written by hand: a library that validates types knows neither
+the nearest name nor the pin to write in place of a wrong one, and most of these checks hold one key against another.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import math
+import os
 import re
+import stat
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,20 +25,26 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from repros.errors import UserError
+from repros.case import AXES as AXES
+from repros.case import COMPANIONS as COMPANIONS
+from repros.case import DEVICES as DEVICES
+from repros.case import PACKAGES as PACKAGES
+from repros.errors import UserError, shortened
 from repros.overrides import is_version, parse_override
 
-AXES = ("torch", "transformers", "bitsandbytes")
-COMPANIONS = ("accelerate", "peft", "huggingface_hub", "tokenizers")
-PACKAGES = AXES + COMPANIONS
-DEVICES = ("cpu", "cuda")
 HOST = "host"
 """The pin of torch that means: the torch which the host has, kept as it is."""
 
 _SECTIONS = ("tiers", "axes", "companions", "excludes", "cells")
 _CELL_KEYS = ("name", "tiers", "device", "note", *PACKAGES)
-_CELL_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
-_TIER_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_CELL_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,99}")  # it names folders
+_TIER_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+#: Bytes of a file, and how deep its values may nest (the shipped one: 8 KB, 4 deep).
+_MOST_BYTES, _MOST_DEEP = 256 << 10, 16
+#: Characters of a text, and of a pin or specifier: far more digits than a release has ever had.
+_MOST_TEXT, _MOST_PIN = 1000, 100
+#: Cells and excludes are held against each other, and each exclude against what the axes can combine to.
+_MOST_CELLS, _MOST_RULES, _MOST_COMBINATIONS = 500, 100, 10_000
 
 
 @dataclass(frozen=True)
@@ -154,13 +165,19 @@ def chosen_cells(matrix: Matrix, tier: str | None, names: Iterable[str], overrid
     Raises UserError for what is unknown or not of that form.
     """
     cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")
+    given = tuple(overrides)
+    return tuple(overridden(cell, given) for cell in cells)
+
+
+def overridden(cell: Cell, overrides: Iterable[str]) -> Cell:
+    """Return the cell with what ``--with PACKAGE=SPEC`` (or ``PACKAGE==VERSION``) puts in place of its pins."""
     for override in overrides:
         package, separator, spec = override.partition("=")
         if not separator:
             what = f"--with {override}: no `=` in it"
             raise UserError(what, "write `--with bitsandbytes=PATH_OR_SPEC`")
-        cells = tuple(cell.with_override(package, spec.removeprefix("=")) for cell in cells)
-    return cells
+        cell = cell.with_override(package.strip(), spec.removeprefix("="))
+    return cell
 
 
 def _known_package(package: str, pins: Mapping[str, str]) -> str:
@@ -198,17 +215,27 @@ class _At:
             return value
         raise self.error(f"{_kind(value)} where a list belongs", "write `[a, b]` or `- a` lines")
 
+    def at_most(self, count: int, most: int, what: str) -> None:
+        if count > most:
+            raise self.error(f"{count} {what}, at most {most} are read", "keep those that trials are made in")
+
     def text(self, value: object) -> str:
-        if isinstance(value, str) and value.strip():
-            return value.strip()
-        found = "nothing" if isinstance(value, str) else _kind(value)
-        raise self.error(f"{found} where a text belongs", "write one value on this line")
+        if not isinstance(value, str) or not value.strip():
+            found = "nothing" if isinstance(value, str) else _kind(value)
+            raise self.error(f"{found} where a text belongs", "write one value on this line")
+        text = value.strip()
+        self.at_most(len(text), _MOST_TEXT, "characters")
+        # A control character or half of a surrogate pair cannot be printed; a bidirectional one lies about the rest.
+        wrong = next((c for c in text if not c.isprintable()), None)
+        if wrong is not None:
+            raise self.error(f"the character U+{ord(wrong):04X} in a text", "write plain characters on one line")
+        return text
 
     def known_keys(self, value: Mapping[str, object], known: Iterable[str]) -> None:
         names = tuple(known)
         for key in value:
             if key not in names:
-                raise self.error(f"unknown key `{key}`", _nearest(key, names, "keys"))
+                raise self.error(f"unknown key `{shortened(key)}`", _nearest(key, names, "keys"))
 
     def required(self, value: Mapping[str, object], key: str) -> None:
         if key not in value:
@@ -218,7 +245,7 @@ class _At:
 def _kind(value: object) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
-    return f"`{value}`" if value else "nothing"
+    return f"`{shortened(str(value))}`" if value else "nothing"
 
 
 def _nearest(wrong: str, known: Iterable[str], what: str) -> str:
@@ -229,15 +256,39 @@ def _nearest(wrong: str, known: Iterable[str], what: str) -> str:
 
 
 class _Loader(yaml.BaseLoader):
-    """Every scalar stays the text that was written, so ``2.10`` cannot become ``2.1``."""
+    """Every scalar stays the text that was written, so ``2.10`` cannot become ``2.1``.
+
+    The parser is the one in Python, whether or not the C library is there: its faults name the character that it met,
+    and a file of the largest size that is read takes it a second.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what no matrix needs and what can grow without bound: aliases, tags, deep nesting."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        tag = getattr(event, "tag", None)
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"the alias `*{shortened(event.anchor or '')}`: each value is written out here"
+        elif tag:
+            problem = f"the tag `{shortened(tag)}`: every value is a plain text here"
+        elif self.depth > _MOST_DEEP:
+            problem = f"values nested more than {_MOST_DEEP} deep"
+        else:
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key.value, str):
-                continue
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a list or a mapping where a key belongs"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             if key.value in seen:
-                problem = f"`{key.value}` is written twice"
+                problem = f"`{shortened(key.value)}` is written twice"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -246,29 +297,46 @@ class _Loader(yaml.BaseLoader):
 def _read(path: Path) -> object:
     """Parse the file; a fault in its YAML is told with line and column."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a BaseLoader
+        text = _content(path)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a BaseLoader
     except OSError as error:
         hint = "run from the checkout's root, or name the file with `--matrix`"
         raise UserError(f"{path}: {error.strerror or error}", hint) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path.name}: byte {error.start} is not UTF-8", "save it as UTF-8") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        what = f"{path.name}: line {line}: the character U+{ord(text[error.position]):04X} cannot stand in YAML"
+        raise UserError(what, "delete it") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        problem = shortened(getattr(error, "problem", None) or " ".join(str(error).split()), 200)
         hint = "mend the YAML there: indentation, quotes, a missing `:` or bracket"
         raise UserError(f"{path.name}: {where}{problem}", hint) from None
+
+
+def _content(path: Path) -> str:
+    """Read a file of a size that a matrix can have; a pipe or a device may have no end."""
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{path}: not a file", "name a matrix file")
+        if about.st_size > _MOST_BYTES:
+            what = f"{path.name}: {about.st_size:,} bytes, at most {_MOST_BYTES:,} are read"
+            raise UserError(what, "keep the cells that trials are made in")
+        return file.read(_MOST_BYTES).decode("utf-8")
 
 
 def _pin(at: _At, value: object) -> str:
     """Check that a pin is one whole release such as ``2.9.0``."""
     text = at.text(value)
     try:
-        version = Version(text)
+        version = Version(text if len(text) <= _MOST_PIN else "")
     except InvalidVersion:
-        numbers = re.search(r"\d+(?:\.\d+)*", text)
+        numbers = re.search(r"[0-9]{1,9}(?:\.[0-9]{1,9})*", text[:_MOST_PIN])
         hint = _whole(numbers.group()) if numbers else "2.13.0"
-        raise at.error(f"`{text}` is not an exact pin", f"write `{hint}`") from None
+        raise at.error(f"`{shortened(text)}` is not an exact pin", f"write `{hint}`") from None
     if version.local:
         hint = f"write `{version.public}`; the build is chosen on the host"
         raise at.error(f"`{text}` names a build", hint)
@@ -295,6 +363,7 @@ def _axes(at: _At, value: object) -> Mapping[str, tuple[str, ...]]:
             raise at[axis].error("no values", "list at least one release")
         _no_repeats(at[axis], pins)
         axes[axis] = pins
+    at.at_most(math.prod(map(len, axes.values())), _MOST_COMBINATIONS, "combinations")
     return axes
 
 
@@ -322,7 +391,8 @@ def _tiers(at: _At, value: object) -> Mapping[str, str]:
     given = at.mapping(value)
     for name in given:
         if not _TIER_NAME.fullmatch(name):
-            raise at.error(f"`{name}` is no tier name", "use a-z, 0-9 and _")
+            raise at.error(f"`{shortened(name)}` is no tier name", "use a-z, 0-9 and _")
+    at.at_most(len(given), _MOST_RULES, "tiers")
     return {name: at[name].text(what) for name, what in given.items()}
 
 
@@ -332,7 +402,9 @@ def _excludes(
     axes: Mapping[str, tuple[str, ...]],
     companions: Mapping[str, Mapping[str, str]],
 ) -> tuple[Exclude, ...]:
-    rules = tuple(_exclude(at[i], item) for i, item in enumerate(at.sequence(value)))
+    given = at.sequence(value)
+    at.at_most(len(given), _MOST_RULES, "excludes")
+    rules = tuple(_exclude(at[i], item) for i, item in enumerate(given))
     for i, rule in enumerate(rules):
         twin = next((j for j in range(i) if rules[j].when == rule.when), None)
         if twin is not None:
@@ -361,10 +433,10 @@ def _condition(at: _At, key: str, value: object) -> str:
             raise at.error(f"unknown device `{text}`", _nearest(text, DEVICES, "devices"))
         return text
     try:
-        specifier = SpecifierSet(text)
+        specifier = SpecifierSet(text if len(text) <= _MOST_PIN else "too long")
     except InvalidSpecifier:
         hint = f"write `=={text}`" if is_version(text) else "write a specifier such as `>=5,<5.17`"
-        raise at.error(f"`{text}` is not a specifier", hint) from None
+        raise at.error(f"`{shortened(text)}` is not a specifier", hint) from None
     if not _satisfiable(specifier):
         raise at.error(f"`{text}` matches no version at all", "the bounds contradict each other")
     return text
@@ -376,9 +448,10 @@ def _satisfiable(specifier: SpecifierSet) -> bool:
     for one in specifier:
         bound = one.version.removesuffix(".*")
         probes += [bound, f"{bound}.0.1", f"{bound}.post1", f"{bound}.dev0"]
-    return any(specifier.contains(probe, prereleases=True) for probe in probes)
+    return any(is_version(probe) and specifier.contains(probe, prereleases=True) for probe in probes)
 
 
+@lru_cache(maxsize=1 << 16)  # the same few are asked of each combination of the axes
 def _holds(specifier: str, version: str) -> bool:
     return is_version(version) and SpecifierSet(specifier).contains(version, prereleases=True)
 
@@ -442,6 +515,7 @@ def _cells(
     tiers: Mapping[str, str],
 ) -> tuple[Cell, ...]:
     cells = []
+    at.at_most(len(at.sequence(value)), _MOST_CELLS, "cells")
     for i, item in enumerate(at.sequence(value)):
         given = at[i].mapping(item)
         at[i].known_keys(given, _CELL_KEYS)
@@ -460,7 +534,7 @@ def _cell(
         at.required(given, key)
     name = at["name"].text(given["name"])
     if not _CELL_NAME.fullmatch(name):
-        raise at["name"].error(f"`{name}` is no cell name", "use a-z, 0-9, `.` and `-`")
+        raise at["name"].error(f"`{shortened(name)}` is no cell name", "use a-z, 0-9, `.` and `-`")
     device = at["device"].text(given.get("device", "cpu"))
     if device not in DEVICES:
         raise at["device"].error(f"unknown device `{device}`", _nearest(device, DEVICES, "devices"))

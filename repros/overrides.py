@@ -11,9 +11,9 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
-from repros.errors import UserError
+from repros.errors import UserError, shortened
 
 
 def parse_override(package: str, spec: str) -> str:
@@ -47,7 +47,7 @@ def is_version(text: str) -> bool:
     """Say whether `text` is one PEP 440 version, without operators."""
     try:
         Version(text)
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion, and a number of more digits than Python reads
         return False
     return True
 
@@ -62,6 +62,10 @@ def _as_specifier(package: str, spec: str) -> SpecifierSet:
         specifier = _requirement_on(package, spec)
     if not str(specifier):
         raise UserError(f"--with {package}: nothing after `=`", _override_hint(package))
+    for one in specifier:
+        if not is_version(one.version.removesuffix(".*")):
+            what = f"--with {package}: `{shortened(one.version)}` is not a version"
+            raise UserError(what, _override_hint(package))
     return specifier
 
 
@@ -70,11 +74,11 @@ def _requirement_on(package: str, spec: str) -> SpecifierSet:
     try:
         requirement = Requirement(spec)
     except InvalidRequirement:
-        what = f"--with {package}: `{spec}` is neither a version nor a path"
+        what = f"--with {package}: `{shortened(spec)}` is neither a version nor a path"
         raise UserError(what, _override_hint(package)) from None
     if canonicalize_name(requirement.name) == canonicalize_name(package) and requirement.specifier:
         return requirement.specifier
-    what = f"--with {package}: `{spec}` is neither a version nor a path"
+    what = f"--with {package}: `{shortened(spec)}` is neither a version nor a path"
     hint = f"write `./{spec}` for a folder" if spec == requirement.name else _override_hint(package)
     raise UserError(what, hint)
 
@@ -86,8 +90,12 @@ def _override_hint(package: str) -> str:
 
 def given_path(package: str, spec: str) -> Path:
     """Check that an override points at a wheel of `package` or at a checkout."""
-    path = Path(spec).expanduser().absolute()
     place = f"--with {package}: `{spec}`"
+    try:
+        path = Path(spec).expanduser().absolute()
+        path.exists()  # raises where a name is too long, or of characters that no path may have
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UserError(f"{place}: {getattr(error, 'strerror', None) or error}", "check the path") from None
     if path.is_dir():
         if any((path / name).exists() for name in ("pyproject.toml", "setup.py")):
             return path

@@ -6,19 +6,20 @@ Load it with ``-p repros.pytest_plugin`` and name ``repros/cases`` (or one case 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import importlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from repros import ending, results
-from repros.cases import entry, find
+from repros.arguments import MOST_AT_ONCE, a_folder, check_words, whole
+from repros.cases import find, from_file
 from repros.errors import UserError
 from repros.host import without_gpu
 from repros.matrix import Cell, chosen_cells, load_matrix
@@ -36,20 +37,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                     help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
     group.addoption("--next", metavar="CELL", help="build this cell's environment meanwhile: its run comes next")
-    group.addoption("--jobs", type=int, help="arms at a time (default: cores and one)")
+    group.addoption("--jobs", help="arms at a time (default: cores and one)")
     group.addoption("--dry-run", action="store_true", help="list what would be tried; build and run nothing")
-    group.addoption("--run", type=Path, help="folder of the run (default: a new one under reports/runs)")
+    group.addoption("--run", help="folder of the run (default: a new one under reports/runs)")
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
-    group.addoption("--reports", type=Path, help="folder in place of reports/")
+    group.addoption("--reports", help="folder in place of reports/")
     group.addoption("--snapshots", action="store_true", help="on a GPU: keep each arm's snapshot of the allocator")
+
+
+#: Read here and not by pytest, which would print its own usage and end with 4.
+TYPES: Mapping[str, Callable[[str], Any]] = {"jobs": whole(1, MOST_AT_ONCE), "run": a_folder, "reports": a_folder}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Open the run."""
     try:
+        read_options(config.option)
         config.pluginmanager.register(Plugin(config), "repros-run")
     except UserError as error:
         pytest.exit(str(error), returncode=2)
+
+
+def read_options(option: argparse.Namespace) -> None:
+    """Give the options of a run their types; UserError where one cannot be read."""
+    texts = [option.tier, option.next, *option.cell, *option.overrides, *(getattr(option, name) for name in TYPES)]
+    check_words(str(text) for text in texts if text is not None)
+    for name, read in TYPES.items():
+        given = getattr(option, name)
+        try:
+            setattr(option, name, None if given is None else read(str(given)))
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--{name}: {error}", "see `pytest -p repros.pytest_plugin --help`") from None
 
 
 class Plugin:
@@ -203,8 +221,7 @@ class CaseFile(pytest.File):
         """Yield the trials that are to be tried."""
         plugin = self.config.pluginmanager.get_plugin("repros-run")
         assert isinstance(plugin, Plugin)
-        module = ".".join(self.path.relative_to(results.ROOT).with_suffix("").parts)
-        found = entry(importlib.import_module(module))
+        found = from_file(self.path)
         for cell in plugin.cells:
             for condition in found.case.on(cell.device):
                 trial = Trial(found, condition, cell.label)
@@ -213,6 +230,10 @@ class CaseFile(pytest.File):
                     # In full: made from the parent's, an id with brackets is not the one that `--lf` reads again.
                     nodeid = f"{self.nodeid}::{name}"
                     yield TrialItem.from_parent(self, name=name, nodeid=nodeid, trial=trial, cell=cell, plugin=plugin)
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Print a contributor's mistake as its two lines, without a traceback."""
+        return str(excinfo.value) if isinstance(excinfo.value, UserError) else super().repr_failure(excinfo)
 
 
 class TrialFailedError(Exception):

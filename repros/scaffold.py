@@ -82,7 +82,7 @@ def planted(i):
 
 def write_case(package: str, number: int, slug: str, root: Path = CASES) -> Path:
     """Write the file and return its path; never over another."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", slug):
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,99}", slug):
         raise UserError(f"new: `{slug}` is no slug", "write lower-case words joined by underscores, e.g. `scale_lost`")
     if number < 1:
         raise UserError(f"new: `{number}` is no number of an issue", "write the number of the upstream report")

@@ -299,7 +299,7 @@ def test_another_exception_and_another_tensor_have_other_signatures() -> None:
         (["gh1935", "--package", "numpy"], "unknown package `numpy`"),
         (["gh1935", "--package", "auto"], "--package auto without --good and --bad"),
         (["gh1935", "--package", "bitsandbytes", "--repo", "."], "--repo without --good"),
-        (["gh1935", "--package", "bitsandbytes", "--racy", "3"], "--racy 3.0: not a share"),
+        (["gh1935", "--package", "bitsandbytes", "--racy", "3"], "--racy: `3` is not a number above 0, up to 1"),
         (["gh1935", "--package", "bitsandbytes", "--base", "nowhere"], "matrix.yaml: no cell `nowhere`"),
     ],
 )

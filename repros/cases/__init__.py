@@ -40,31 +40,39 @@ class Entry:
 
 def find(packages: tuple[str, ...] = ("repros.cases.bitsandbytes", "repros.cases.transformers")) -> tuple[Entry, ...]:
     """Return every case below the given packages, in the order of package and file name."""
-    return tuple(entry for package in packages for entry in _find(package))
+    found: dict[str, Entry] = {}
+    for one in (one for package in packages for one in _find(package)):
+        if one.name in found:
+            what = f"{one.module}: `{one.name}` is the name of {found[one.name].module} too"
+            raise UserError(what, "rename one of the two files")
+        found[one.name] = one
+    from repros import declared
+
+    declared.check_readings({name: one.case for name, one in found.items()})
+    return tuple(found.values())
 
 
 def _find(package: str) -> Iterator[Entry]:
     root = importlib.import_module(package)
     for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
         if info.name.startswith(("gh", "st_")):
-            yield entry(importlib.import_module(f"{package}.{info.name}"))
+            yield load(f"{package}.{info.name}")
+
+
+def load(module: str) -> Entry:
+    """Import a case file and read its declaration; whatever is wrong with it is a UserError with file and line."""
+    from repros import declared  # the parent's alone: it reads version specifiers
+
+    return entry(declared.imported(module))
 
 
 def entry(module: ModuleType) -> Entry:
-    """Read the declaration of a case module; a missing part is a UserError that names it."""
-    name = module.__name__.rpartition(".")[2]
-    case = getattr(module, "CASE", None)
-    if not isinstance(case, Case):
-        raise UserError(f"{name}: no `CASE`", "declare one at the top of the file: `CASE = Case(…)`")
+    """Read the declaration of a case module; what is missing or cannot be is a UserError that names it."""
+    from repros import declared
+
+    case = declared.declaration(module)
     arms = tuple(arm for arm in ARMS if inspect.isgeneratorfunction(getattr(module, arm, None)))
-    for needed in ("subject", "reference", "planted"):
-        if needed not in arms:
-            raise UserError(
-                f"{name}: no arm `{needed}`", f"write a generator function `{needed}(i)` that yields phases"
-            )
-    names = [condition.name for condition in case.conditions]
-    if len(set(names)) < len(names) or not names:
-        raise UserError(f"{name}: conditions {names} are not distinct names", "give each condition a name of its own")
+    name = module.__name__.rpartition(".")[2]
     return Entry(name, module.__name__, case, inspect.getdoc(module) or "", arms)
 
 
@@ -96,14 +104,14 @@ def from_file(path: Path) -> Entry:
     root = Path(__file__).resolve().parents[2]
     try:
         parts = path.resolve().relative_to(root).with_suffix("").parts
-    except ValueError:
+    except (ValueError, OSError, RuntimeError):
         raise UserError(f"{path}: not below {root}, so a cell cannot import it", "copy it to reports/hunt/") from None
     if not path.is_file() or not all(part.isidentifier() for part in parts):
         problem = "names a folder or file that Python cannot import" if path.is_file() else "no such file"
         raise UserError(f"{path}: {problem}", "give the path of a case file, e.g. reports/hunt/NAME/hunt_NAME.py")
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
-    return entry(importlib.import_module(".".join(parts)))
+    return load(".".join(parts))
 
 
 def choose(name: str, among: Mapping[str, T], what: str) -> T:

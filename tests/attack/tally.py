@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from hypothesis import settings
+
 from repros.errors import UserError
 
 #: No input may take longer.
@@ -30,3 +32,8 @@ def at_the_door(door: str) -> Iterator[None]:
         TALLY[door, "taken"] += 1
     spent = time.monotonic() - began
     assert spent < LIMIT_S, f"{door}: {spent:.1f} s for one input"
+
+
+def part(share: int) -> settings:
+    """Return settings for a share of the profile's examples: the tests of a door have them together."""
+    return settings(max_examples=max(15, settings().max_examples // share))
