@@ -197,9 +197,12 @@ class Session:
         self.start(trial, cell)
         found = self._running.pop(trial.key)
         record = found.record() if isinstance(found, Running) else found
-        self.run.append(record)
-        self._given.setdefault(cell.label, []).append(record)
+        self._keep(record)
         return record
+
+    def _keep(self, record: Record) -> None:
+        self.run.append(record)
+        self._given.setdefault(record.cell, []).append(record)
 
     def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
         """Finish one trial of an order, with the arms of the next ones in its cell sent ahead.
@@ -232,11 +235,13 @@ class Session:
     def leave(self, cell: Cell) -> list[Record]:
         """End a cell's supervisor: no further trial of it is to come; return the records that are void by now."""
         found = self._ready.pop(cell.label, None)
-        return self._end(found) if isinstance(found, ReadyCell) else []
+        if not isinstance(found, ReadyCell):
+            return []
+        found.close()
+        return self._take_back(found)
 
-    def _end(self, place: ReadyCell) -> list[Record]:
-        """End a supervisor; where its environment is not as it was handed out, take back what came of it."""
-        place.close()
+    def _take_back(self, place: ReadyCell) -> list[Record]:
+        """Where an environment is not as it was handed out, make void what came of it."""
         given = self._given.pop(place.cell, [])
         why = place.environment.damage() if given else ""
         voided = [void(record, why) for record in given] if why else []
@@ -253,13 +258,15 @@ class Session:
             running.cancel()
         self._running.clear()
         self._arms.shutdown(wait=False, cancel_futures=True)
-        for found in self._ready.values():
-            if isinstance(found, ReadyCell):
-                found.close()
+        places = [found for found in self._ready.values() if isinstance(found, ReadyCell)]
+        for place in places:
+            place.close()
         self._ready.clear()
         for record in filter(is_kept, whole):
-            self.run.append(record)
+            self._keep(record)
             self.kept.add(record.key)
+        for place in places:
+            self._take_back(place)
 
     def wait(self) -> None:
         """Wait for what `build` began: whoever needs it would have to wait as long, and begin anew."""
