@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import re
 import shutil
 import sys
 import sysconfig
@@ -53,6 +54,8 @@ from repros.uv import Progress, Uv, redact
 __all__ = ["EnvError", "Environment", "Store", "ensure", "health_check"]
 
 SCHEMA = 1
+#: How uv begins where what it unpacked of a wheel cannot be one.
+_BROKEN_WHEEL = re.compile(r"Failed to install: (?P<name>\w[\w.]*)-\S+\.whl")
 
 
 @dataclass(frozen=True)
@@ -409,25 +412,34 @@ def _fill(job: _Job, staging: Path) -> None:
 
 
 def _install_whole(job: _Job, staging: Path) -> None:
-    """Install, and once more without the installer's cache of what comes out of it damaged.
+    """Install, and once more without uv's cache of those wheels that come out of it damaged.
 
     uv does not look at what it unpacked before: an edit in an environment that is linked to it would come back.
     """
     label = job.cell.label
-    _install(job, staging)
-    protect(staging)
-    if damage := contradicted(staging):
-        names = sorted({one.distribution for one in damage})
-        job.say(f"{label}: {summary(damage)}: uv's cache of {', '.join(names)} is damaged, fetching anew")
+    names, problem = _install_and_compare(job, staging)
+    if problem:
+        job.say(f"{label}: {problem}: uv's cache of {', '.join(names)} is damaged, fetching anew")
         shutil.rmtree(staging)
         job.uv.run("cache", "clean", *names, label=label)
+        _, problem = _install_and_compare(job, staging)
+    if problem:
+        what = f"{label}: {problem}, though it was fetched anew"
+        raise EnvError("error", what, "its RECORD is wrong or the disk fails: take another wheel")
+
+
+def _install_and_compare(job: _Job, staging: Path) -> tuple[list[str], str]:
+    """Install; return the distributions that are not what their RECORD says, and one line about it."""
+    try:
         _install(job, staging)
-        protect(staging)
-        if damage := contradicted(staging):
-            what = f"{label}: {summary(damage)}, though it was fetched anew"
-            raise EnvError(
-                "error", what, "its RECORD is wrong or the disk fails: take another wheel"
-            )
+    except EnvError as error:
+        wheel = _BROKEN_WHEEL.search(error.words)
+        if wheel is None or "os error" in error.words:
+            raise
+        return [wheel["name"]], error.what.removeprefix(f"{job.cell.label}: ")
+    protect(staging)
+    damage = contradicted(staging)
+    return sorted({one.distribution for one in damage}), summary(damage) if damage else ""
 
 
 def _install(job: _Job, staging: Path) -> None:
