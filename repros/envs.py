@@ -450,6 +450,8 @@ def _install(job: _Job, staging: Path) -> None:
     lock.write_text(job.lock.text, encoding="utf-8")
     into = ("--python", str(_python_in(staging)), "--requirements", str(lock))
     options = install_options(job.cell, job.build, staging)
+    if job.uv.environ.get("UV_LINK_MODE") == "symlink":  # the files would not be the environment's
+        options += ["--link-mode", "copy"]
     job.uv.run("pip", "install", "--quiet", "--no-deps", *into, *options, label=label)
     if job.host:  # behind the cell's own packages on the path, so that only what it lacks comes from there
         line = f"import site; site.addsitedir({str(job.host.folder)!r})\n"

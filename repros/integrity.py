@@ -92,7 +92,8 @@ class Fingerprint:
 
 def summary(damage: Collection[Damage]) -> str:
     """Say which file is damaged and how, and how many more are."""
-    return f"{next(iter(damage))}{f', and {len(damage) - 1} files more' if len(damage) > 1 else ''}"
+    more = f", and {len(damage) - 1} more files" if len(damage) > 1 else ""
+    return f"{next(iter(damage))}{more}"
 
 
 # --- at build ------------------------------------------------------------------------------------
@@ -148,10 +149,12 @@ def _verify(folder: Path, python: Path, pins: Collection[str], say: Callable[[st
     if damage:
         return summary(damage)
     unknown = [path for path in changed if _BYTECODE.search(path) and known.hashes.get(path) != hashes[path]]
-    for path in false_bytecode(folder, python, unknown):
-        (folder / path).unlink(missing_ok=True)
-        del looks[path]
-        say(f"{folder.name}: {path} is not what its source compiles to: removed")
+    if false := false_bytecode(folder, python, unknown):
+        for path in false:
+            (folder / path).unlink(missing_ok=True)
+            del looks[path]
+        removed = [Damage(path, "is not what its source compiles to") for path in false]
+        say(f"{folder.name}: {summary(removed)}: removed")
     if changed or len(looks) != len(known.looks):
         with contextlib.suppress(OSError):  # what cannot be written is hashed again the next time
             Fingerprint(looks, {path: hashes.get(path) or known.hashes[path] for path in looks}).write(folder)
@@ -258,7 +261,8 @@ def _listed(folder: Path) -> dict[str, _Listed]:
     site = _site(folder)
     for record in sorted((folder / site).glob("*.dist-info/RECORD")):
         distribution = record.parent.name.partition("-")[0]
-        with record.open(encoding="utf-8", newline="") as file:
+        # Where one cannot be read, its files belong to no distribution.
+        with contextlib.suppress(csv.Error), record.open(encoding="utf-8", errors="replace", newline="") as file:
             for path, digest, *_ in (row for row in csv.reader(file) if len(row) >= 2):
                 entry = found.setdefault(posixpath.normpath(f"{site}/{path}"), _Listed(distribution, set()))
                 if digest.startswith("sha256="):

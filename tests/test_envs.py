@@ -27,7 +27,7 @@ from repros import envs, uv
 from repros.cache import cache_root
 from repros.envs import EnvError, Environment, ensure, health_check
 from repros.errors import UserError
-from repros.integrity import FINGERPRINT
+from repros.integrity import FINGERPRINT, Fingerprint, look
 from repros.locks import committed_lock, write_locks
 from repros.matrix import PACKAGES, Cell, load_matrix
 from repros.uv import Uv, install_error, parse_pip_config, pip_settings, redact, uv_environ
@@ -291,6 +291,34 @@ def test_damage_is_met_where_there_is_no_fingerprint_yet(world: World, alpha: En
     again = world.ensure(CELL)
     assert not again.warm
     assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
+
+
+@pytest.mark.parametrize("file", ["gamma/core.py", "gamma-1.0.0.dist-info/METADATA"])
+def test_a_small_package_under_test_is_hashed_whatever_its_files_look_like(world: World, file: str) -> None:
+    """A disk that changes a bit, or a clock that was set back, shows in no `stat`."""
+    make_wheel(world.wheels, "gamma", "1.0.0", extra={"gamma/core.py": "size = 100"})
+    cell = Cell("tiny", "cpu", {"gamma": "1.0.0"})
+    first = world.ensure(cell)
+    in_place(first.path / SITE / file, lambda data: data.replace(b"1", b"7"))
+    known = Fingerprint.load(first.path)
+    assert known is not None
+    Fingerprint(look(first.path), known.hashes).write(first.path)
+    again = world.ensure(cell)
+    assert not again.warm
+    assert said_by(again, f"print(open({str(again.path / SITE / file)!r}).read().count('7'))") == "0"
+
+
+def test_a_record_that_cannot_be_read_is_damage(world: World, alpha: Environment) -> None:
+    (alpha.path / FINGERPRINT).unlink()
+    in_place(alpha.path / SITE / "alpha-1.0.0.dist-info/RECORD", lambda data: b"\xff\x00," * 9)
+    assert not world.ensure(CELL).warm
+
+
+def test_files_are_the_environments_own_where_uv_is_set_to_link_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_LINK_MODE", "symlink")
+    assert not (world.ensure(CELL).path / SITE / "alpha.py").is_symlink()
 
 
 def test_an_edit_in_place_is_met_in_every_environment_and_in_the_cache_of_uv(world: World, alpha: Environment) -> None:
