@@ -5,6 +5,8 @@ and renamed into place once its health check has passed: a folder in place is wh
 digest of the lock, the Python, the platform, the build of torch, and the content of what an
 override points at.
 
+Each time it is handed out it is compared with what was installed (`repros.integrity`); one that differs is built again.
+
 A warm environment is found without uv: the index maps what was asked for (pins, committed locks,
 Python, platform, content of overrides) to the folder that answered it before.
 """
@@ -16,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import platform
+import re
 import shutil
 import sys
 import sysconfig
@@ -30,9 +33,10 @@ from repros import host_torch
 from repros.bytecode import lend
 from repros.cache import cache_root
 from repros.errors import EnvError
-from repros.health import Inspection, health_check, inspect
+from repros.health import Inspection, health_check, inspect, version_problem
 from repros.host import gpu_kind, without_gpu
 from repros.host_torch import HostTorch
+from repros.integrity import FINGERPRINT, contradicted, protect, seal, summary, true_bytecode, verify
 from repros.locks import (
     FLAVOURS,
     Build,
@@ -50,6 +54,8 @@ from repros.uv import Progress, Uv, redact
 __all__ = ["EnvError", "Environment", "Store", "ensure", "health_check"]
 
 SCHEMA = 1
+#: How uv begins where what it unpacked of a wheel cannot be one.
+_BROKEN_WHEEL = re.compile(r"Failed to install: (?P<name>\w[\w.]*)-\S+\.whl")
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,15 @@ class Environment:
     """True where it was found without starting uv."""
     resolved: Mapping[str, str]
     """Every installed distribution -> version."""
+    inode: int
+    """Of the folder: another one has it where the environment was built again."""
+
+    def damage(self) -> str:
+        """Return what happened to the environment since it was handed out; "" where nothing did."""
+        removed: list[str] = []
+        if _inode(self.path) != self.inode:
+            return "another process built it again"
+        return verify(self.path, self.python, self.cell.pins, removed.append) or "".join(removed[:1])
 
 
 def ensure(
@@ -88,22 +103,51 @@ def ensure(
     nowhere.
     """
     started = time.perf_counter()
-    say = progress or (lambda _: None)
+    say = _once(progress or (lambda _: None))
     host = _torch_of_host(cell) if cell.pins.get("torch") == HOST else None
     store = Store(cache or cache_root())
     flavour: Flavour = ("default" if gpu_kind() else "cpu") if build == "auto" else build
     contents = _override_digests(cell)
     asked = _request(cell, root, flavour, contents, host)
     folder = store.find(asked, must_be="cpu" if build == "cpu" else "")
-    warm = folder is not None
-    if folder is None:
+    wrong = _damage(folder, cell, say) if folder else ""
+    warm = folder is not None and not wrong
+    if folder is None or wrong:
         try:
             folder = _build(_plan(cell, root, flavour, contents, host, insist=build == "cpu", say=say), store)
             store.remember(asked, folder)
         except OSError as error:
             what = f"{cell.label}: {error.filename or store.envs}: {error.strerror or error}"
             raise EnvError("error", what, "check the disk, or set REPROS_CACHE to another folder") from None
+        except EnvError as error:
+            if not wrong:
+                raise
+            what = f"{cell.label}: {wrong}; building it again failed: {error.what.removeprefix(f'{cell.label}: ')}"
+            raise EnvError("error", what, error.hint, error.words) from None
     return _environment(cell, folder, warm, time.perf_counter() - started)
+
+
+def _once(say: Progress) -> Progress:
+    """Let a line pass once: damage is met before the build, and again once its lock is held."""
+    said: set[str] = set()
+
+    def told(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            say(text)
+
+    return told
+
+
+def _damage(folder: Path, cell: Cell, say: Progress) -> str:
+    """Return, and tell, why an environment must not be used; "" where it may be."""
+    wrong = verify(folder, _python_in(folder), cell.pins, lambda text: say(f"{cell.label}: {text}"))
+    if not wrong and (problem := version_problem((_read_record(folder) or {}).get("resolved", {}), cell.pins)):
+        wrong = f"env.json says {problem}"
+    if wrong:
+        wrong = f"{folder.name} is damaged: {wrong}"
+        say(f"{cell.label}: {wrong}: building it again")
+    return wrong
 
 
 def _torch_of_host(cell: Cell) -> HostTorch:
@@ -132,7 +176,15 @@ def _environment(cell: Cell, folder: Path, warm: bool, seconds: float) -> Enviro
         seconds=seconds,
         warm=warm,
         resolved=record["resolved"],
+        inode=_inode(folder),
     )
+
+
+def _inode(folder: Path) -> int:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return 0
 
 
 # --- the store: folders, index, locks, staging ---------------------------------------------------
@@ -319,7 +371,7 @@ def _build(job: _Job, store: Store) -> Path:
     folder = store.envs / job.name
     with store.locked(job.name, job.say):
         store.sweep(job.name)
-        if _read_record(folder) is None:
+        if _read_record(folder) is None or _damage(folder, job.cell, job.say):
             staging = store.new_staging(job.name)
             try:
                 _fill(job, staging)
@@ -330,7 +382,7 @@ def _build(job: _Job, store: Store) -> Path:
 
 
 def _put_in_place(staging: Path, folder: Path, store: Store) -> None:
-    if folder.exists():  # its interpreter is gone, or its record is of another schema
+    if folder.exists():  # its interpreter is gone, its record is of another schema, or it is damaged
         aside = store.new_staging(folder.name)
         folder.rename(aside)
         shutil.rmtree(aside, ignore_errors=True)
@@ -342,7 +394,8 @@ def _fill(job: _Job, staging: Path) -> None:
     started = time.perf_counter()
     label = job.cell.label
     job.say(f"{label}: installing, torch build {job.build}, {job.lock.origin}")
-    _install(job, staging)
+    _install_whole(job, staging)
+    lend(Store(cache_root()).envs, staging, true_bytecode, FINGERPRINT)
     installed = time.perf_counter()
     job.say(f"{label}: installed in {installed - started:.1f} s, importing the pins once")
     seen = inspect(_python_in(staging), job.cell.pins)
@@ -354,7 +407,39 @@ def _fill(job: _Job, staging: Path) -> None:
     seconds = {"install": installed - started, "health": time.perf_counter() - installed}
     record = json.dumps(_record(job, seen, seconds), indent=1)
     (staging / "env.json").write_text(record + "\n", encoding="utf-8")
+    seal(staging)
     job.say(f"{label}: ready in {sum(seconds.values()):.1f} s")
+
+
+def _install_whole(job: _Job, staging: Path) -> None:
+    """Install, and once more without uv's cache of those wheels that come out of it damaged.
+
+    uv does not look at what it unpacked before: an edit in an environment that is linked to it would come back.
+    """
+    label = job.cell.label
+    names, problem = _install_and_compare(job, staging)
+    if problem:
+        job.say(f"{label}: {problem}: uv's cache of {', '.join(names)} is damaged, fetching anew")
+        shutil.rmtree(staging)
+        job.uv.run("cache", "clean", *names, label=label)
+        _, problem = _install_and_compare(job, staging)
+    if problem:
+        what = f"{label}: {problem}, though it was fetched anew"
+        raise EnvError("error", what, "its RECORD is wrong or the disk fails: take another wheel")
+
+
+def _install_and_compare(job: _Job, staging: Path) -> tuple[list[str], str]:
+    """Install; return the distributions that are not what their RECORD says, and one line about it."""
+    try:
+        _install(job, staging)
+    except EnvError as error:
+        wheel = _BROKEN_WHEEL.search(error.words)
+        if wheel is None or "os error" in error.words:
+            raise
+        return [wheel["name"]], error.what.removeprefix(f"{job.cell.label}: ")
+    protect(staging)
+    damage = contradicted(staging)
+    return sorted({one.distribution for one in damage}), summary(damage) if damage else ""
 
 
 def _install(job: _Job, staging: Path) -> None:
@@ -365,8 +450,9 @@ def _install(job: _Job, staging: Path) -> None:
     lock.write_text(job.lock.text, encoding="utf-8")
     into = ("--python", str(_python_in(staging)), "--requirements", str(lock))
     options = install_options(job.cell, job.build, staging)
+    if job.uv.environ.get("UV_LINK_MODE") == "symlink":  # the files would not be the environment's
+        options += ["--link-mode", "copy"]
     job.uv.run("pip", "install", "--quiet", "--no-deps", *into, *options, label=label)
-    lend(Store(cache_root()).envs, staging)
     if job.host:  # behind the cell's own packages on the path, so that only what it lacks comes from there
         line = f"import site; site.addsitedir({str(job.host.folder)!r})\n"
         (_site_packages(staging) / "host-torch.pth").write_text(line, encoding="utf-8")

@@ -85,7 +85,7 @@ def inspect(python: Path, pins: Mapping[str, str]) -> Inspection:
     for line in lines:
         facts |= json.loads(line)
     resolved = {str(canonicalize_name(k)): str(v) for k, v in facts.get("resolved", {}).items()}
-    problem = _import_problem(facts, done.returncode) or _version_problem(resolved, pins)
+    problem = _import_problem(facts, done.returncode) or version_problem(resolved, pins)
     return Inspection(resolved, problem, tail(done.stderr) if problem else "")
 
 
@@ -98,7 +98,8 @@ def _import_problem(facts: Mapping[str, Any], code: int) -> str:
     return ""
 
 
-def _version_problem(resolved: Mapping[str, str], pins: Mapping[str, str]) -> str:
+def version_problem(resolved: Mapping[str, str], pins: Mapping[str, str]) -> str:
+    """Say which pin these versions do not satisfy; "" where all are."""
     for package, pin in pins.items():
         found = resolved.get(canonicalize_name(package))
         if found is None:

@@ -340,6 +340,9 @@ class Workshop:
         trial = Trial(entry, entry.condition(condition), f"{self.package}-{revision.name}{'-fresh' * fresh}")
         started = time.monotonic()
         record = Running(trial, ready.place, self._arms, self._logs, self.machine).record()
+        if changed := ready.place.environment.damage():
+            what = f"{revision.name}: the environment changed while it was used: {changed}"
+            raise UserError(what, "run again: it is built anew, and what was probed before is kept")
         seconds = {**ready.seconds, "trial": time.monotonic() - started, "waited": waited_s}
         ready.seconds = {"environment": 0.0, "import": 0.0}  # the next trial here finds it standing
         return Probe(

@@ -10,6 +10,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +21,7 @@ from repros.host import probe_host
 from repros.matrix import Cell
 from repros.results import ROOT, Record, Run
 from repros.trial import Running, Trial, memory_of, not_run
-from repros.verdict import SETTLED, Verdict
+from repros.verdict import SETTLED, Outcome, Verdict, is_failure
 
 #: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
 AHEAD = 2
@@ -35,6 +36,21 @@ def is_kept(record: Record) -> bool:
     """
     crashed = any(arm.state == "crashed" for arm in record.arms)
     return record.verdict in SETTLED and not record.failed and not crashed
+
+
+def void(record: Record, why: str) -> Record:
+    """Return what is kept of a trial whose environment was not what it says: no verdict, and nothing measured."""
+    return replace(
+        record,
+        verdict=Verdict.ERROR,
+        outcome=Outcome.UNSETTLED,
+        failed=is_failure(Verdict.ERROR, Outcome.UNSETTLED),
+        reason=f"the environment changed while it was used: {why}",
+        margins={},
+        proposed=None,
+        readings={},
+        arms=(),
+    )
 
 
 class ReadyCell:
@@ -114,6 +130,7 @@ class Session:
         self._lock = threading.Lock()
         self._running: dict[tuple[str, str, str], Running | Record] = {}
         self._begun: set[str] = set()
+        self._given: dict[str, list[Record]] = {}
         #: Keys of the trials that `close` kept: nobody waited for them.
         self.kept: set[tuple[str, str, str]] = set()
         self._builder: threading.Thread | None = None
@@ -180,13 +197,17 @@ class Session:
         self.start(trial, cell)
         found = self._running.pop(trial.key)
         record = found.record() if isinstance(found, Running) else found
-        self.run.append(record)
+        self._keep(record)
         return record
+
+    def _keep(self, record: Record) -> None:
+        self.run.append(record)
+        self._given.setdefault(record.cell, []).append(record)
 
     def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
         """Finish one trial of an order, with the arms of the next ones in its cell sent ahead.
 
-        After the last of a cell its supervisor is ended.
+        After the last of a cell its supervisor is ended; where its environment changed meanwhile, the record is void.
         """
         trial, cell = order[at]
         here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
@@ -196,9 +217,8 @@ class Session:
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes
                 self.start(ahead, cell)
         record = self.finish(trial, cell)
-        if len(here) == 1:
-            self.leave(cell)
-        return record
+        voided = self.leave(cell) if len(here) == 1 else ()
+        return next((other for other in voided if other.key == record.key), record)
 
     def _begin_checkpoints(self, trials: Sequence[Trial], cell: Cell) -> None:
         """Have what the trials of a cell will load written while the first of them run."""
@@ -212,11 +232,23 @@ class Session:
                 if recipe and not trial.missing(place.versions, memory_of(self.machine)):
                     place.begin_checkpoint(recipe)
 
-    def leave(self, cell: Cell) -> None:
-        """End a cell's supervisor: no further trial of it is to come."""
+    def leave(self, cell: Cell) -> list[Record]:
+        """End a cell's supervisor: no further trial of it is to come; return the records that are void by now."""
         found = self._ready.pop(cell.label, None)
-        if isinstance(found, ReadyCell):
-            found.close()
+        if not isinstance(found, ReadyCell):
+            return []
+        found.close()
+        return self._take_back(found)
+
+    def _take_back(self, place: ReadyCell) -> list[Record]:
+        """Where an environment is not as it was handed out, make void what came of it."""
+        given = self._given.pop(place.cell, [])
+        why = place.environment.damage() if given else ""
+        voided = [void(record, why) for record in given] if why else []
+        for record in voided:
+            self._say(f"{record.case} [{record.condition}] in {record.cell}: {record.reason}")
+            self.run.append(record)  # of a trial that is written twice, the later counts
+        return voided
 
     def close(self) -> None:
         """Call off what did not start, end every supervisor; of what was sent ahead, keep what came to a verdict."""
@@ -226,13 +258,15 @@ class Session:
             running.cancel()
         self._running.clear()
         self._arms.shutdown(wait=False, cancel_futures=True)
-        for found in self._ready.values():
-            if isinstance(found, ReadyCell):
-                found.close()
+        places = [found for found in self._ready.values() if isinstance(found, ReadyCell)]
+        for place in places:
+            place.close()
         self._ready.clear()
         for record in filter(is_kept, whole):
-            self.run.append(record)
+            self._keep(record)
             self.kept.add(record.key)
+        for place in places:
+            self._take_back(place)
 
     def wait(self) -> None:
         """Wait for what `build` began: whoever needs it would have to wait as long, and begin anew."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import hashlib
+import importlib.util
 import json
+import marshal
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +27,7 @@ from repros import envs, uv
 from repros.cache import cache_root
 from repros.envs import EnvError, Environment, ensure, health_check
 from repros.errors import UserError
+from repros.integrity import FINGERPRINT, Fingerprint, look
 from repros.locks import committed_lock, write_locks
 from repros.matrix import PACKAGES, Cell, load_matrix
 from repros.uv import Uv, install_error, parse_pip_config, pip_settings, redact, uv_environ
@@ -38,6 +44,7 @@ def make_wheel(
     *,
     requires: str = "",
     tag: str = "py3-none-any",
+    extra: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a wheel of one module; the same call with other code makes another file."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,12 +55,18 @@ def make_wheel(
         f"{name}.py": code,
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}",
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {tag}\n",
+        **(extra or {}),
     }
-    record = "".join(f"{file},,\n" for file in files) + f"{info}/RECORD,,\n"
+    record = "".join(f"{file},{sha256(text)},{len(text)}\n" for file, text in files.items()) + f"{info}/RECORD,,\n"
     with zipfile.ZipFile(path, "w") as wheel:
         for file, text in {**files, f"{info}/RECORD": record}.items():
             wheel.writestr(file, text)
     return path
+
+
+def sha256(text: str) -> str:
+    """Hash as a RECORD does."""
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
 
 
 @dataclass
@@ -91,6 +104,7 @@ def world(tmp_path: Path, uv_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Wo
     here = World(tmp_path / "root", tmp_path / "cache", tmp_path / "wheels")
     for name in [n for n in os.environ if n.startswith(("UV_", "PIP_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_FIND_LINKS", str(here.wheels))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
@@ -187,6 +201,229 @@ def test_damaged_environment_is_built_again(world: World, damage: str) -> None:
     assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
     assert again.path == path
     assert world.staged() == []
+
+
+# --- damaged in place ----------------------------------------------------------------------------
+
+SITE = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+
+
+def in_place(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Edit the very file, not another of its name; its size and time are put back where the size is the same."""
+    before = path.stat()
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        data = change(file.read())
+        file.seek(0)
+        file.truncate()
+        file.write(data)
+    if len(data) == before.st_size:
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def planted(path: Path) -> None:
+    path.write_text("raise SystemExit('planted')\n")
+
+
+def elsewhere(python: Path) -> None:
+    python.unlink()
+    python.symlink_to("/bin/true")
+
+
+Spoil = Callable[[Path], None]
+
+
+def edit(old: str, new: str) -> Spoil:
+    return lambda path: in_place(path, lambda data: data.replace(old.encode(), new.encode()))
+
+
+DAMAGE: dict[str, tuple[str, Spoil, str]] = {
+    "line added": (f"{SITE}/alpha.py", lambda path: in_place(path, lambda data: data + b"\nx = 1"), "is not what"),
+    "same size and time": (f"{SITE}/alpha.py", edit("0", "9"), "is not what"),
+    "METADATA": (f"{SITE}/alpha-1.0.0.dist-info/METADATA", edit("1.0.0", "1.0.1"), "is not what"),
+    "RECORD": (f"{SITE}/alpha-1.0.0.dist-info/RECORD", edit("sha256", "sha265"), "is not what"),
+    "flipped byte": (f"{SITE}/libalpha.so", edit("x end", "y end"), "is not what"),
+    "truncated": (f"{SITE}/libalpha.so", lambda path: in_place(path, lambda data: data[:100]), "is not what"),
+    "deleted": (f"{SITE}/libalpha.so", Path.unlink, "is missing"),
+    "added module": (f"{SITE}/sitecustomize.py", planted, "was added"),
+    "added library": (f"{SITE}/beta.cpython-311-x86_64-linux-gnu.so", planted, "was added"),
+    "added path file": (f"{SITE}/more.pth", planted, "was added"),
+    "record of the environment": ("env.json", edit("1.0.0", "1.0.1"), "is not what"),
+    "settings of the environment": ("pyvenv.cfg", edit("false", "true "), "is not what"),
+    "another python": ("bin/python", elsewhere, "is not what"),
+}
+LIBRARY = "x" * 4096 + " end"
+
+
+@pytest.fixture
+def alpha(world: World) -> Environment:
+    """Return an environment with a library in it."""
+    make_wheel(world.wheels, "alpha", "1.0.0", "who = 'alpha 1.0.0'", requires="beta", extra={"libalpha.so": LIBRARY})
+    return world.ensure(CELL)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_not_what_was_installed_is_told_and_built_again(world: World, alpha: Environment, damage: str) -> None:
+    file, spoil, what = DAMAGE[damage]
+    spoil(alpha.path / file)
+    assert what in alpha.damage(), "met where it came while the environment was used"
+    said: list[str] = []
+    again = world.ensure(CELL, progress=said.append)
+    (told,) = [line for line in said if "damaged: " in line and what in line]
+    assert told.startswith(f"tiny: {alpha.path.name} is damaged: {file} {what}")
+    assert told.endswith(": building it again")
+    assert (again.path, again.warm, again.resolved) == (alpha.path, False, {"alpha": "1.0.0", "beta": "2.0.0"})
+    assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
+    assert (again.path / SITE / "libalpha.so").read_text() == LIBRARY
+    assert again.damage() == "" and world.ensure(CELL).warm
+    assert alpha.damage() == "another process built it again"
+    assert world.staged() == []
+
+
+@pytest.mark.parametrize("file", [f"{SITE}/alpha.py", f"{SITE}/sitecustomize.py"])
+def test_damage_is_met_where_there_is_no_fingerprint_yet(world: World, alpha: Environment, file: str) -> None:
+    (alpha.path / FINGERPRINT).unlink()
+    assert world.ensure(CELL).warm, "what is whole is not built again"
+    assert (alpha.path / FINGERPRINT).exists()
+    (alpha.path / FINGERPRINT).write_text('{"cut')
+    (alpha.path / file).unlink(missing_ok=True)
+    planted(alpha.path / file)
+    again = world.ensure(CELL)
+    assert not again.warm
+    assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
+
+
+@pytest.mark.parametrize("file", ["gamma/core.py", "gamma-1.0.0.dist-info/METADATA"])
+def test_a_small_package_under_test_is_hashed_whatever_its_files_look_like(world: World, file: str) -> None:
+    """A disk that changes a bit, or a clock that was set back, shows in no `stat`."""
+    make_wheel(world.wheels, "gamma", "1.0.0", extra={"gamma/core.py": "size = 100"})
+    cell = Cell("tiny", "cpu", {"gamma": "1.0.0"})
+    first = world.ensure(cell)
+    in_place(first.path / SITE / file, lambda data: data.replace(b"1", b"7"))
+    known = Fingerprint.load(first.path)
+    assert known is not None
+    Fingerprint(look(first.path), known.hashes).write(first.path)
+    again = world.ensure(cell)
+    assert not again.warm
+    assert said_by(again, f"print(open({str(again.path / SITE / file)!r}).read().count('7'))") == "0"
+
+
+def test_a_record_that_cannot_be_read_is_damage(world: World, alpha: Environment) -> None:
+    (alpha.path / FINGERPRINT).unlink()
+    in_place(alpha.path / SITE / "alpha-1.0.0.dist-info/RECORD", lambda data: b"\xff\x00," * 9)
+    assert not world.ensure(CELL).warm
+
+
+def test_files_are_the_environments_own_where_uv_is_set_to_link_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_LINK_MODE", "symlink")
+    assert not (world.ensure(CELL).path / SITE / "alpha.py").is_symlink()
+
+
+def test_an_edit_in_place_is_met_in_every_environment_and_in_the_cache_of_uv(world: World, alpha: Environment) -> None:
+    other = Cell("other", "cpu", {"alpha": "1.0.0", "beta": "1.0.0"})
+    second = world.ensure(other)
+    assert (second.path / SITE / "alpha.py").samefile(alpha.path / SITE / "alpha.py"), "or this tries nothing"
+    assert world.ensure(CELL).warm, "a further link to a file is no damage"
+    assert not (alpha.path / SITE / "alpha.py").stat().st_mode & 0o222
+    in_place(alpha.path / SITE / "alpha.py", lambda b: b.replace(b"0", b"9"))
+    said: list[str] = []
+    for cell in (CELL, other):
+        again = world.ensure(cell, progress=said.append)
+        assert not again.warm
+        assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
+    told = [line for line in said if "uv's cache" in line]
+    assert told == [f"tiny: {SITE}/alpha.py is not what alpha installs: uv's cache of alpha is damaged, fetching anew"]
+
+
+def test_a_cache_that_was_copied_is_hashed_and_not_built_again(
+    world: World, alpha: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = world.cache.with_name("copy")
+    shutil.copytree(world.cache, copy, symlinks=True, copy_function=shutil.copyfile)
+    (copy / "envs" / alpha.path.name / "bin/python").chmod(0o755)
+    monkeypatch.setattr(Uv, "find", lambda: pytest.fail("nothing is to be built"))
+    for _ in range(2):
+        moved = ensure(CELL, root=world.root, cache=copy)
+        assert moved.warm and moved.path.is_relative_to(copy)
+    (moved.path / SITE / "alpha.py").write_text("who = 'edited'\n")
+    with pytest.raises(pytest.fail.Exception):
+        ensure(CELL, root=world.root, cache=copy)
+
+
+def compiled(source: Path, code: str) -> bytes:
+    """Return bytecode that Python takes for that of `source`."""
+    seen = source.stat()
+    return (
+        importlib.util.MAGIC_NUMBER
+        + struct.pack("<III", 0, int(seen.st_mtime), seen.st_size)
+        + marshal.dumps(compile(code, str(source), "exec"))
+    )
+
+
+@pytest.mark.parametrize("damage", ["planted", "cut", "unchecked", "no source"])
+def test_false_bytecode_is_removed_and_true_bytecode_kept(world: World, alpha: Environment, damage: str) -> None:
+    source = alpha.path / SITE / "alpha.py"
+    place = Path(importlib.util.cache_from_source(str(source)))
+    data = compiled(source, "who = 'planted'")
+    if damage == "cut":
+        data = place.read_bytes()[:30]
+    elif damage == "unchecked":
+        data = data[:4] + struct.pack("<I", 1) + data[8:]
+    elif damage == "no source":
+        place = place.with_name(place.name.replace("alpha", "omega"))
+    place.unlink(missing_ok=True)
+    place.write_bytes(data)
+    before = {"planted": "planted", "unchecked": "planted"}.get(damage)
+    assert before is None or said_by(alpha, "import alpha; print(alpha.who)") == before, "Python believes it"
+    true = Path(importlib.util.cache_from_source(str(alpha.path / SITE / "beta.py")))
+    said_by(alpha, "import beta")
+    assert true.exists()
+    said: list[str] = []
+    again = world.ensure(CELL, progress=said.append)
+    assert again.warm and not place.exists()
+    assert said == [
+        f"tiny: {alpha.path.name}: {place.relative_to(alpha.path)} is not what its source compiles to: removed"
+    ]
+    assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
+    assert true.exists()
+
+
+def test_a_wheel_that_contradicts_its_record_is_never_put_in_place(world: World) -> None:
+    wheel = make_wheel(world.wheels, "wrong", "1.0.0", "who = 'right'")
+    with zipfile.ZipFile(wheel) as source:
+        files = {name: source.read(name) for name in source.namelist()}
+    with zipfile.ZipFile(wheel, "w") as target:
+        for name, data in {**files, "wrong.py": b"who = 'wrong'"}.items():
+            target.writestr(name, data)
+    error = failure(world, Cell("tiny", "cpu", {"wrong": "1.0.0"}))
+    assert str(error) == (
+        f"tiny: {SITE}/wrong.py is not what wrong installs, though it was fetched anew\n"
+        "hint: its RECORD is wrong or the disk fails: take another wheel"
+    )
+
+
+def test_damage_that_cannot_be_mended_here_is_named(
+    world: World, alpha: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (alpha.path / SITE / "libalpha.so").unlink()
+    monkeypatch.setattr(uv, "_uv_commands", lambda: [("/nowhere/uv",)])
+    for _ in range(2):
+        with pytest.raises(EnvError) as caught:
+            world.ensure(CELL)
+        assert str(caught.value) == (
+            f"tiny: {alpha.path.name} is damaged: {SITE}/libalpha.so is missing; "
+            "building it again failed: uv: not found\n"
+            "hint: install it with `python3 -m pip install uv`"
+        )
+
+
+def test_an_environment_of_other_pins_is_not_taken_for_this_one(world: World, alpha: Environment) -> None:
+    newer = world.ensure(CELL.with_override("alpha", "1.1.0"))
+    for index in (world.cache / "envs/.index").glob("*.json"):
+        index.write_text(json.dumps({"folder": newer.path.name}))
+    assert world.ensure(CELL).resolved["alpha"] == "1.0.0"
 
 
 # --- failures ------------------------------------------------------------------------------------

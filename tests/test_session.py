@@ -154,3 +154,24 @@ def test_trouble_of_a_trial_ahead_is_told_at_its_turn(
     with pytest.raises(UserError, match="no checkpoint"):
         run.take(order, 1)
     run.close()
+
+
+@pytest.mark.parametrize("how", ["left", "closed"])
+def test_what_came_of_an_environment_that_changed_is_void(
+    tmp_path: Path, bench: Bench, harness: Entry, ready: ReadyCell, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    said: list[str] = []
+    run = Session(Run(tmp_path / "run"), jobs=2, say=said.append)
+    monkeypatch.setattr(run, "ready", lambda cell: bench)
+    order = [(Trial(harness, harness.condition(name), ready.cell), CELLS[0]) for name in ("passes", "breaks")]
+    monkeypatch.setattr(ready.environment, "damage", lambda: "a.py is missing", raising=False)
+    run._ready[ready.cell] = ready
+    assert run.take(order, 0).verdict is Verdict.ABSENT
+    last = run.take(order, 1) if how == "left" else None
+    run.close()
+    assert last is None or (last.verdict, last.failed) == (Verdict.ERROR, True)
+    why = "the environment changed while it was used: a.py is missing"
+    records = load(run.run.folder)[0]
+    assert len(records) == len(said) == (2 if how == "left" else 1)
+    assert all((one.verdict, one.reason, one.arms) == (Verdict.ERROR, why, ()) for one in records)
+    assert settled(run.run.folder) == set(), "`--resume` tries them again"
