@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repros import results
+from repros import interrupts, results
 from repros.cases import entry
 from repros.errors import UserError
 from repros.host import without_gpu
@@ -25,6 +24,7 @@ from repros.report import terminal
 from repros.session import Session
 from repros.trial import Trial, two_lines
 from repros.verdict import Verdict
+from repros.workdir import WorkFolder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,6 +41,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
     group.addoption("--reports", type=Path, help="folder in place of reports/")
     group.addoption("--snapshots", action="store_true", help="on a GPU: keep each arm's snapshot of the allocator")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main() -> Generator[None, Any, Any]:
+    """Take Ctrl-C and SIGTERM from before the run is opened until it is closed; exit with 130 or 143 after one."""
+    with interrupts.taken():
+        try:
+            code = yield
+        except KeyboardInterrupt:  # pytest had ended, but for its last words
+            interrupts.heard()
+            print(interrupts.WORDS, file=sys.stderr)
+            code = pytest.ExitCode.INTERRUPTED
+        return interrupts.exit_code(code)
+
+
+def pytest_keyboard_interrupt() -> None:
+    """Let another Ctrl-C cut nothing of what is closed, written and said from here on."""
+    interrupts.heard()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,8 +87,9 @@ class Plugin:
             folder = results.latest_run(option.reports)
         folder = folder or results.new_run(option.tier or "run", option.reports)
         if option.collectonly:  # nothing is written where nothing is tried
-            folder = Path(tempfile.mkdtemp(prefix="repros-dry-"))
-            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+            work = WorkFolder("dry run")
+            config.add_cleanup(work.close)
+            folder = work.path
         self.run = results.Run(folder)
         self.done = results.settled(self.run.folder) if option.resume else set()
         self.said: list[str] = []
@@ -142,10 +161,12 @@ class Plugin:
     def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
         """End the cells' supervisors."""
         if self.session is not None:
-            self.session.close()
+            with interrupts.held():
+                self.session.close()
             if exitstatus != pytest.ExitCode.INTERRUPTED:
                 self.session.wait()
-            self.run.note("time", seconds=self.session.clock.summary())
+            with interrupts.held():
+                self.run.note("time", seconds=self.session.clock.summary())
 
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int | pytest.ExitCode
