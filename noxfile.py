@@ -153,12 +153,14 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def attack(session: nox.Session) -> None:
-    """Give matrix, results, command lines and case files damaged input: 3,000 examples a test."""
+    """Give matrix, results, command lines and case files damaged input, 3,000 examples a test; kill 200 runs."""
     group(session, "test")
     borrow_cell(session)
     kept = HERE / "reports" / "runs" / "attack.json"
     command = ["pytest", "tests/attack", "--hypothesis-profile", "attack", "-q", "--durations", "5"]
-    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept)})
+    session.run(
+        *command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept), "ATTACK_KILLS": "200"}
+    )
 
 
 @nox.session

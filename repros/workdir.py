@@ -96,10 +96,10 @@ def clear(temp: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> bool:
-    found = folder.lstat() if os.path.lexists(folder) else None
-    if found is None or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-        return False
     try:
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            return False
         owner = os.open(folder / OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         with contextlib.suppress(OSError):  # not empty: not ours
@@ -121,6 +121,8 @@ def _clear(folder: Path) -> bool:
 def _remove(folder: Path) -> None:
     """Remove a folder whose lock is held; its owner file goes last, for the next to know it by if this one is cut."""
     end_workers(folder)
+    if not folder.is_dir():  # somebody removed it by hand
+        return
     for entry in [entry for entry in os.scandir(folder) if entry.name != OWNER]:
         shutil.rmtree(entry.path, ignore_errors=True)
         with contextlib.suppress(OSError):
