@@ -141,7 +141,7 @@ class CellServer:
         self._silent: dict[Link, LostError] = {}
         self._folder = WorkFolder(label)
         self.work = self._folder.path
-        self._scratch = self._folder.scratch()
+        self._scratch = self._folder.scratch(label)
         self.failures: dict[str, str] = {}
 
     # -- life
@@ -196,7 +196,7 @@ class CellServer:
             "PYTHONPATH": str(ROOT),
             "REPROS_PRELOAD": ",".join(self._preload),
             # What they leave in the temp folder goes with the work folder.
-            **({"TMPDIR": str(self._scratch)} if self._scratch else {}),
+            "TMPDIR": str(self._scratch),
             **SETTINGS[self._device],
             # Object code of one kernel source may be used again; what a graph saves is worked out anew in each arm.
             "TORCHINDUCTOR_CACHE_DIR": str(self._cache),

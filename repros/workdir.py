@@ -28,25 +28,32 @@ SHAPE = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
 WORKER_MARK = b"REPROS_PRELOAD="
 #: A socket's path may have 108 bytes on Linux and 104 on macOS; below TMPDIR, multiprocessing's takes 33 of them.
 SOCKET_FOLDER_LENGTH = 103 - 33
+#: A temp folder of which that is true.
+SHORT = Path("/tmp")  # noqa: S108 - what is made there is made by `mkdtemp`
 
 
 class WorkFolder:
     """A folder in the temp folder that is this process's own until it is closed, or until the process ends."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, temp: Path | None = None) -> None:
         clear_once()
+        self._short: WorkFolder | None = None
         while True:
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=temp))
             owner = _own(self.path, label)
             if owner is not None:
                 self._owner: int | None = owner
                 return
 
-    def scratch(self) -> Path | None:
-        """Return a folder for the temp files of processes; None where a socket's path would be too long in it."""
+    def scratch(self, label: str) -> Path:
+        """Return a folder for temp files, sockets among them: one in /tmp where their paths would be too long."""
         path = self.path / "t"
-        path.mkdir(exist_ok=True)
-        return path if len(os.fsencode(path)) <= SOCKET_FOLDER_LENGTH else None
+        if len(os.fsencode(path)) > SOCKET_FOLDER_LENGTH:
+            with contextlib.suppress(OSError):
+                self._short = WorkFolder(label, SHORT)
+                return self._short.path
+        path.mkdir()
+        return path
 
     def close(self) -> None:
         """End what still works in the folder, and remove it."""
@@ -54,6 +61,8 @@ class WorkFolder:
             _remove(self.path)
             os.close(self._owner)
             self._owner = None
+        if self._short is not None:
+            self._short.close()
 
 
 def _own(folder: Path, label: str) -> int | None:
@@ -84,7 +93,8 @@ def _lock(owner: int, folder: Path) -> bool:
 @functools.cache
 def clear_once() -> None:
     """Clear what killed runs left, once a process."""
-    clear(Path(tempfile.gettempdir()))
+    for temp in {Path(tempfile.gettempdir()), SHORT}:
+        clear(temp)
 
 
 def clear(temp: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from repros import link, serve
+from repros import link, serve, workdir
 from repros.arms import CellServer, Clock
 from repros.cases import Entry
 from repros.link import LostError
@@ -164,20 +165,24 @@ def test_the_lock_goes_with_the_process_and_not_with_its_children(temp: Path) ->
         child.wait()
 
 
-def test_a_cell_leaves_nothing_in_the_temp_folder(
-    temp: Path, harness: Entry, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("length", [20, 90])
+def test_a_cell_leaves_nothing_in_a_temp_folder_of_a_short_or_a_long_name(
+    tmp_path: Path, harness: Entry, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(temp))
-    short = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))  # pytest's own path is too long for a socket's
-    monkeypatch.setattr(tempfile, "tempdir", str(short))
-    bench = Bench(tmp_path_factory.mktemp("logs"))
+    """Below the longer one a socket could have no name."""
+    outer = Path(tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(inner := outer / ("x" * (length - len(str(outer))))))
+    inner.mkdir()
+    monkeypatch.setattr(workdir, "SHORT", short := outer / "s")
+    short.mkdir()
+    bench = Bench(tmp_path)
     try:
         assert bench.run(harness, "passes").verdict is Verdict.ABSENT
-        assert list(bench.server.work.glob("t/pymp-*"))
+        assert len(list(outer.rglob("pymp-*"))) == 1
     finally:
         bench.server.close()
-    assert list(short.iterdir()) == []
-    short.rmdir()
+    assert [*inner.iterdir(), *short.iterdir()] == []
+    shutil.rmtree(outer)
 
 
 # --- lost and stopped ----------------------------------------------------------------------------

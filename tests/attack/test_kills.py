@@ -31,7 +31,7 @@ def test_nothing_is_lost_doubled_or_left_whenever_a_run_is_killed(tmp_path: Path
     [
         ("cli", [signal.SIGINT, signal.SIGINT], 130),
         ("pytest", [signal.SIGINT, signal.SIGINT], 130),
-        ("cli", [signal.SIGTERM, signal.SIGINT, signal.SIGTERM], 143),
+        ("cli", [signal.SIGTERM, signal.SIGTERM, signal.SIGTERM], 143),
         ("pytest", [signal.SIGTERM, signal.SIGTERM], 143),
     ],
 )
