@@ -29,6 +29,8 @@ def test_nothing_is_lost_doubled_or_left_whenever_a_run_is_killed(tmp_path: Path
 @pytest.mark.parametrize(
     ("runner", "sent", "code"),
     [
+        ("harness", [signal.SIGINT, signal.SIGINT], 130),
+        ("harness", [signal.SIGTERM, signal.SIGTERM], 143),
         ("cli", [signal.SIGINT, signal.SIGINT], 130),
         ("pytest", [signal.SIGINT, signal.SIGINT], 130),
         ("cli", [signal.SIGTERM, signal.SIGTERM, signal.SIGTERM], 143),
@@ -40,9 +42,9 @@ def test_signals_end_a_run_by_its_exit_code_whenever_and_however_often(
 ) -> None:
     chance = random.Random(f"{runner} {sent}")
     for number in range(max(2, KILLS // 10)):
-        victim = Victim(tmp_path / f"r{number}", tmp_path / f"t{number}")
+        victim = Victim(tmp_path / f"r{number}", tmp_path / f"t{number}", runner)
         victim.temp.mkdir()
-        process = victim.begin(runner)
+        process = victim.begin()
         wait_until_it_takes_signals(process)
         time.sleep(chance.uniform(0.0, 6.0))
         before = process.poll()
