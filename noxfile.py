@@ -96,8 +96,6 @@ def full(session: nox.Session, cell: str) -> None:
 @nox.parametrize("cell", cells("gpu"))
 def gpu(session: nox.Session, cell: str) -> None:
     """Try every case on a GPU, with the torch that the host has; `-- --wheelhouse DIR` needs no network."""
-    from repros import host
-
     lacking = None if "--dry-run" in session.posargs else host.without_gpu(cells("gpu"))
     if lacking:
         print(lacking, file=sys.stderr)
@@ -166,12 +164,14 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def attack(session: nox.Session) -> None:
-    """Give matrix, results, command lines and case files damaged input: 3,000 examples a test."""
+    """Give matrix, results, command lines and case files damaged input, 3,000 examples a test; kill 200 runs."""
     group(session, "test")
     borrow_cell(session)
     kept = HERE / "reports" / "runs" / "attack.json"
     command = ["pytest", "tests/attack", "--hypothesis-profile", "attack", "-q", "--durations", "5"]
-    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept)})
+    session.run(
+        *command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept), "ATTACK_KILLS": "200"}
+    )
 
 
 @nox.session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -10,20 +11,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from repros.cards import Card, left, lost
+from repros.link import Link, LostError, Message, kill_group
 from repros.results import ROOT
+from repros.serve import STOPPED_WORDS, Stopped
 from repros.turns import CardLostError, Seat, Want, seat, turn
 from repros.verdict import Observation
+from repros.workdir import WorkFolder, end_workers
 from repros.worker import LEAVE
 
 #: Imported once per cell. What is missing from an environment is noted, not fatal.
@@ -65,10 +68,6 @@ SETTINGS = {
 }
 #: Address space an arm may take beyond what it starts with.
 MEMORY_BYTES = 12 << 30
-#: How long the parent waits beyond an arm's timeout before it takes the supervisor for lost.
-PATIENCE_S = 20.0
-#: Importing the packages may take this long on a cold disk.
-PRELOAD_TIMEOUT_S = 300.0
 
 
 class Clock:
@@ -132,57 +131,62 @@ class CellServer:
         self._preload = PRELOAD[device] if preload is None else preload
         self._cache = python.parent.parent / "inductor"
         self._numbers = itertools.count()
-        self._waiting: dict[int, Future[Mapping[str, Any]]] = {}
         self._lock = threading.Lock()
         # Whether the driver tells one process from another on a card, once an arm has found out.
         self._apart: bool | None = None
         self._finding = threading.Semaphore(max(1, len(left()) if device == "cuda" else 1))  # one arm a card finds out
-        self._process: subprocess.Popen[bytes] | None = None
-        self._listener: threading.Thread | None = None
-        self._ready: Future[Mapping[str, Any]] = Future()
-        self.work = Path(tempfile.mkdtemp(prefix=f"repros-{label}-"))
+        self._link: Link | None = None
+        self._closed = False
+        #: Supervisors, one after the other, that said nothing for as long as they may.
+        self._silent: dict[Link, LostError] = {}
+        self._folder = WorkFolder(label)
+        self.work = self._folder.path
+        self._scratch = self._folder.scratch(label)
         self.failures: dict[str, str] = {}
 
     # -- life
 
     def start(self) -> None:
-        """Start the supervisor, if it is not up, and wait until the packages are imported."""
+        """Start the supervisor, if it is not up, and wait until the packages are imported; LostError if it is lost."""
+        self._up()
+
+    def _up(self) -> Link:
         with self._lock:
-            if self._process is None or self._process.poll() is not None:
-                self._retire()
-                self._ready = Future()
-                with self._clock.span("preload"):
-                    with open(self.work / "server.log", "ab") as log:
-                        self._process = subprocess.Popen(
-                            [str(self._python), "-c", "from repros.serve import main; main()"],
-                            stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE,
-                            stderr=log,
-                            env=self.environment(),
-                            cwd=self.work,
-                            start_new_session=True,
-                        )
-                    self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
-                    self._listener.start()
-                    self.failures = dict(self._ready.result(PRELOAD_TIMEOUT_S).get("failures", {}))
+            if self._closed:
+                raise LostError("the cell is closed")
+            if len(self._silent) > 1:  # a third would be waited for as long
+                raise next(reversed(self._silent.values()))
+            if self._link is None or not self._link.alive:
+                if self._link is not None:
+                    self._link.end()
+                command = [str(self._python), "-c", "from repros.serve import main; main()"]
+                self._link = Link(command, self.environment(), self.work, functools.partial(self._clock.add, "preload"))
+            link = self._link
+        try:
+            self.failures = link.ready()
+        except LostError as error:
+            if error.silent:
+                self._silent[link] = error
+            raise
+        self._silent.clear()
+        return link
+
+    @property
+    def _process(self) -> subprocess.Popen[bytes] | None:
+        return self._link.process if self._link else None
+
+    @property
+    def _waiting(self) -> Mapping[int, Any]:
+        return self._link.waiting if self._link else {}
 
     def close(self) -> None:
         """End the supervisor and everything below it."""
-        self._retire()
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    def _retire(self) -> None:
-        process = self._process
-        if process is not None:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            _kill(process.pid)
-            process.wait()
-            if self._listener is not None:
-                self._listener.join(5)
+        with self._lock:
+            self._closed = True
+            link = self._link
+        if link is not None:
+            link.end()
+        self._folder.close()
 
     def environment(self) -> dict[str, str]:
         """Return the arms' environment: the host's, less what would make arms differ from machine to machine."""
@@ -191,28 +195,13 @@ class CellServer:
             **kept,
             "PYTHONPATH": str(ROOT),
             "REPROS_PRELOAD": ",".join(self._preload),
+            # What they leave in the temp folder goes with the work folder.
+            "TMPDIR": str(self._scratch),
             **SETTINGS[self._device],
             # Object code of one kernel source may be used again; what a graph saves is worked out anew in each arm.
             "TORCHINDUCTOR_CACHE_DIR": str(self._cache),
             "TRITON_CACHE_DIR": str(self._cache / "triton"),
         }
-
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
-                message = json.loads(line)
-                if message["event"] == "ready":
-                    self._ready.set_result(message)
-                else:
-                    future = self._waiting.pop(message["id"], None)
-                    if future:
-                        future.set_result(message)
-        lost = {"exitcode": None, "killed": "the cell's supervisor ended"}
-        if not self._ready.done():
-            self._ready.set_result({"failures": {"supervisor": self._tail(self.work / "server.log")}})
-        for number in list(self._waiting):
-            self._waiting.pop(number).set_result(lost)
 
     # -- arms
 
@@ -275,28 +264,26 @@ class CellServer:
         started = time.monotonic()
         try:
             ended = self._in_new_interpreter(full) if fresh else self._in_fork(full, at)
+            if ended.get("lost"):
+                end_workers(folder)
             observation = self._read(folder, full, ended, (at.began if at else 0.0) or started)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._clock.add("arms", observation.started, observation.ended)
         return observation
 
-    def _in_fork(self, request: Mapping[str, Any], at: Seat | None) -> Mapping[str, Any]:
-        self.start()
+    def _in_fork(self, request: Message, at: Seat | None) -> Message:
+        try:
+            link = self._up()
+        except LostError as error:
+            return {"exitcode": None, "killed": error.what, "late": error.late, "lost": True}
         if at is not None:
             request = {**request, "gate": str(Path(request["folder"]) / "go")}
-        future: Future[Mapping[str, Any]] = Future()
-        self._waiting[request["id"]] = future
-        assert self._process is not None and self._process.stdin is not None
-        try:
-            with self._lock:
-                self._process.stdin.write((json.dumps(request) + "\n").encode())
-                self._process.stdin.flush()
-        except OSError:
-            return self._give_up()
-        return self._end_of(request, future) if at is None else self._in_turn(request, at, future)
+        future = link.send(request)
+        end = functools.partial(link.end_of, future, request["timeout_s"])
+        return end() if at is None else self._in_turn(request, at, end)
 
-    def _in_turn(self, request: Mapping[str, Any], at: Seat, future: Future[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def _in_turn(self, request: Message, at: Seat, end: Callable[[], Message]) -> Message:
         """Let an arm that warms up at a card go when it is its turn there, and wait for its end."""
         gate = Path(request["gate"])
         try:
@@ -304,46 +291,31 @@ class CellServer:
                 at.leave()
                 at.began = time.monotonic()
                 gate.touch()
-                return self._end_of(request, future)
+                return end()
         except (CardLostError, OSError):
             with contextlib.suppress(OSError):  # the folder goes when the cell is closed
                 gate.with_name(LEAVE).touch()
-                self._end_of(request, future)
+                end()
             raise
 
-    def _end_of(self, request: Mapping[str, Any], future: Future[Mapping[str, Any]]) -> Mapping[str, Any]:
-        try:
-            return future.result(request["timeout_s"] + PATIENCE_S)
-        except TimeoutError:
-            return self._give_up()
-
-    def _give_up(self) -> Mapping[str, Any]:
-        """End a supervisor that does not take a request or tell of an arm's end."""
-        assert self._process is not None
-        _kill(self._process.pid)
-        return {"exitcode": None, "killed": "the cell's supervisor was lost"}
-
-    def _in_new_interpreter(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _in_new_interpreter(self, request: Message) -> Message:
         path = Path(request["folder"]) / "request.json"
         path.write_text(json.dumps(request), encoding="utf-8")
         command = [str(self._python), "-m", "repros.worker", str(path)]
         # The worker takes a session of its own; its parent must not lead one already.
         process = subprocess.Popen(command, env=self.environment(), cwd=self.work, stdin=subprocess.DEVNULL)
-        killed = ""
-        try:
-            process.wait(request["timeout_s"])
-        except subprocess.TimeoutExpired:
-            killed = f"no end after {request['timeout_s']:g} s"
-        _kill(process.pid)
-        return {"exitcode": process.wait(), "killed": killed}
+        late = _overdue(process, request)
+        kill_group(process.pid)
+        process.kill()  # it may not have come to a session of its own
+        return {"exitcode": process.wait(), "killed": late, "late": bool(late)}
 
-    def _read(self, folder: Path, request: Mapping[str, Any], ended: Mapping[str, Any], started: float) -> Observation:
+    def _read(self, folder: Path, request: Message, ended: Message, started: float) -> Observation:
         path = folder / "observation.json"
         if path.exists() and not ended["killed"]:
             return Observation.from_json(json.loads(path.read_text(encoding="utf-8")))
         state, exception = "crashed", None
         if ended["killed"]:
-            state = "timeout" if ended["killed"].startswith("no end") else "crashed"
+            state = "timeout" if ended["late"] else "crashed"
             reason = ended["killed"]
         elif (ended["exitcode"] or 0) < 0:
             name = signal.Signals(-ended["exitcode"]).name
@@ -363,17 +335,17 @@ class CellServer:
             log=request["log"],
         )
 
-    @staticmethod
-    def _tail(path: Path) -> str:
-        try:
-            return path.read_text(errors="replace")[-500:].strip()
-        except OSError:
+
+def _overdue(process: subprocess.Popen[bytes], request: Message) -> str:
+    """Wait for an arm in an interpreter of its own; return in words why it is not waited for any longer, if so."""
+    stopped, until = Stopped(), time.monotonic() + request["timeout_s"]
+    while (left_s := until - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(min(left_s, 1.0))
             return ""
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
+        if stopped.too_long(process.pid):
+            return f"the {request['arm']} arm was {STOPPED_WORDS}"
+    return f"no end after {request['timeout_s']:g} s"
 
 
 def pool(jobs: int | None = None) -> ThreadPoolExecutor:

@@ -1,7 +1,7 @@
 """``python -m repros``: the suite in pieces.
 
 Exit codes: 0 as expected, 1 a regression or a stale record, 2 usage or environment, 3 a fault of the harness,
-130 interrupted.
+130 interrupted (143 by SIGTERM).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from repros import __version__, cases, ending, results
+from repros import __version__, cases, ending, interrupts, results
 from repros.arguments import (
     MOST_AT_ONCE,
     Parser,
@@ -65,8 +65,9 @@ def _main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
-        print("interrupted; finished trials are kept, go on with `--resume`", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        interrupts.heard()
+        print(interrupts.WORDS, file=sys.stderr)
+        return interrupts.exit_code(EXIT_INTERRUPTED)
     except BrokenPipeError:
         return EXIT_AS_EXPECTED
     except OSError as error:
@@ -259,8 +260,9 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
                 records.append(session.take(wanted, at))
                 progress.update(task, advance=1, found=terminal.counts(records))
     finally:
-        session.close()
-        run.note("time", seconds=session.clock.summary())
+        with interrupts.held():
+            session.close()
+            run.note("time", seconds=session.clock.summary())
     for record in records if len(records) <= 12 else []:
         terminal.detail(record, console)
     records, _ = ending.judged([folder], {e.name: e for e in cases.find()} | {t.entry.name: t.entry for t, _ in wanted})

@@ -21,11 +21,12 @@ import orjson
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from repros.arms import MEMORY_BYTES, PRELOAD, PRELOAD_TIMEOUT_S, SETTINGS
+from repros.arms import MEMORY_BYTES, PRELOAD, SETTINGS
 from repros.case import ARMS, Condition
 from repros.cases import Entry
 from repros.checkpoints import FIXTURES, recipe_of
 from repros.errors import UserError
+from repros.link import PRELOAD_TIMEOUT_S
 from repros.locks import LOCKS, OLDEST_PYTHON, Lock
 from repros.redact import Redactor
 from repros.results import ROOT, Record, shown

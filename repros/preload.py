@@ -15,6 +15,8 @@ import re
 import time
 from pathlib import Path
 
+from repros.worker import end_with_parent
+
 #: Modules that could not be imported, with the reason: arms that need them fail with the same words.
 FAILURES: dict[str, str] = {}
 
@@ -60,4 +62,6 @@ def collapse() -> None:
                     advise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_COLLAPSE)
 
 
+# Else a fork server whose supervisor is killed would import to the end before it noticed.
+end_with_parent()
 SECONDS = _preload()

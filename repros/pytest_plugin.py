@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repros import ending, results
+from repros import ending, interrupts, results
 from repros.arguments import MOST_AT_ONCE, a_folder, check_words, whole
 from repros.cases import find, from_file
 from repros.errors import UserError
@@ -27,6 +26,7 @@ from repros.report import terminal
 from repros.session import Session
 from repros.trial import Trial, two_lines
 from repros.verdict import Verdict
+from repros.workdir import WorkFolder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,6 +47,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 #: Read here and not by pytest, which would print its own usage and end with 4.
 TYPES: Mapping[str, Callable[[str], Any]] = {"jobs": whole(1, MOST_AT_ONCE), "run": a_folder, "reports": a_folder}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main() -> Generator[None, Any, Any]:
+    """Take Ctrl-C and SIGTERM from before the run is opened until it is closed; exit with 130 or 143 after one."""
+    with interrupts.taken():
+        try:
+            code = yield
+        except KeyboardInterrupt:  # pytest had ended, but for its last words
+            interrupts.heard()
+            print(interrupts.WORDS, file=sys.stderr)
+            code = pytest.ExitCode.INTERRUPTED
+        return interrupts.exit_code(code)
+
+
+def pytest_keyboard_interrupt() -> None:
+    """Let another Ctrl-C cut nothing of what is closed, written and said from here on."""
+    interrupts.heard()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -87,8 +105,9 @@ class Plugin:
         if folder is None and option.resume:
             folder = results.latest_run(option.reports)
         if option.collectonly:  # nothing is written where nothing is tried
-            folder = Path(tempfile.mkdtemp(prefix="repros-dry-"))
-            config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+            work = WorkFolder("dry run")
+            config.add_cleanup(work.close)
+            folder = work.path
         folder = folder or results.new_run(option.tier or "run", option.reports)
         self.run = results.Run(folder)
         self.done = results.settled(self.run.folder) if option.resume else set()
@@ -162,10 +181,12 @@ class Plugin:
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
         """End the cells' supervisors; a run that an earlier call left failed has failed."""
         if self.session is not None:
-            self.session.close()
+            with interrupts.held():
+                self.session.close()
             if exitstatus != pytest.ExitCode.INTERRUPTED:
                 self.session.wait()
-            self.run.note("time", seconds=self.session.clock.summary())
+            with interrupts.held():
+                self.run.note("time", seconds=self.session.clock.summary())
         if not self.worker and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             failed = ending.code(self.records()[0])
             session.exitstatus = pytest.ExitCode.TESTS_FAILED if failed else exitstatus

@@ -14,8 +14,10 @@ import multiprocessing
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ LOG_LIMIT_BYTES = 256 << 20
 #: What is kept of a longer log, at each of its ends.
 LOG_KEPT_BYTES = 64 << 10
 GRACE_S = 0.5
+#: A process that a signal has stopped (SIGSTOP) for so many looks, one a second, is ended: it would cost its timeout.
+STOPPED_LOOKS = 10
 
 
 class Supervisor:
@@ -35,6 +39,7 @@ class Supervisor:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["repros.preload"])
         self._running: dict[int, tuple[BaseProcess, Mapping[str, Any], float]] = {}
+        self._stopped = Stopped()
 
     def reply(self, **message: Any) -> None:
         """Send one message as one line."""
@@ -44,6 +49,8 @@ class Supervisor:
         """Warm the fork server, then take requests."""
         began = time.monotonic()
         become_subreaper()
+        up = threading.Event()
+        threading.Thread(target=_end_without_parent, args=(up,), daemon=True).start()
         reader, writer = self._context.Pipe(duplex=False)
         first = self._context.Process(target=_report_preload, args=(writer,))
         first.start()
@@ -53,7 +60,9 @@ class Supervisor:
         except EOFError:
             failures = {"fork server": "it ended while importing the packages"}
         first.join()
-        self.reply(event="ready", seconds=time.monotonic() - began, failures=failures)
+        up.set()
+        server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+        self.reply(event="ready", seconds=time.monotonic() - began, failures=failures, fork_server=server)
         stdin, pending = 0, b""
         while True:
             sentinels = {process.sentinel: number for number, (process, _, _) in self._running.items()}
@@ -86,11 +95,13 @@ class Supervisor:
                 later = {**request, "gate": "" if Path(gate).exists() else gate}
                 self._running[number] = (process, later, now)
             elif now - began > request["timeout_s"]:
-                self._finish(number, f"no end after {request['timeout_s']:g} s")
+                self._finish(number, f"no end after {request['timeout_s']:g} s", late=True)
+            elif process.pid and self._stopped.too_long(process.pid):
+                self._finish(number, f"the {request['arm']} arm was {STOPPED_WORDS}", late=True)
             elif _size(request["log"]) > LOG_LIMIT_BYTES:
                 self._finish(number, f"printed more than {LOG_LIMIT_BYTES >> 20} MiB")
 
-    def _finish(self, number: int, killed: str) -> None:
+    def _finish(self, number: int, killed: str, late: bool = False) -> None:
         process, request, _ = self._running.pop(number)
         assert process.pid is not None
         kill_group(process.pid)
@@ -100,7 +111,46 @@ class Supervisor:
         process.join(GRACE_S * 10)
         kill_strays(Path(request["folder"]) / "tmp")
         trim(request["log"])
-        self.reply(event="ended", id=number, exitcode=process.exitcode, killed=killed)
+        self.reply(event="ended", id=number, exitcode=process.exitcode, killed=killed, late=late)
+
+
+STOPPED_WORDS = f"stopped by a signal for {STOPPED_LOOKS} s, and was ended"
+
+
+class Stopped:
+    """Counts how often processes were seen stopped in a row, a second apart.
+
+    It counts looks and reads no clock: while the one who looks is stopped as well, nothing is held against the others.
+    """
+
+    def __init__(self) -> None:
+        self._looks: dict[int, tuple[int, float]] = {}
+
+    def too_long(self, pid: int) -> bool:
+        """Look at a process (Linux), if the last look was a second ago; return whether it was stopped all the while."""
+        looks, last = self._looks.get(pid, (0, 0.0))
+        now = time.monotonic()
+        if now - last >= 1.0:
+            looks = looks + 1 if is_stopped(pid) else 0
+            self._looks[pid] = looks, now
+        return looks >= STOPPED_LOOKS
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether a signal has stopped a process; one that a debugger holds is not (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
+def _end_without_parent(up: threading.Event) -> None:
+    """End this process if its parent ends while packages are imported: nobody reads stdin until that is done."""
+    poll = select.poll()
+    poll.register(0, 0)  # that the other side was closed is always told
+    while not up.is_set():
+        if poll.poll(500) and not up.is_set():
+            os._exit(0)
 
 
 def _report_preload(pipe: Any) -> None:

@@ -22,6 +22,7 @@ from repros.matrix import Cell
 from repros.results import ROOT, Record, Run
 from repros.trial import Running, Trial, memory_of, not_run
 from repros.verdict import SETTLED, Outcome, Verdict, is_failure
+from repros.workdir import clear_once
 
 #: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
 AHEAD = 2
@@ -65,6 +66,7 @@ class ReadyCell:
         self.server = CellServer(environment.python, clock, cell.name, cell.device)
         self._checkpoints: dict[str, Future[str]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
+        self._writing: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
         self.observe = self.server.observe
 
@@ -97,15 +99,20 @@ class ReadyCell:
 
     def _write(self, recipe: str) -> str:
         command = [str(self.environment.python), "-m", "repros.checkpoints", recipe]
-        done = subprocess.run(command, env=self.server.environment(), capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()[-2:]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self.server.environment(), stdout=pipe, stderr=pipe, text=True) as process:
+            self._writing = process
+            out, err = process.communicate()
+        if process.returncode:
+            lines = err.strip().splitlines()[-2:]
             raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
-        return done.stdout.strip().splitlines()[-1]
+        return out.strip().splitlines()[-1]
 
     def close(self) -> None:
-        """End the supervisor; checkpoints that nobody waits for any more are not begun."""
+        """End the supervisor; checkpoints that nobody waits for any more are not begun, and not written to the end."""
         self._writer.shutdown(wait=False, cancel_futures=True)
+        if self._writing is not None:
+            self._writing.kill()
         self.server.close()
 
 
@@ -120,6 +127,7 @@ class Session:
         say: Callable[[str], None] = lambda text: None,
         snapshots: bool = False,
     ) -> None:
+        clear_once()
         self.run = run
         self._snapshots = snapshots
         self.clock = Clock()

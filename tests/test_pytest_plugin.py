@@ -122,7 +122,7 @@ def test_a_run_that_is_interrupted_says_what_is_missing_and_goes_on(tmp_path: Pa
         out, err = process.communicate()
     kept = settled(folder)
     listed = int(re.findall(r"(\d+)/\d+ tests collected", run("--collect-only", *chosen, reports=tmp_path).stdout)[0])
-    assert process.returncode == pytest.ExitCode.INTERRUPTED, err
+    assert process.returncode == 130, err
     assert 0 < len(kept) < listed
     assert f"not tried: {listed - len(kept)} of {listed} trials in {CELL}" in out
     assert f"hint: the same command goes on with `--resume --run {folder}`" in out

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from repros.hunt.search import FaultOfReferenceError, Finding, Hunt
 from repros.matrix import Cell
 from repros.results import ROOT
 from repros.session import ReadyCell
+from repros.workdir import WorkFolder
 
 PINS = ("torch", "transformers", "bitsandbytes", "accelerate", "peft")
 
@@ -36,7 +35,8 @@ def hunt(
 
     Return the findings and the faults: lives in which the reference departed from its own oracle.
     """
-    logs = Path(tempfile.mkdtemp(prefix="repros-hunt-"))
+    work = WorkFolder("hunt")
+    logs = work.path
     place = ReadyCell(ensure(cell, root=ROOT, progress=say), Clock())
     began = time.monotonic()
     try:
@@ -51,7 +51,7 @@ def hunt(
             look(other, findings, logs, pins, say, place if other.label == cell.label else None)
     finally:
         place.server.close()
-        shutil.rmtree(logs, ignore_errors=True)
+        work.close()
     host = probe_host().as_json()
     command = f"python -m repros hunt --cell {cell.label} --minutes {minutes:g} --seed {seed}"
     about: dict[str, Any] = {

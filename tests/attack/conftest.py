@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from repros.host import probe_host
-from tests.attack.tally import TALLY
+from tests.attack.tally import COUNTS, TALLY
 
 ENDED: dict[str, int] = {"passed": 0, "failed": 0}
 
@@ -34,6 +34,7 @@ def pytest_sessionfinish() -> None:
         "tests": ENDED,
         "inputs": sum(TALLY.values()),
         "doors": {door: {how: TALLY[door, how] for how in ("refused", "taken")} for door in doors},
+        **COUNTS,
     }
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)

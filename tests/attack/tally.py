@@ -15,6 +15,8 @@ from repros.errors import UserError
 LIMIT_S = 10.0
 #: (door, ``refused`` or ``taken``) -> how many inputs.
 TALLY: Counter[tuple[str, str]] = Counter()
+#: What else was counted: name of the attack -> name of the count -> how many.
+COUNTS: dict[str, dict[str, int]] = {}
 
 
 @contextmanager

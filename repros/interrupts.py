@@ -1,0 +1,97 @@
+"""Ctrl-C and SIGTERM: a run ends the same way at whatever moment, and however often, they come.
+
+The first signal raises KeyboardInterrupt; one that follows at once is the same wish. While a run closes, signals wait
+until it has closed. Standard library alone: it stands before every import of ours.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+#: Within this time of a signal another one adds nothing; after it, the first was not heeded, and the next is raised.
+SAME_S = 1.0
+WORDS = "interrupted; finished trials are kept\nhint: the same command goes on with `--resume`"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _State:
+    first: int = 0  #: the signal that came first
+    raised: float = float("-inf")
+    held: int = 0
+    waiting: bool = False
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    _State.first = _State.first or number
+    if _State.held:
+        _State.waiting = True
+    elif time.monotonic() - _State.raised > SAME_S:
+        _State.raised = time.monotonic()
+        raise KeyboardInterrupt
+
+
+def exit_code(otherwise: int = 0) -> int:
+    """Return 128 and the number of the signal that came first: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + _State.first if _State.first else otherwise
+
+
+def heard() -> None:
+    """Raise none any more: the program ends on account of one."""
+    _State.held += 1
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let signals wait until the block is done: what it does is done whole."""
+    _State.held += 1
+    try:
+        yield
+    finally:
+        _State.held -= 1
+    if _State.waiting and not _State.held:
+        _State.waiting = False
+        if _State.raised == float("-inf"):
+            _State.raised = time.monotonic()
+            raise KeyboardInterrupt
+
+
+def take() -> dict[signal.Signals, object]:
+    """Take the signals from here on, those not that somebody has the process ignore; return what was done with them."""
+    _State.first, _State.raised, _State.held, _State.waiting = 0, float("-inf"), 0, False
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in (number for number, handler in before.items() if handler is not signal.SIG_IGN):
+        signal.signal(number, _on_signal)
+    return dict(before)
+
+
+@contextmanager
+def taken() -> Iterator[None]:
+    """Take the signals while the block runs."""
+    before = take()
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
+def guard(main: Callable[[], int]) -> int:
+    """Run a program to its exit code, as the last thing that the process does: a signal after it no longer counts."""
+    take()
+    try:
+        return main()
+    except KeyboardInterrupt:
+        heard()
+        print(WORDS, file=sys.stderr)
+        return exit_code(130)
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
