@@ -16,6 +16,7 @@ from repros import cases, history, results
 from repros.bisect import BAD, GOOD, SCAN, Search, Votes
 from repros.bisection import Bisection, Hunt
 from repros.errors import EnvError, UserError
+from repros.files import FORCED, check_root
 from repros.host import probe_host
 from repros.matrix import Cell, Matrix, load_matrix
 from repros.probing import Kept, Workshop
@@ -56,6 +57,7 @@ def register(add: Add) -> None:
     bisect.add_argument("--retry", action="store_true", help="probe again what ended in an error or a timeout")
     bisect.add_argument("--reports", type=Path, help="folder in place of reports/")
     bisect.add_argument("--commit-to", type=Path, metavar="DIR", help="keep probes and page as evidence there")
+    bisect.add_argument("--force", action="store_true", help=FORCED)
     probe = add("probe", cmd_probe, "say good (0), bad (1) or skip (125) of one state, for `git bisect run`")
     probe.add_argument("case")
     probe.add_argument("--condition", required=True, help="the name of one condition")
@@ -93,8 +95,13 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     else:
         hunts = _release_hunts(arguments, matrix, package, base, targets, votes)
     names = "-".join(dict.fromkeys(entry.name.partition("_")[0] for entry, _ in targets))
+    if arguments.reports:
+        check_root(arguments.reports)
     name = f"bisect-{names}-{package}-{'commits-' if arguments.repo else ''}{base.name}"
     kept = Kept((arguments.reports or results.REPORTS) / "runs" / name)
+    target = (arguments.commit_to or kept.folder).absolute()
+    where = {"own": target == kept.folder, "force": arguments.force}
+    pages.place(target, **where)  # it is refused before the work, not after it
     workshop = Workshop(package, kept.folder / "logs", say=say)
     work = Bisection(
         hunts,
@@ -116,15 +123,14 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     text = pages.summary(hunts, package, base)
     console.print(text, markup=False, soft_wrap=True)
     console.print(f"probes run: {work.ran}; kept in {results.shown(kept.path)}", markup=False)
-    target = arguments.commit_to or kept.folder
-    pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]))
+    pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]), **where)
     console.print(f"page: {results.shown(target / 'README.md')}", markup=False)
     return 0
 
 
 def _asked() -> list[str]:
     """Return the words of the command, without where its results go, and without a path of this machine."""
-    found = list(sys.argv[1:])
+    found = [word for word in sys.argv[1:] if word != "--force"]
     for option, shown in (("--commit-to", []), ("--reports", []), ("--repo", ["--repo", "PATH"])):
         if option in found:
             at = found.index(option)

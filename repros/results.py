@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from repros.errors import UserError
+from repros.files import check_root, claim
 from repros.verdict import SCHEMA, SETTLED, Observation, Outcome, Verdict, to_number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,6 +53,8 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=dict)
     date: str = ""
     repeat: str = ""
+    source: str = ""
+    """Digest of the case's own source (`repros.sources`); empty where it was not noted."""
 
     @property
     def versions(self) -> dict[str, str]:
@@ -76,6 +79,8 @@ class Record:
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""
         record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
+        if not self.source:
+            del record["source"]
         record["arms"] = [arm.to_json() for arm in self.arms]
         record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
         return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
@@ -99,6 +104,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder = folder.absolute()  # arms, which write their logs there, work in folders of their own
         self.path = folder / RESULTS
+        claim(folder, "run")
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab"):
@@ -257,6 +263,8 @@ def keep(
 
 def new_run(name: str, root: Path | None = None) -> Path:
     """Return the folder of a new run; it is not made here."""
+    if root:
+        check_root(root)
     return (root or REPORTS) / "runs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
 
 
@@ -268,11 +276,12 @@ def latest_run(root: Path | None = None) -> Path:
     raise UserError(f"{shown((root or REPORTS) / 'runs')}: no run there", "make one: `nox -s cpu`")
 
 
-def newest_or_committed(root: Path | None = None) -> list[Path]:
-    """Return the newest run, or what is committed where there is none."""
+def newest_or_committed(root: Path | None = None) -> list[list[Path]]:
+    """Return where to look for a trial: in the newest run, then in what is committed."""
     root = root or REPORTS
     committed = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
-    return [latest_run(root)] if any((root / "runs").glob(f"*/{RESULTS}")) or not committed else committed
+    runs = any((root / "runs").glob(f"*/{RESULTS}")) or not committed
+    return [*([[latest_run(root)]] if runs else []), *([committed] if committed else [])]
 
 
 def shown(path: Path) -> str:
