@@ -59,7 +59,7 @@ def test_reports_that_cannot_be_written_stop_the_run_before_anything_is_built(
 ) -> None:
     (tmp_path / "reports").write_text("")
     said = errors(["run", "gh1935", "--reports", str(tmp_path / "reports")], capsys)
-    assert "cannot write results there" in said
+    assert f"{tmp_path / 'reports'}: a file, not a folder" in said
 
 
 def test_an_environment_that_cannot_be_had_is_unsupported_and_the_rest_goes_on(

@@ -92,6 +92,6 @@ def commit(
     with files.Folder(target, "evidence", force=force) as out:
         outputs = Outputs(records, known, [target / results.RESULTS])
         results.keep(folders, out.staging / results.RESULTS, records, outputs.redactor.value)
-        out.write("README.md", files.signed(outputs.markdown()))
-        out.write(PAGE, files.signed(outputs.html()))
+        out.write("README.md", outputs.markdown())
+        out.write(PAGE, outputs.html())
     return target / results.RESULTS
