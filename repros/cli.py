@@ -430,11 +430,12 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
 
     records, _ = results.load_all(arguments.run)
     target = arguments.to or story.STORIES
+    kept = files.Folder(target, "stories", force=arguments.force)
     redactor = Redactor.here()
     made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
-    with files.Folder(target, "stories", force=arguments.force) as out:
+    with kept:
         for name, text in made.items():
-            out.write(name, redactor.text(text))
+            kept.write(name, redactor.text(text))
     for name in made:
         console.print(results.shown(target / name), markup=False)
     return EXIT_AS_EXPECTED

@@ -79,6 +79,8 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     """Find edges, print and keep the answer."""
     from repros.report import bisection as pages
 
+    if arguments.reports:
+        check_root(arguments.reports)
     matrix = load_matrix(MATRIX)
     named = arguments.base or (arguments.good if arguments.package == "auto" else None)
     targets = chosen_targets(arguments.case, arguments.condition, matrix.cell(named).device if named else "cpu")
@@ -90,18 +92,17 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     package = package_named(package)
     base = base or (matrix.cell(arguments.base) if arguments.base else _default_base(matrix, targets))
     votes = _votes(arguments.racy)
+    names = "-".join(dict.fromkeys(entry.name.partition("_")[0] for entry, _ in targets))
+    name = f"bisect-{names}-{package}-{'commits-' if arguments.repo else ''}{base.name}"
+    home = ((arguments.reports or results.REPORTS) / "runs" / name).absolute()
+    target = (arguments.commit_to or home).absolute()
+    where = {"own": target == home, "force": arguments.force}
+    pages.place(target, **where)  # it is refused before the work, not after it
     if arguments.repo:
         hunts = _commit_hunts(arguments, package, base, targets, votes)
     else:
         hunts = _release_hunts(arguments, matrix, package, base, targets, votes)
-    names = "-".join(dict.fromkeys(entry.name.partition("_")[0] for entry, _ in targets))
-    if arguments.reports:
-        check_root(arguments.reports)
-    name = f"bisect-{names}-{package}-{'commits-' if arguments.repo else ''}{base.name}"
-    kept = Kept((arguments.reports or results.REPORTS) / "runs" / name)
-    target = (arguments.commit_to or kept.folder).absolute()
-    where = {"own": target == kept.folder, "force": arguments.force}
-    pages.place(target, **where)  # it is refused before the work, not after it
+    kept = Kept(home)
     workshop = Workshop(package, kept.folder / "logs", say=say)
     work = Bisection(
         hunts,
