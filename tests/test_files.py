@@ -379,6 +379,7 @@ def test_a_page_is_made_anew_and_an_edited_one_is_not(
     if command == "report --junit":
         assert Xml.fromstring(text.encode()).tag == "testsuites"
     page.write_text(text + "my own words\n")
+    capsys.readouterr()
     assert "it was edited since it was made" in refused(SINGLES[command], page, home, capsys)
     assert cli.main([*words, "--force"]) == 0
     assert page.read_text() == text
@@ -556,7 +557,9 @@ def test_a_trial_that_the_newest_run_lacks_is_looked_for_in_what_is_committed(ho
 # --- the cache, and a clone ------------------------------------------------------------------------
 
 
-def test_a_cache_that_is_a_folder_of_documents_loses_none(home: Path) -> None:
+def test_a_cache_that_is_a_folder_of_documents_loses_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = checkpoints.Recipe("tiny", "smollm2-135m", "bfloat16", layers=1, vocab=16)
+    monkeypatch.setattr(checkpoints, "recipes", lambda: {"tiny": recipe})
     for place in (".", "envs", "envs/.staging", "envs/.staging/thesis", "envs/.staging/a~b", "checkpoints"):
         documents(home / place)
     before = everything(home)
