@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repros import onefile, results, snapshots
+from packaging.version import InvalidVersion, Version
+
+from repros import files, onefile, results, snapshots, sources
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.redact import Redactor
@@ -42,15 +45,17 @@ class Bundle:
 
 
 def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition: str | None, where: str) -> Record:
-    """Return the trial that is meant: reproduced before absent, if several are; UserError if there is none."""
+    """Return the trial that is meant; UserError if there is none.
+
+    Of several: reproduced before absent, in the newest release of the case's package, then of the other packages.
+    """
     if condition:
         entry.condition(condition)
     mine = [record for record in records if record.case == entry.name]
     fit = [r for r in mine if cell in (None, r.cell) and condition in (None, r.condition) and r.arms]
     for wanted in (Verdict.REPRODUCED, Verdict.ABSENT, None):
-        for record in fit:
-            if wanted in (None, record.verdict):
-                return record
+        if found := [record for record in fit if wanted in (None, record.verdict)]:
+            return max(found, key=lambda record: release(record, entry.case.package))
     asked = "".join([f" [{condition}]" if condition else "", f" in {cell}" if cell else ""])
     cells = ", ".join(dict.fromkeys(record.cell for record in mine))
     raise UserError(
@@ -61,50 +66,103 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
     )
 
 
-def make(record: Record, run: Sequence[Record], entry: Entry, folder: Path, redactor: Redactor, logs: Path) -> Bundle:
+def release(record: Record, package: str) -> list[Version]:
+    """Return what orders trials by release: the versions of this package and of the other axes."""
+    found = []
+    for name in dict.fromkeys((package, *standing.AXES)):
+        try:
+            found.append(Version(record.versions.get(name, "0")))
+        except InvalidVersion:
+            found.append(Version("0"))
+    return found
+
+
+def look(
+    places: Sequence[Sequence[Path]], entries: Sequence[Entry], cell: str | None, condition: str | None
+) -> tuple[Record, list[Record], Entry, Sequence[Path], list[str]]:
+    """Find the trial that is meant in the first of these groups of runs that has one; UserError of the first, if none.
+
+    Return it with the records that it stands among, its case, its group, and what to know of them.
+    """
+    refused: list[UserError] = []
+    for folders in places:
+        try:
+            records, notices = results.load_all(folders)
+            tried = {record.case for record in records}
+            entry = next((e for e in entries if e.name in tried), entries[0])
+            where = ", ".join(results.shown(folder) for folder in folders)
+            found = choose(records, entry, cell, condition, where)
+            return found, records, entry, folders, [*(error.what for error in refused), *notices]
+        except UserError as error:
+            refused.append(error)
+    raise refused[0]
+
+
+def compare(record: Record, entry: Entry) -> None:
+    """Raise UserError where the case was edited since the trial; without a note of its source, that cannot be told."""
+    if record.source and record.source != sources.digest(entry.module):
+        path, edited = sources.last_edited(entry.module)
+        raise UserError(
+            f"{entry.name} [{record.condition}] in {record.cell}: tried {record.date}, "
+            f"and its source was edited since: {path} is of {edited}",
+            f"try it again with `{record.repeat}`, or check out the source that it was tried with",
+        )
+
+
+def make(
+    record: Record, run: Sequence[Record], entry: Entry, folder: Path, redactor: Redactor, logs: Path,
+    *, force: bool = False,
+) -> Bundle:  # fmt: skip
     """Write the bundle of one trial; ``run`` are the records that it is shown among, ``logs`` its run's folder."""
+    compare(record, entry)
+    out = files.Folder(folder, "bundle", force=force, prune=True)
+    target = out.path.with_name(out.path.name + ".zip")
+    files.check(target, force=force)
     mine = [other for other in run if other.case == record.case]
     writer = onefile.Writer(redactor)
     text, pins = writer.of(record, entry).text(), writer.pins_of(record.environment)
-    try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / "repro.py").write_text(text, encoding="utf-8")
-        (folder / "requirements.txt").write_text("\n".join(pins.requirements) + "\n", encoding="utf-8")
+    with out:
+        out.write("repro.py", text)
+        out.write("requirements.txt", "\n".join(pins.requirements) + "\n")
         lines = [json.dumps(redactor.value(json.loads(one.to_line()))) + "\n" for one in mine]
-        (folder / results.RESULTS).write_text("".join(lines), encoding="utf-8")
-        drawn = plot.draw(record, folder, redactor)
-        histories = further(record, logs, folder, redactor)
-        said = comment(record, mine, entry, redactor, bool(drawn), histories)
-        (folder / "comment.md").write_text(said, encoding="utf-8")
-        return pack(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write: {error.strerror}", "name another folder with `--out DIR`") from error
+        out.write(results.RESULTS, "".join(lines))
+        drawn = plot.draw(record, out.staging, redactor)
+        histories = further(record, logs, out.staging, redactor)
+        out.write("comment.md", comment(record, mine, entry, redactor, bool(drawn), histories))
+        data, left = pack(out.staging, out.path.name)
+    files.put(target, data, force=force)
+    return Bundle(folder, folder.with_name(target.name) if folder.name else target, left)
 
 
-def pack(folder: Path) -> Bundle:
+def pack(folder: Path, name: str) -> tuple[bytes, list[str]]:
     """Zip a bundle; where it is too large for an attachment, the largest files that explain least stay outside."""
-    target = folder.with_name(folder.name + ".zip")
     kept = sorted(path for path in folder.rglob("*") if path.is_file())
     needed = {"repro.py", "comment.md", "requirements.txt", "timeline.png", "timeline.svg"}
     left: list[str] = []
     while True:
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
-            for path in kept:
-                file.write(path, Path(folder.name) / path.relative_to(folder))
-        if target.stat().st_size <= ZIP_BYTES:
-            return Bundle(folder, target, left)
-        largest = max((path for path in kept if path.name not in needed), key=lambda path: path.stat().st_size)
+        with tempfile.TemporaryFile() as target:
+            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
+                file.comment = files.UNSIGNED.encode()
+                for path in kept:
+                    file.write(path, Path(name) / path.relative_to(folder))
+            others = [path for path in kept if path.name not in needed]
+            if target.seek(0, os.SEEK_END) <= ZIP_BYTES or not others:
+                target.seek(0)
+                return target.read(), left
+        largest = max(others, key=lambda path: path.stat().st_size)
         kept.remove(largest)
         left.append(largest.relative_to(folder).as_posix())
 
 
 def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> list[str]:
-    """Take along what a run's folder has of this trial: logs, and snapshots of the allocator; return these' names."""
+    """Take along what a run's folder has of this trial: logs, and snapshots of the allocator; return these' names.
+
+    A link in it is not followed, neither as a file nor as a folder: it may lead to anything of this machine.
+    """
     prefix = f"{record.cell}.{record.case}.{record.condition}."
     found = []
     for path in sorted(run.glob("*/*") if run.is_dir() else ()):
-        if not path.is_file() or not path.name.startswith(prefix):
+        if path.is_symlink() or path.parent.is_symlink() or not path.is_file() or not path.name.startswith(prefix):
             continue
         target = folder / path.parent.name / redactor.text(path.name)
         target.parent.mkdir(exist_ok=True)
@@ -112,7 +170,9 @@ def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> list
             target.write_bytes(snapshots.redacted(path, redactor))
             found.append(target.relative_to(folder).as_posix())
         else:
-            target.write_text(redactor.text(path.read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+            with files.open_plain(path) as file:
+                text = file.read().decode(errors="replace")
+            target.write_text(redactor.text(text), encoding="utf-8")
     return found
 
 
@@ -213,6 +273,9 @@ def _comment(
         "mechanism": entry.doc,
         "date": record.date,
         "lock": str(record.environment.get("lock", ""))[:16] or "none",
+        "source": f"source {record.source[:16]}"
+        if record.source
+        else "source not noted: it could not be compared with that of `repro.py`",
     }
     clean = redactor.value(values)
     return onefile.template("comment.md.j2").render(**clean, redacted=redactor.says().capitalize())

@@ -12,14 +12,13 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from repros import __version__, cases, ending, interrupts, results
+from repros import __version__, cases, ending, files, interrupts, results
 from repros.arguments import (
     MOST_AT_ONCE,
     Parser,
@@ -196,6 +195,8 @@ def parser() -> Parser:
     new.add_argument("package", choices=["bitsandbytes", "transformers"])
     new.add_argument("number", type=whole(0, 10**9))
     new.add_argument("slug")
+    for sub in (report, proxies, fits, bundle, stories, readme, house, hunted):
+        sub.add_argument("--force", action="store_true", help=files.FORCED)
     return top
 
 
@@ -367,15 +368,17 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     for notice in notices:
         print(notice, file=sys.stderr)
     if arguments.commit_to:
-        kept = evidence.commit(folders, records, known, arguments.commit_to)
+        kept = evidence.commit(folders, records, known, arguments.commit_to, force=arguments.force)
         console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
         return EXIT_AS_EXPECTED
     wanted = (arguments.html, arguments.markdown, arguments.summary, arguments.junit)
     if any(wanted):
+        for path in filter(None, wanted):
+            evidence.check(path, force=arguments.force)
         outputs = evidence.Outputs(records, known, folders, arguments.against, notices)
         for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
             if path:
-                evidence.write(path, make())
+                evidence.write(path, make(), force=arguments.force)
                 print(f"wrote {path}; {outputs.redactor.says()}", file=sys.stderr)
         return EXIT_AS_EXPECTED
     terminal.matrix(records, console)
@@ -391,7 +394,7 @@ def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
     known = {e.name: e for e in cases.find()}
     on_cpu = [record for folder in arguments.cpu for record in results.load(folder)[0]]
     text = proxies.page(results.load(arguments.gpu)[0], on_cpu, known, [arguments.gpu, *arguments.cpu])
-    _page(text, arguments.markdown, console)
+    _page(text, arguments, console)
     return EXIT_AS_EXPECTED
 
 
@@ -399,17 +402,15 @@ def cmd_fits(arguments: argparse.Namespace, console: Console) -> int:
     """Say what fits on which card."""
     from repros.report import fits
 
-    _page(fits.page(results.load_all(arguments.run)[0], arguments.run), arguments.markdown, console)
+    _page(fits.page(results.load_all(arguments.run)[0], arguments.run), arguments, console)
     return EXIT_AS_EXPECTED
 
 
-def _page(text: str, target: Path | None, console: Console) -> None:
-    from repros.report import evidence
-
-    if target is None:
+def _page(text: str, arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.markdown is None:
         console.print(text, markup=False)
     else:
-        evidence.write(target, text)
+        evidence.write(arguments.markdown, text, force=arguments.force)
 
 
 def _standings(records: Sequence[Record], known: dict[str, Entry], console: Console) -> None:
@@ -433,19 +434,15 @@ def cmd_bundle(arguments: argparse.Namespace, console: Console) -> int:
     from repros.redact import Redactor
     from repros.uv import pip_settings
 
-    folders = [arguments.run] if arguments.run else results.newest_or_committed()
-    records, notices = results.load_all(folders)
+    places = [[arguments.run]] if arguments.run else results.newest_or_committed()
+    entries = cases.having(cases.select(arguments.case, cases.find()), arguments.condition)
+    record, records, e, folders, notices = bundle.look(places, entries, arguments.cell, arguments.condition)
     for notice in notices:
         print(notice, file=sys.stderr)
-    entries = cases.having(cases.select(arguments.case, cases.find()), arguments.condition)
-    tried = {record.case for record in records}
-    e = next((e for e in entries if e.name in tried), entries[0])
-    where = ", ".join(results.shown(folder) for folder in folders)
-    record = bundle.choose(records, e, arguments.cell, arguments.condition, where)
     name = re.sub(r"[^\w.=+-]+", "_", f"{e.name}-{record.condition}-{record.cell}")
     redactor = Redactor.here(settings=pip_settings())
     folder = arguments.out or results.REPORTS / "bundles" / name
-    made = bundle.make(record, records, e, folder, redactor, folders[0])
+    made = bundle.make(record, records, e, folder, redactor, folders[0], force=arguments.force)
     size = made.zip.stat().st_size / (1 << 20)
     console.print(f"{results.shown(made.folder)}: {record.condition} in {record.cell}: {record.verdict.value}",
                   markup=False)  # fmt: skip
@@ -463,11 +460,13 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
 
     records, _ = results.load_all(arguments.run)
     target = arguments.to or story.STORIES
+    kept = files.Folder(target, "stories", force=arguments.force)
     redactor = Redactor.here()
     made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
-    for name, text in made.items():
-        target.mkdir(parents=True, exist_ok=True)
-        evidence.write(target / name, redactor.text(text))
+    with kept:
+        for name, text in made.items():
+            kept.write(name, redactor.text(text))
+    for name in made:
         console.print(results.shown(target / name), markup=False)
     return EXIT_AS_EXPECTED
 
@@ -480,11 +479,12 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
 
     if arguments.benchmarks:
         figures = readme.trimmed(arguments.benchmarks)
-        (arguments.evidence[0] / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        with files.Folder(arguments.evidence[0], "evidence", force=arguments.force) as out:
+            out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
     path = ROOT / "README.md"
     made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()}, arguments.card)
     made["oracle"] = oracle.block(ROOT / "reports")
-    path.write_text(readme.refreshed(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+    files.write(path, readme.refreshed(path.read_text(encoding="utf-8"), made))
     console.print(
         f"{results.shown(path)}: figures from {', '.join(map(results.shown, arguments.evidence))}", markup=False
     )
@@ -508,7 +508,7 @@ def cmd_wheelhouse(arguments: argparse.Namespace, console: Console) -> int:
     from repros.wheelhouse import gather
 
     cells = load_matrix(MATRIX).tier(arguments.tier)
-    wheels = gather(cells, arguments.out, python=arguments.python, slim=arguments.slim,
+    wheels = gather(cells, arguments.out, python=arguments.python, slim=arguments.slim, force=arguments.force,
                     say=lambda text: console.print(text, markup=False))  # fmt: skip
     size = sum(wheel.stat().st_size for wheel in wheels)
     console.print(f"{len(wheels)} wheels, {size / 2**20:.1f} MiB, in {results.shown(arguments.out)}", markup=False)
@@ -533,7 +533,7 @@ def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
     (cell,) = chosen_cells(matrix, None, arguments.cell[-1:], [])
     stem = re.sub(r"\W", "_", f"hunt_{cell.label}")
     out = arguments.out or ROOT / "reports" / "runs" / stem
-    options = {"seed": arguments.seed, "hide_known": arguments.hide_known}
+    options = {"seed": arguments.seed, "hide_known": arguments.hide_known, "force": arguments.force}
     others = matrix.tier(arguments.tier)
     found, faults = hunt(cell, others, arguments.minutes, out, say=lambda t: console.print(t, markup=False), **options)
     console.print(f"{len(found)} departures: {results.shown(out / 'README.md')}", markup=False)

@@ -16,6 +16,7 @@ from repros.arguments import MOST_AT_ONCE, Parser, a_folder, number, whole
 from repros.bisect import BAD, GOOD, SCAN, Search, Votes
 from repros.bisection import Bisection, Hunt
 from repros.errors import EnvError, UserError
+from repros.files import FORCED, check_root
 from repros.host import probe_host
 from repros.matrix import Cell, Matrix, load_matrix, overridden
 from repros.probing import Kept, Workshop
@@ -66,6 +67,7 @@ def register(add: Add) -> None:
     bisect.add_argument("--retry", action="store_true", help="probe again what ended in an error or a timeout")
     bisect.add_argument("--reports", type=a_folder, help="folder in place of reports/")
     bisect.add_argument("--commit-to", type=a_folder, metavar="DIR", help="keep probes and page as evidence there")
+    bisect.add_argument("--force", action="store_true", help=FORCED)
     probe = add("probe", cmd_probe, "say good (0), bad (1) or skip (125) of one state, for `git bisect run`")
     probe.add_argument("case")
     probe.add_argument("--condition", required=True, help="the name of one condition")
@@ -89,6 +91,8 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     """Find edges, print and keep the answer."""
     from repros.report import bisection as pages
 
+    if arguments.reports:
+        check_root(arguments.reports)
     matrix = load_matrix(MATRIX)
     named = arguments.base or (arguments.good if arguments.package == "auto" else None)
     targets = chosen_targets(arguments.case, arguments.condition, matrix.cell(named).device if named else "cpu")
@@ -100,13 +104,17 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     package = package_named(package)
     base = base or (matrix.cell(arguments.base) if arguments.base else _default_base(matrix, targets))
     votes = _votes(arguments.racy)
+    names = "-".join(dict.fromkeys(entry.name.partition("_")[0] for entry, _ in targets))
+    name = f"bisect-{names}-{package}-{'commits-' if arguments.repo else ''}{base.name}"
+    home = ((arguments.reports or results.REPORTS) / "runs" / name).absolute()
+    target = (arguments.commit_to or home).absolute()
+    where = {"own": target == home, "force": arguments.force}
+    pages.place(target, **where)  # it is refused before the work, not after it
     if arguments.repo:
         hunts = _commit_hunts(arguments, package, base, targets, votes)
     else:
         hunts = _release_hunts(arguments, matrix, package, base, targets, votes)
-    names = "-".join(dict.fromkeys(entry.name.partition("_")[0] for entry, _ in targets))
-    name = f"bisect-{names}-{package}-{'commits-' if arguments.repo else ''}{base.name}"
-    kept = Kept((arguments.reports or results.REPORTS) / "runs" / name)
+    kept = Kept(home)
     workshop = Workshop(package, kept.folder / "logs", say=say)
     work = Bisection(
         hunts,
@@ -128,15 +136,14 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     text = pages.summary(hunts, package, base)
     console.print(text, markup=False, soft_wrap=True)
     console.print(f"probes run: {work.ran}; kept in {results.shown(kept.path)}", markup=False)
-    target = arguments.commit_to or kept.folder
-    pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]))
+    pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]), **where)
     console.print(f"page: {results.shown(target / 'README.md')}", markup=False)
     return 0
 
 
 def _asked() -> list[str]:
     """Return the words of the command, without where its results go, and without a path of this machine."""
-    found = list(sys.argv[1:])
+    found = [word for word in sys.argv[1:] if word != "--force"]
     for option, shown in (("--commit-to", []), ("--reports", []), ("--repo", ["--repo", "PATH"])):
         if option in found:
             at = found.index(option)

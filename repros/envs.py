@@ -237,7 +237,9 @@ class Store:
     def sweep(self, held: str) -> None:
         """Remove what builders left that were killed; `held` is the lock the caller holds."""
         for folder in self.staging.iterdir():
-            name = folder.name.rpartition("~")[0]
+            name, mark, number = folder.name.rpartition("~")
+            if not (name and mark and len(number) == 8) or self.staging.is_symlink():
+                continue  # no builder's: nothing of the user's is removed, whatever the cache was set to
             if name == held:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue

@@ -14,7 +14,8 @@ from typing import Literal
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from repros.errors import EnvError
+from repros import files
+from repros.errors import EnvError, UserError
 from repros.matrix import HOST, Cell, Matrix
 from repros.overrides import given_path, is_version, looks_like_path
 from repros.uv import Progress, Uv
@@ -24,6 +25,7 @@ FLAVOURS: tuple[Flavour, ...] = ("default", "cpu", "host")
 
 LOCKS = Path("fixtures/locks")
 OLDEST_PYTHON = "3.11"
+MADE_BY = "made by `python -m repros lock`"
 
 
 @dataclass(frozen=True)
@@ -126,18 +128,30 @@ def write_locks(
 
 
 def _remove_orphans(folder: Path, names: set[str]) -> dict[Path, bool]:
-    orphans = [p for p in folder.glob("*.txt") if p.name.rsplit(".", 2)[0] not in names]
+    orphans = [p for p in folder.glob("*.txt") if p.name.rsplit(".", 2)[0] not in names and _is_ours(p)]
     for path in orphans:
         path.unlink()
     return dict.fromkeys(orphans, True)
 
 
 def _write_lock(path: Path, text: str) -> bool:
+    if (path.exists() or path.is_symlink()) and not _is_ours(path):
+        raise UserError(f"{path}: not a lock that `python -m repros lock` made", "move it elsewhere")
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     if _requirement_lines(before) == _requirement_lines(text):
         return False
-    path.write_text(text, encoding="utf-8")
+    files.write(path, text)
     return True
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a file is a lock of ours (its header says so), or has nothing in it."""
+    try:
+        with files.open_plain(path) as file:
+            head = file.read(4096)
+    except OSError:
+        return False
+    return not head or MADE_BY.encode() in head
 
 
 def _header(uv: Uv, cell: Cell, build: Build) -> str:
@@ -147,7 +161,7 @@ def _header(uv: Uv, cell: Cell, build: Build) -> str:
         f"# build of torch: {build.flavour}\n"
         f"# pins: {pins}\n"
         f"# for every platform that has wheels, and Python {OLDEST_PYTHON} or newer\n"
-        f"# made by `python -m repros lock` with uv {uv.version}; not to be edited\n"
+        f"# {MADE_BY} with uv {uv.version}; not to be edited\n"
     )
 
 

@@ -6,12 +6,10 @@ else; the file lays them out in a folder of its own and runs each arm from there
 
 from __future__ import annotations
 
-import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from repros.link import PRELOAD_TIMEOUT_S
 from repros.locks import LOCKS, OLDEST_PYTHON, Lock
 from repros.redact import Redactor
 from repros.results import ROOT, Record, shown
+from repros.sources import sources
 
 CHECKPOINTS = "repros.checkpoints"
 
@@ -188,34 +187,6 @@ def machinery(recipe: str | None, device: str) -> list[str]:
     """Return the modules that every arm needs, and the one that makes checkpoints."""
     ours = [name for name in PRELOAD[device] if name.startswith("repros.")]
     return ["repros.worker", "repros.preload", *ours, *([CHECKPOINTS] if recipe else [])]
-
-
-def sources(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield path and text of these modules and of all of this project that they import, packages included."""
-    waiting, done = list(modules), set[str]()
-    while waiting:
-        name = waiting.pop(0)
-        path = ROOT.joinpath(*name.split("."))
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if name in done or not file.is_file():
-            continue
-        done.add(name)
-        text = file.read_text(encoding="utf-8")
-        yield file.relative_to(ROOT).as_posix(), text
-        waiting += sorted({*imported(text, name), name.rpartition(".")[0] or name})
-
-
-@lru_cache(maxsize=1024)
-def imported(text: str, module: str) -> tuple[str, ...]:
-    """Return the modules of this project that a module imports anywhere; a name that is no module does no harm."""
-    tops = ("repros", module.partition(".")[0])
-    found: list[str] = []
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            found += (one.name for one in node.names if one.name.partition(".")[0] in tops)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in tops:
-            found += (node.module, *(f"{node.module}.{one.name}" for one in node.names))
-    return tuple(found)
 
 
 def fixtures(recipes: Iterable[str]) -> dict[str, str]:

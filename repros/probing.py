@@ -29,6 +29,7 @@ from repros.cache import cache_root
 from repros.cases import Entry
 from repros.envs import Environment, ensure
 from repros.errors import EnvError, UserError
+from repros.files import claim
 from repros.history import extract
 from repros.host import probe_host
 from repros.results import ROOT, Record, append, lines
@@ -105,6 +106,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.path = self.folder / PROBES
+        claim(self.folder, "probes")
         try:
             (self.folder / "logs").mkdir(parents=True, exist_ok=True)
             append(self.path, b"")

@@ -32,6 +32,8 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=dict)
     date: str = ""
     repeat: str = ""
+    source: str = ""
+    """Digest of the case's own source (`repros.sources`); empty where it was not noted."""
 
     @property
     def versions(self) -> dict[str, str]:
@@ -56,6 +58,8 @@ class Record:
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""
         record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
+        if not self.source:
+            del record["source"]
         record["arms"] = [arm.to_json() for arm in self.arms]
         record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
         return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"

@@ -22,6 +22,7 @@ from filelock import FileLock
 from repros import schema
 from repros.consistency import contradiction
 from repros.errors import UserError
+from repros.files import claim
 from repros.record import Record
 from repros.runs import REPORTS, RESULTS, ROOT, latest_run, new_run, newest_or_committed, shown
 from repros.verdict import SCHEMA, SETTLED
@@ -45,6 +46,7 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder = folder.absolute()  # arms, which write their logs there, work in folders of their own
         self.path = folder / RESULTS
+        claim(folder, "run")
         try:
             (folder / "logs").mkdir(parents=True, exist_ok=True)
             append(self.path, b"")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from repros.errors import UserError
+from repros.files import check_root
 
 ROOT = Path(__file__).resolve().parents[1]
 REPORTS = ROOT / "reports"
@@ -19,6 +20,8 @@ STAMPED = re.compile(r"(\d{8}-\d{6})-.*?(?:-(\d+))?")
 
 def new_run(name: str, root: Path | None = None) -> Path:
     """Make the folder of a new run and return it: no two runs share one, though they begin in one second."""
+    if root:
+        check_root(root)
     runs = (root or REPORTS) / "runs"
     stamped = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     try:
@@ -52,11 +55,12 @@ def _age(folder: Path) -> tuple[str, int, str]:
     return (stamp[1], int(stamp[2] or 1), folder.name) if stamp else ("", 0, folder.name)
 
 
-def newest_or_committed(root: Path | None = None) -> list[Path]:
-    """Return the newest run, or what is committed where there is none."""
+def newest_or_committed(root: Path | None = None) -> list[list[Path]]:
+    """Return where to look for a trial: in the newest run, then in what is committed."""
     root = root or REPORTS
     committed = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
-    return [latest_run(root)] if any((root / "runs").glob(f"*/{RESULTS}")) or not committed else committed
+    runs = any((root / "runs").glob(f"*/{RESULTS}")) or not committed
+    return [*([[latest_run(root)]] if runs else []), *([committed] if committed else [])]
 
 
 def shown(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from repros import files
 from repros.errors import UserError
 
 CASES = Path(__file__).resolve().parent / "cases"
@@ -87,7 +88,8 @@ def write_case(package: str, number: int, slug: str, root: Path = CASES) -> Path
     if number < 1:
         raise UserError(f"new: `{number}` is no number of an issue", "write the number of the upstream report")
     path = root / package / f"gh{number}_{slug}.py"
-    if path.exists():
-        raise UserError(f"new: {path.name} is there already", "choose another slug, or edit that file")
-    path.write_text(TEMPLATE.format(package=package, number=number), encoding="utf-8")
+    try:
+        files.create(path, TEMPLATE.format(package=package, number=number))
+    except FileExistsError:
+        raise UserError(f"new: {path.name} is there already", "choose another slug, or edit that file") from None
     return path

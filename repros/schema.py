@@ -164,6 +164,7 @@ class TrialLine(TypedDict):
     machine: NotRequired[Machine]
     date: NotRequired[str]
     repeat: NotRequired[str]
+    source: NotRequired[str]
 
 
 class TimeLine(TypedDict):

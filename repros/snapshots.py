@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repros.errors import UserError
+from repros.files import open_plain
 from repros.meters.snapshot import PROTOCOL, shortened
 from repros.redact import Redactor
 
@@ -22,7 +23,7 @@ class Plain(pickle.Unpickler):
 def redacted(path: Path, redactor: Redactor) -> bytes:
     """Return the pickle of a snapshot without what is private; UserError where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             snapshot = Plain(file).load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise UserError(

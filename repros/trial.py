@@ -18,6 +18,7 @@ from repros.cards import known
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
 from repros.results import Record
+from repros.sources import digest
 from repros.verdict import (
     SETTLED,
     Observation,
@@ -152,6 +153,7 @@ class Running:
         self.trial = trial
         self._place = place
         self._machine = machine
+        self._source = digest(trial.entry.module)
         self._missing = trial.missing(place.versions, memory_of(machine))
         self._futures: list[tuple[str, Future[Observation]]] = []
         if self._missing:
@@ -234,6 +236,7 @@ class Running:
             machine=self._machine,
             date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             repeat=trial.repeat,
+            source=self._source,
         )
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import subprocess
@@ -19,9 +20,10 @@ from packaging.requirements import Requirement
 from packaging.utils import parse_wheel_filename
 
 from repros.errors import EnvError, UserError
+from repros.files import Folder
 from repros.locks import choose_build, committed_lock, resolve_here
 from repros.matrix import Cell
-from repros.results import ROOT, shown
+from repros.results import ROOT
 from repros.uv import Uv, pip_commands, tail
 
 #: What starts a run on the other machine; the rest of it is the dependency group `run` of pyproject.toml.
@@ -39,6 +41,7 @@ def gather(
     python: str,
     machine: str = "x86_64",
     slim: str = "",
+    force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Download the wheels of the cells and of the runner for Linux on ``machine`` and a Python such as ``3.12``.
@@ -46,7 +49,17 @@ def gather(
     ``slim`` names the one CUDA whose library is kept of each bitsandbytes wheel, such as ``cuda130``. Returns the
     wheels. Raises UserError for a ``slim`` that no wheel has, EnvError where a wheel cannot be had.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    with Folder(out, "wheelhouse", force=force, prune=True) as house:
+        for name in house.made():  # pip does not fetch again what lies there
+            with contextlib.suppress(OSError):  # not every file system has hard links
+                (house.staging / name).hardlink_to(house.path / name)
+        wheels = _gather(cells, house.staging, python, machine, slim, say)
+    return [house.path / wheel.name for wheel in wheels]
+
+
+def _gather(
+    cells: Iterable[Cell], out: Path, python: str, machine: str, slim: str, say: Callable[[str], None]
+) -> list[Path]:
     uv = Uv.find()
     for cell in cells:
         build = choose_build(uv, cell, "default")
@@ -61,7 +74,7 @@ def gather(
     _download([*RUNNER, *groups["run"]], out, python, machine, "the runner")
     for wheel in sorted(out.glob("bitsandbytes-*.whl")) if slim else []:
         made = slimmed(wheel, slim)
-        say(f"{shown(made)}: {made.stat().st_size / 2**20:.1f} MiB")
+        say(f"{made.name}: {made.stat().st_size / 2**20:.1f} MiB")
     return sorted(out.glob("*.whl"))
 
 
@@ -121,6 +134,7 @@ def slimmed(wheel: Path, kind: str) -> Path:
         )
         info = next(n for n in source.namelist() if n.endswith(".dist-info/RECORD"))
         rows = []
+        made.unlink(missing_ok=True)  # it may be a link to one that is in use
         with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as target:
             for entry in source.infolist():
                 native = _NATIVE.search(entry.filename)

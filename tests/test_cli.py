@@ -61,7 +61,7 @@ def test_reports_that_cannot_be_written_stop_the_run_before_anything_is_built(
     said = errors(["run", "gh1935", "--reports", str(tmp_path / "reports")], capsys)
     assert f"--reports: `{tmp_path}/reports` is not a folder\n" in said
     (tmp_path / "runs").write_text("")
-    assert "cannot make a run there: " in errors(["run", "gh1935", "--reports", str(tmp_path)], capsys)
+    assert "runs: " in errors(["run", "gh1935", "--reports", str(tmp_path)], capsys)
 
 
 def test_an_environment_that_cannot_be_had_is_unsupported_and_the_rest_goes_on(

@@ -758,13 +758,15 @@ def test_locks_are_written_for_both_builds_and_stay_put(world: World) -> None:
         needs = "beta" if package == "peft" else ""
         make_wheel(world.wheels, package, pins[package], requires=needs)
     make_wheel(world.wheels, "torch", "2.13.0+cpu")
-    world.lock("gone.cpu.txt", "alpha==1.0.0\n")
+    world.lock("gone.cpu.txt", "# made by `python -m repros lock` with uv 1\nalpha==1.0.0\n")
+    world.lock("notes.cpu.txt", "my own notes\n")
 
     changed = write_locks(matrix, root=world.root)
     names = {path.name: is_new for path, is_new in changed.items()}
     assert names == {"one.default.txt": True, "one.cpu.txt": True, "gone.cpu.txt": True}
     folder = world.root / "fixtures/locks"
-    assert sorted(p.name for p in folder.iterdir()) == ["one.cpu.txt", "one.default.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == ["notes.cpu.txt", "one.cpu.txt", "one.default.txt"]
+    assert (folder / "notes.cpu.txt").read_text() == "my own notes\n"
     texts = {p.name: p.read_text() for p in folder.iterdir()}
     assert "\ntorch==2.13.0+cpu\n" in texts["one.cpu.txt"]
     assert "\ntorch==2.13.0\n" in texts["one.default.txt"]

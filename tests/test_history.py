@@ -132,3 +132,24 @@ def test_a_worktree_as_it_lies_there(clone: Clone, tmp_path: Path) -> None:
     assert revision.source is not None and revision.source.dirty
     folder = history.extract(revision.source, "bitsandbytes", tmp_path / "out", tmp_path)
     assert (folder / "ops").read_text() == "edited"
+
+
+def test_nothing_of_the_clone_is_written(clone: Clone, tmp_path: Path) -> None:
+    """A user's clone keeps every byte and every time, its index and what is not committed included."""
+    (clone.path / "bitsandbytes" / "ops").write_text("not committed")
+    (clone.path / "notes.txt").write_text("not added")
+
+    def state() -> dict[str, tuple[int, bytes]]:
+        paths = [path for path in clone.path.rglob("*") if path.is_file()]
+        return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+
+    before = state()
+    rows = history.commits(clone.path, "bitsandbytes", clone.shas["one"], clone.shas["six"], CELL)
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    (installed / "lib.so").write_text("native")
+    for number, revision in enumerate((*rows[-2:], history.worktree(clone.path, "bitsandbytes", CELL))):
+        assert revision.source
+        made = history.extract(revision.source, "bitsandbytes", tmp_path / f"sources{number}", installed)
+        (made / "ops").write_text("an arm writes here")
+    assert state() == before

@@ -14,6 +14,7 @@ import pytest
 
 from repros import cases
 from repros.errors import UserError
+from repros.files import Folder
 from repros.hunt import write
 from repros.hunt.known import KNOWN, Known, number_of
 from repros.hunt.life import SPEC, STEPS, Departure, Life, matches
@@ -255,7 +256,8 @@ def test_what_is_written_can_be_read(
     finding = Finding(life, departure, 10, 1.0, True, {"here": departure.what, "there": "as the reference"})
     pins = {"here": {"torch": "2.13.0", "bitsandbytes": "0.50.2"}, "there": {"bitsandbytes": "0.46.0"}}
     folder = tmp_path / "found"
-    write.write_finding(finding, folder, "here", pins)
+    with Folder(folder, "hunt") as out:
+        write.write_finding(finding, out, "here", pins)
     monkeypatch.syspath_prepend(tmp_path)
     import importlib
 

@@ -101,9 +101,9 @@ def test_a_missing_run_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("a file in the way")
-    with pytest.raises(UserError, match=r"cannot make a run there: Not a directory\nhint: name another folder"):
+    with pytest.raises(UserError, match=r"reports: a file, not a folder"):
         results.new_run("x", tmp_path / "reports")
-    with pytest.raises(UserError, match=r"cannot write results there: Not a directory\nhint: make the folder writable"):
+    with pytest.raises(UserError, match=r"cannot write: Not a directory\nhint: name a place that is there"):
         Run(tmp_path / "reports" / "runs" / "x")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from repros.arms import Clock
 from repros.envs import EnvError, ensure
+from repros.files import Folder
 from repros.host import probe_host
 from repros.hunt import write
 from repros.hunt.known import KNOWN
@@ -29,12 +30,14 @@ def hunt(
     *,
     seed: int = 0,
     hide_known: bool = False,
+    force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Finding], dict[str, str]]:
     """Hunt and write ``README.md``, ``findings.json``, a case and a script for each finding below ``out``.
 
     Return the findings and the faults: lives in which the reference departed from its own oracle.
     """
+    written = Folder(out, "hunt", force=force, prune=True)  # it is refused before the hunt, not after it
     work = WorkFolder("hunt")
     logs = work.path
     place = ReadyCell(ensure(cell, root=ROOT, progress=say), Clock())
@@ -60,11 +63,11 @@ def hunt(
         "unsupported": search.unsupported, "met": search.known_met, "faults": search.faults, "cores": host.get("cores"),
         "cpu_model": host.get("cpu_model"), "command": command + (" --hide-known" if hide_known else ""),
     }  # fmt: skip
-    for finding in findings:
-        write.write_finding(finding, out, cell.label, pins)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "README.md").write_text(write.page(findings, about), encoding="utf-8")
-    (out / "findings.json").write_text(write.as_json(findings, about), encoding="utf-8")
+    with written:
+        for finding in findings:
+            write.write_finding(finding, written, cell.label, pins)
+        written.write("README.md", write.page(findings, about))
+        written.write("findings.json", write.as_json(findings, about))
     return findings, search.faults
 
 

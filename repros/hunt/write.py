@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from repros.files import Folder
 from repros.hunt import upstream
 from repros.hunt.known import number_of
 from repros.hunt.life import Step, call
@@ -34,11 +35,10 @@ def sentence(what: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def write_finding(finding: Finding, folder: Path, cell: str, pins: Mapping[str, Mapping[str, str]]) -> None:
+def write_finding(finding: Finding, out: Folder, cell: str, pins: Mapping[str, Mapping[str, str]]) -> None:
     """Write ``<slug>.py``, a case, and ``<slug>_script.py``. ``pins``: cell -> package -> version."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{finding.slug}.py").write_text(case_text(finding, folder, cell, pins), encoding="utf-8")
-    (folder / f"{finding.slug}_script.py").write_text(script_text(finding, cell, pins[cell]), encoding="utf-8")
+    out.write(f"{finding.slug}.py", case_text(finding, out.path, cell, pins))
+    out.write(f"{finding.slug}_script.py", script_text(finding, cell, pins[cell]))
 
 
 CASE = '''"""{title}.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from repros.bisect import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
 from repros.bisection import Hunt
+from repros.files import Folder
 from repros.matrix import Cell
 from repros.probing import PROBES, Probe
 from repros.report.edge_plot import Point, plot
@@ -86,17 +87,31 @@ def _seconds(probes: Iterable[Probe]) -> dict[str, float]:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def write(hunts: Sequence[Hunt], package: str, base: Cell, folder: Path, command: str) -> None:
-    """Write the page, the plots and the probes that they were made from into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write(
+    hunts: Sequence[Hunt],
+    package: str,
+    base: Cell,
+    folder: Path,
+    command: str,
+    *,
+    own: bool = False,
+    force: bool = False,
+) -> None:
+    """Write the page, the plots and the probes that they were made from; into its ``own`` run, page and plots alone."""
     probes = {id(probe): probe for hunt in hunts for _, probe in (*hunt.order, *hunt.crossed)}
-    if not (folder / "logs").is_dir():  # else it is the run's own folder, where every probe stands already
-        (folder / PROBES).write_bytes(b"".join(probe.to_line() for probe in probes.values()))
-    for hunt in hunts:
-        svg = _plot(hunt, package) if hunt.answer().edges else ""
-        if svg:
-            (folder / f"{_slug(hunt)}.svg").write_text(svg, encoding="utf-8")
-    (folder / "README.md").write_text(page(hunts, package, base, command), encoding="utf-8")
+    with place(folder, own=own, force=force) as out:
+        if not own:
+            out.write(PROBES, b"".join(probe.to_line() for probe in probes.values()))
+        for hunt in hunts:
+            svg = _plot(hunt, package) if hunt.answer().edges else ""
+            if svg:
+                out.write(f"{_slug(hunt)}.svg", svg)
+        out.write("README.md", page(hunts, package, base, command))
+
+
+def place(folder: Path, *, own: bool, force: bool) -> Folder:
+    """Return the folder that `write` fills; UserError where it may not."""
+    return Folder(folder, "probes" if own else "bisection", force=force, prune=not own)
 
 
 def _slug(hunt: Hunt) -> str:

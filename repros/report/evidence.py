@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from repros import results
+from repros import files, results
 from repros.cases import Entry
-from repros.errors import UserError
 from repros.redact import Redactor
 from repros.results import Record
 from repros.uv import pip_settings
@@ -62,23 +62,36 @@ class Outputs:
         return junit.document(self._records, self.redactor)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text, or print it for ``-``; UserError where it cannot be written."""
+def write(path: Path, text: str, *, force: bool = False) -> None:
+    """Write a page, or print it for ``-``; UserError where it cannot be written, or would replace what is not ours."""
     if str(path) == "-":
         print(text)
-        return
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot write: {error.strerror}", "name a file in a folder that is there") from error
+    elif is_job_summary(path):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    else:
+        files.put(path, text, force=force)
 
 
-def commit(folders: Sequence[Path], records: Sequence[Record], known: Mapping[str, Entry], target: Path) -> Path:
+def check(path: Path, *, force: bool = False) -> None:
+    """Raise UserError where `write` would."""
+    if str(path) != "-" and not is_job_summary(path):
+        files.check(path, force=force)
+
+
+def is_job_summary(path: Path) -> bool:
+    """Return whether this is the file that the steps of a job on GitHub append to, each after the one before."""
+    named = os.environ.get("GITHUB_STEP_SUMMARY")
+    return bool(named) and path.absolute() == Path(named or "").absolute() and path.is_file() and not path.is_symlink()
+
+
+def commit(
+    folders: Sequence[Path], records: Sequence[Record], known: Mapping[str, Entry], target: Path, *, force: bool = False
+) -> Path:
     """Keep runs as evidence: their trials, the page as Markdown and as HTML; return the results file."""
-    target.mkdir(parents=True, exist_ok=True)
-    kept = target / results.RESULTS
-    outputs = Outputs(records, known, [kept])
-    results.keep(folders, kept, records, outputs.redactor.value)
-    (target / "README.md").write_text(outputs.markdown(), encoding="utf-8")
-    (target / PAGE).write_text(outputs.html(), encoding="utf-8")
-    return kept
+    with files.Folder(target, "evidence", force=force) as out:
+        outputs = Outputs(records, known, [target / results.RESULTS])
+        results.keep(folders, out.staging / results.RESULTS, records, outputs.redactor.value)
+        out.write("README.md", outputs.markdown())
+        out.write(PAGE, outputs.html())
+    return target / results.RESULTS
