@@ -8,18 +8,20 @@ What was removed is counted by kind, so that an output can say so.
 from __future__ import annotations
 
 import getpass
-import ipaddress
 import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from repros.redaction.named import named, urls
+from repros.redaction.places import addresses, homes, hosts, identifiers, people, public
+from repros.redaction.tokens import private_keys, tokens
+
 T = TypeVar("T")
-Replace = Callable[[re.Match[str]], str | None]
 
 #: Names that are no secret and occur in any text.
 COMMON = frozenset(
@@ -29,8 +31,6 @@ COMMON = frozenset(
         *("bitsandbytes", "cuda", "main", "data", "home", "work", "local", "guest", "default", "none", "null", "true"),
     )
 )
-#: Index hosts that everybody uses.
-PUBLIC_HOSTS = frozenset(("pypi.org", "files.pythonhosted.org", "download.pytorch.org", "github.com", "huggingface.co"))
 #: Environment variables that a report may show: the suite sets them, and they decide what a trial does.
 SHOWN = re.compile(
     r"(OMP|MKL|TORCH|TORCHINDUCTOR|TOKENIZERS|TRANSFORMERS|PYTORCH|CUDA|CUBLAS|BNB)_\w+|HF_\w*ASYNC\w*|CXX"
@@ -41,63 +41,11 @@ SECRET_NAME = re.compile(
 )
 URL_NAME = re.compile(r"INDEX|PROXY|FIND_LINKS|URL|ENDPOINT|MIRROR|REGISTRY", re.IGNORECASE)
 REMOVED = "[{} removed]"
-
-_HEX = r"[0-9A-Fa-f]"
-#: kind -> regular expressions. A group named ``keep`` before the secret stays.
-FORMS: Mapping[str, tuple[str, ...]] = {
-    "private key": (r"-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----[\s\S]*?(-----END [A-Z ]*PRIVATE KEY[A-Z ]*-----|\Z)",),
-    "SSH key": (r"\b(ssh-(rsa|dss|ed25519)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) AAAA[A-Za-z0-9+/=]{16,}( \S+)?",),
-    "GitHub token": (r"\bgh[pousr]_\w{20,}", r"\bgithub_pat_\w{20,}"),
-    "GitLab token": (r"\bgl(pat|dt|rt|cbt|ptt|ft|soat|agent|oas)-[\w.-]{16,}",),
-    "Hugging Face token": (r"\b(hf|api_org)_[A-Za-z0-9]{16,}",),
-    "AWS key": (
-        r"\b(AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{16}\b",
-        r"(?i)(?P<keep>aws_?(secret_?access_?key|session_?token)\W{1,4})[A-Za-z0-9/+=]{16,}",
-    ),
-    "Google key": (r"\bAIza[\w-]{30,}", r"\bya29\.[\w-]{16,}", r"\bGOCSPX-[\w-]{16,}"),
-    "Azure key": (r"(?i)(?P<keep>(AccountKey|SharedAccessKey|SharedAccessSignature)=)[\w%+/=&.-]{16,}",),
-    "Slack token": (r"\bxox[a-z]-[\w-]{10,}", r"\bxapp-[\w-]{10,}", r"hooks\.slack\.com/(services|workflows)/[\w/]+"),
-    "Discord webhook": (r"discord(app)?\.com/api/webhooks/\d+/[\w-]+",),
-    "Telegram token": (r"\b\d{8,10}:[A-Za-z0-9_-]{35}\b",),
-    "Anthropic key": (r"\bsk-ant-[\w-]{16,}",),
-    "OpenAI key": (r"\bsk-(proj-|svcacct-|admin-)?[\w-]{20,}",),
-    "Stripe key": (r"\b[srp]k_(live|test)_\w{10,}", r"\bwhsec_\w{16,}"),
-    "PyPI token": (r"\bpypi-[\w-]{16,}",),
-    "npm token": (r"\bnpm_[A-Za-z0-9]{30,}", r"(?P<keep>_authToken=)\S+"),
-    "Docker token": (r"\bdckr_(pat|oat)_[\w-]{16,}",),
-    "Databricks token": (r"\bdapi[0-9a-f]{32}(-\d)?\b",),
-    "SendGrid key": (r"\bSG\.[\w-]{16,}\.[\w-]{16,}",),
-    "DigitalOcean token": (r"\bdo[opr]_v1_[0-9a-f]{32,}",),
-    "JSON web token": (r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",),
-    "authorization header": (
-        r"(?i)(?P<keep>authorization: ?)[^\r\n]+",
-        r"(?i)\b(?P<keep>(bearer|basic) )[\w.~+/=-]{12,}",
-    ),
-    "netrc password": (r"(?i)(?P<keep>\bmachine \S+ login )\S+ password \S+",),
-    "URL with credentials": (
-        r"(?P<keep>\b[a-zA-Z][\w+.-]*://)[^\s/@\"'<>]+(?=@)",
-        r"(?i)(?P<keep>[?&](token|key|api_key|password|sig|signature|X-Amz-Signature|access_token)=)[^&\s\"')<>]+",
-    ),
-    "named secret": (
-        # A `bos_token_id` is a word of a vocabulary.
-        r"(?i)(?P<keep>\b(?!\w*token_ids?\b)\w*(token|secret|passw(or)?d|passphrase|api_?key|access_?key|private_?key)\w*[\"']?\s*[=:]\s*[\"']?)"
-        r"(?!\[)[^\s\"',;&)\]}]{6,}",
-    ),
-    "GPU identifier": (rf"\b(GPU|MIG)-{_HEX}{{8}}(-{_HEX}{{4}}){{3}}-{_HEX}{{12}}\b",),
-    "e-mail address": (r"\b[A-Za-z0-9][\w.+-]*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b",),
-    "MAC address": (rf"(?<![\w:-])({_HEX}{{2}}[:-]){{5}}{_HEX}{{2}}(?![\w-]|:{_HEX}{{2}}\b)",),
-    "host name": (
-        r"(?<![\w./@-])([A-Za-z0-9-]+\.)+(internal|local|lan|corp|intranet|intra|private|home\.arpa)\b(?!\()",
-        r"\bip-\d+-\d+-\d+-\d+\b",
-    ),
-}  # fmt: skip
-_HOME = re.compile(
-    r"(?<![\w.])(/home/|/Users/|/var/home/|[A-Za-z]:\\{1,2}Users\\{1,2})([^/\\\s\"':;,)\]>]+)|(?<![\w./~-])/root(?![\w-])"
-)
-_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
-_IPV6 = re.compile(rf"(?<![\w:.]){_HEX}{{0,4}}(?::{_HEX}{{0,4}}){{2,8}}(?:%\w+)?(?!\w)")
-_FORMS = [(kind, re.compile(pattern)) for kind, patterns in FORMS.items() for pattern in patterns]
-
+#: Forms, in the order in which they are looked for: a key in a URL goes as the key that it is.
+STEPS = (private_keys, tokens, urls, named, identifiers, people, hosts)
+#: After what this machine's words are: its home is a path under more than one root.
+LAST_STEPS = (homes, addresses)
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,500}(?:\x07|\x1b\\))")
 
 def credentials(text: str) -> str:
     """Take user names, passwords and tokens out of the URLs in a text; for words of an installer."""
@@ -170,45 +118,54 @@ class Redactor:
             return "nothing private was found"
         return "removed: " + ", ".join(f"{count} × {kind}" for kind, count in sorted(self.removed.items()))
 
-    def _clean(self, text: str, counts: Counter[str]) -> str:
+    def _clean(self, text: str, counts: Counter[str], found: list[tuple[str, str]] | None = None) -> str:
         if len(text) < 3:
             return text
 
-        def remove(kind: str, pattern: re.Pattern[str], text: str, replace: Replace | None = None) -> str:
-            def one(match: re.Match[str]) -> str:
-                kept = match.groupdict().get("keep") or ""
-                new = replace(match) if replace else kept + REMOVED.format(kind)
-                if new is None or (kept and match[0][len(kept) :].startswith("[")):
-                    return match[0]
-                counts[kind] += 1
-                return new
+        def remove(kind: str, matched: str) -> str:
+            counts[kind] += 1
+            if found is not None:
+                found.append((kind, matched))
+            return REMOVED.format(kind)
 
-            return pattern.sub(one, text)
-
-        for kind, pattern in _FORMS:
-            text = remove(kind, pattern, text)
+        text, codes = _coded(text)
+        for step in STEPS:
+            text = step(text, remove)
         if self._assigned:
-            text = remove("environment variable", self._assigned, text)
+            text = self._assigned.sub(lambda m: m[0] if _gone(m) else m["keep"] + remove("environment variable", m[0]), text)
         for kind, pattern in self._words:
-            text = remove(kind, pattern, text, (lambda _: "~") if kind == "home path" else None)
-        text = remove("home path", _HOME, text, lambda _: "~")
-        text = remove("IP address", _IPV4, text, _address)
-        return remove("IP address", _IPV6, text, _address)
+            text = pattern.sub(lambda m, kind=kind: (remove(kind, m[0]), "~")[kind == "home path"], text)
+        for step in LAST_STEPS:
+            text = step(text, remove)
+        for sign, code in codes.items():
+            text = text.replace(sign, code)
+        return text
 
 
-def _address(match: re.Match[str]) -> str | None:
-    """Replace what is an address of a machine, with a port or a line number behind it or without.
+def _gone(m: re.Match[str]) -> bool:
+    return m[0][len(m["keep"]) :].startswith("[")
 
-    A loopback, a time or a version is none.
+
+def _coded(text: str) -> tuple[str, dict[str, str]]:
+    """Return the text with one sign in place of each escape sequence of a terminal, and what the signs stand for.
+
+    A sequence ends in a letter, behind which no form would begin. The signs are of a private plane of Unicode.
     """
-    text, _, after = match[0].rpartition(":")
-    for candidate, rest in ((match[0], ""), (text, f":{after}")):
-        try:
-            found = ipaddress.ip_address(candidate.partition("%")[0])
-        except ValueError:
-            continue
-        return None if found.is_loopback or found.is_unspecified else REMOVED.format("IP address") + rest
-    return None
+    if "\x1b" not in text:
+        return text, {}
+    signs: dict[str, str] = {}
+    free = (sign for sign in map(chr, range(0x100000, 0x10FFFE)) if sign not in text)
+
+    def sign_of(m: re.Match[str]) -> str:
+        if m[0] not in signs:
+            made = next(free, None)
+            if made is None:
+                return m[0]
+            signs[m[0]] = made
+        return signs[m[0]]
+
+    text = _ESCAPE.sub(sign_of, text)
+    return text, {sign: code for code, sign in signs.items()}
 
 
 def local_words(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, list[str]]:
@@ -242,7 +199,7 @@ def _parts(url: str, secrets: list[str]) -> list[str]:
         host = parts.hostname or ""
     except ValueError:
         return []
-    return [] if host in PUBLIC_HOSTS else [host]
+    return [] if public(host) else [host]
 
 
 def _user() -> str:
