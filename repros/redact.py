@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from repros.redaction.named import named, urls
+from repros.redaction.named import named, secret_value, urls
 from repros.redaction.places import addresses, homes, hosts, identifiers, people, public
 from repros.redaction.tokens import private_keys, tokens
 
@@ -45,6 +45,7 @@ REMOVED = "[{} removed]"
 STEPS = (private_keys, tokens, urls, named, identifiers, people, hosts)
 #: After what this machine's words are: its home is a path under more than one root.
 LAST_STEPS = (homes, addresses)
+_PLAIN = frozenset((int, float, bool, type(None)))
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,500}(?:\x07|\x1b\\))")
 
 def credentials(text: str) -> str:
@@ -103,14 +104,30 @@ class Redactor:
             self._memo.update((text, (text, counts)) for text in several)
 
     def value(self, value: T) -> T:
-        """Return a JSON value with every string in it, keys included, without what is private."""
+        """Return a JSON value with every string in it, keys included, without what is private.
+
+        What stands under the name of a secret is one, as it would be behind that name in a text.
+        """
+        kind = type(value)
+        if kind is str:
+            return self.text(value)  # type: ignore[arg-type,return-value]
+        if kind in _PLAIN:
+            return value
         if isinstance(value, str):
             return self.text(value)  # type: ignore[return-value]
         if isinstance(value, Mapping):
-            return {self.text(str(k)): self.value(v) for k, v in value.items()}  # type: ignore[return-value]
+            return {self.text(str(k)): self._under(str(k), v) for k, v in value.items()}  # type: ignore[return-value]
         if isinstance(value, (list, tuple)):
+            if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
+                return [self.text(value[0]), self._under(*value)]  # type: ignore[return-value]
             return [self.value(one) for one in value]  # type: ignore[return-value]
         return value
+
+    def _under(self, name: str, value: T) -> T:
+        if type(value) is str and secret_value(name, value):
+            self.removed["named secret"] += 1
+            return REMOVED.format("named secret")  # type: ignore[return-value]
+        return self.value(value)
 
     def says(self) -> str:
         """Return what was removed, by kind and count."""

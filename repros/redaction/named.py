@@ -26,6 +26,7 @@ _QUALIFIED = frozenset(
     "job figma webhook security csrf xsrf sas wandb openai anthropic license ingest write read publish".split()
 )
 #: With one of these a token is one of a model's, a key one of a table.
+_ISSUED = ("auth", "access", "identity", "refresh", "session", "bearer", "csrf", "api")
 _HARMLESS = frozenset(
     "bos eos pad unk sep cls mask special image video audio next prev previous last first new start stop end begin "
     "boi eoi prompt decoder fake word sub per num max min n total input output generated vocab text thinking think "
@@ -63,7 +64,7 @@ def strength(name: str) -> int:
     if last in _TOKENS or last.endswith(("token", "webhook")):
         if _HARMLESS.intersection(before):
             return 0
-        return STRONG if name.isupper() and before or previous in _QUALIFIED or last.startswith(("auth", "access")) else SOME
+        return STRONG if name.isupper() and before or previous in _QUALIFIED or last.startswith(_ISSUED) else SOME
     if last in ("auth", "sid", "cookie", "session", "sessionid", "signature", "sig", "pass", "sessid", "salt"):
         return WEAK
     return WEAK if (last == "id" and previous == "session") or last.endswith("sessionid") else 0
@@ -77,7 +78,7 @@ _TYPE = r":[ \t]{0,3}[A-Za-z_][\w.]{0,30}(?:\[[\w., \[\]]{0,40}\])?(?:[ \t]?\|[ 
 _NAMED = re.compile(
     rf"(?<![\w.$-])(?P<flag>--?)?(?:(?<=\\)[nrt])?(?P<name>[A-Za-z_][\w.$-]{{1,80}}+)(?P<after>{_QUOTE}\]?)?"
     rf"[ \t{_ANSI}]{{0,20}}+(?P<sep>{_TYPE}|=>|:=|=(?!=)|%3[Dd]|:(?![:/])|,(?=[ \t]{{0,4}}{_QUOTE}))"
-    rf"(?P<space>[ \t{_ANSI}]{{0,20}}+)"
+    rf"(?P<space>[ \t{_ANSI}]{{0,20}}+)(?:![a-z]{{1,20}} )?"
 )
 #: A flag or a command whose value follows a space.
 _SPACED = re.compile(
@@ -102,6 +103,8 @@ _FORMS = [
         r"(?i)(?P<keep>\bauth=\(\\?[\"'][^\"'\n]{1,80}\\?[\"'],[ ]{0,2}\\?[\"'])(?P<value>[^\"'\n]{3,200})"), "auth="),
     ("named secret", re.compile(
         r"(?P<keep>(?:^|(?<=\s))[\w.*-]{1,80}:(?:5432|5433|6432|3306|\*):[\w*-]{1,60}:[\w.-]{1,60}:)(?P<value>[^\s:]{3,200})"), ":"),
+    ("named secret", re.compile(
+        r"(?i)(?P<keep>(?<![\w-])(?:password|passwd|passphrase|pwd|token|secret|api[ _-]?key)(?: is| was)?[ ]{1,4})(?P<value>(?=[^\s]{0,60}\d)(?=[^\s]{0,60}[a-z])[^\s\"'=:,()\[\]{}<>]{5,400})"), " "),
     ("named secret", re.compile(r"(?P<keep>\bpass:)(?P<value>[^\s\"']{4,200})(?=\s|$|[\"'])"), "pass:"),
     ("named secret", re.compile(r"(?P<keep>\bvault login )(?P<value>(?!-)[^\s\"']{6,200})"), "vault login"),
     ("named secret", re.compile(r"(?P<keep>\bwandb login (?:--relogin )?)(?P<value>[0-9a-f]{32,})"), "wandb login"),
@@ -113,7 +116,7 @@ _FORMS = [
     ("named secret", re.compile(r"(?P<keep>\bldap\w{3,8} (?:[^\n]{0,80} )?-w )(?P<value>[^\s]{3,200})"), "ldap"),
     ("named secret", re.compile(r"(?P<keep>(?<!\S)-U [\"']?)(?P<value>[\w.-]{1,40}%[^\s\"']{2,80})"), "-u "),
     ("user and password", re.compile(
-        r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user|-U)[ =]{0,2}[\"']?)(?P<value>(?!\d+:\d+)[^\s:\"'/=-][^\s:\"'/=]{0,60}:[^\s\"'/]{2,200})"), ":"),
+        r"(?P<keep>(?<!\S)(?:-u|--user|--proxy-user|-U|-a|--auth)[ =]{0,2}[\"']?)(?P<value>(?!\d+:\d+)[^\s:\"'/=-][^\s:\"'/=]{0,60}:[^\s\"'/]{2,200})"), ":"),
     ("cookie", re.compile(r"(?P<keep>(?<!\S)(?:-b|--cookie)[ =][\"']?)(?P<value>[\w.-]{1,60}=[^\"'\n]{2,2000})"), "="),
     ("cookie", re.compile(
         r"(?i)(?P<keep>(?:^|(?<![\w]))(?:set-)?cookie2?\\?[\"']?[ \t]{0,4}[:=][ \t]{0,4}\\?[\"']?)(?P<value>[\w.$%-]{1,80}=[^\r\n\"'\\]{1,8000})"), "ookie"),
@@ -176,6 +179,9 @@ def _kept(m: re.Match[str], kind: str, remove: Remove) -> str:
     value = m["value"]
     first = value.split()[0].strip("\"'")
     weak = kind == "authorization header" and value == first and (wordy(value) or not mixed(value))
+    if kind == "named secret" and m["keep"][-1] == " " and value == first and "=" not in m["keep"]:  # said in a sentence
+        said = m["keep"].lower()
+        weak = said.startswith(("token", "secret", "api")) and (wordy(value) or len(value) < 8)
     rest = value[len(first) :].strip(" \"'")
     empty = kind == "authorization header" and (not rest or rest.startswith(("{", "$", "<", "+", "=", "|"))) and value != first
     if weak or empty or value.startswith(("[", "{", "$", "<", "None", "str")):
@@ -191,7 +197,9 @@ def _span(text: str, m: re.Match[str]) -> tuple[int, int] | None:
     flag = bool(groups.get("flag")) or m.re is _SPACED
     if not grade:
         return None
-    if flag and grade == SOME:
+    if grade == SOME and (flag or name.isupper() and not groups.get("space", "x") and m["sep"] == "="):
+        grade = STRONG
+    if flag and name == "pass":
         grade = STRONG
     quoted = _QUOTED.match(text, m.end(), m.end() + 8)
     if quoted:
@@ -223,6 +231,10 @@ def _secret(value: str, name: str, grade: int) -> bool:
         return False
     if grade == STRONG:
         return not (_NUMBER.fullmatch(value) and len(value) < 4)
+    if ":" in value and "cred" in name.lower():
+        return True
+    if name.lower() == "pass":
+        return len(value) > 5 and mixed(value) and " " not in value
     if grade == SOME:
         return len(value) >= 8 and not plain and " " not in value and (mixed(value) or len(value) >= 16) and not _NUMBER.fullmatch(value)
     return bool(_RANDOM.fullmatch(value)) and not plain and (not _HEXADECIMAL.fullmatch(value) or "sess" in name.lower()) or _pair(value, name)
@@ -258,6 +270,8 @@ def _secret_bare(text: str, m: re.Match[str], bare: re.Match[str], name: str, gr
         line = text[max(0, text.rfind("\n", 0, m.start()) + 1, m.start() - 200) : m.start()]
         if "_" in value or after and after in ",)]" and "(" in line:
             return False
+        if m["sep"] == ":" and re.search(r"(?i)\b(?:enter|your|the|a|wrong|invalid|bad) $", line):
+            return False
         if m["sep"] == ":" and (value.lower() in _STOP or value[0].isupper() and value.lower() not in ("winter", "summer")):
             return "passphrase" in name
         rest = text[bare.end() : bare.end() + 40].partition("\n")[0]
@@ -287,6 +301,7 @@ _PARAMETERS = re.compile(
     r"q-ak|q-sign\w{0,6}|se?cret|access_id|authkey|h-signature|hdnts|hdnea|hash_key)=)(?P<value>[^&\s\"'<>)\]\\`]+)"
 )
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,20}://)(?P<user>[^\s/@\"'<>:?#]{0,200}+)(?P<password>:[^\s/\"'<>@]{0,400}+)?@")
+_SHARE = re.compile(r"(?P<keep>file://)(?P<host>(?!localhost/)[A-Za-z][\w.-]{1,100})(?=/)")
 _PLAIN_USERS = ("git", "hg", "svn", "anonymous", "")
 _HOOKS = re.compile(
     r"(?P<keep>hooks\.slack(?:-gov)?\.com/(?:services|workflows|triggers)/|discord(?:app)?\.com/api/(?:v\d+/)?webhooks/|[\w-]{1,60}\.webhook\.office\.com/webhookb?2?/|"
@@ -300,6 +315,8 @@ def urls(text: str, remove: Remove) -> str:
     """Take out of URLs who opens what with which key, and the whole path of those that are a key themselves."""
     if "=" in text:
         text = _PARAMETERS.sub(lambda m: m[0] if _plain(m) else m["keep"] + remove("URL with credentials", m["value"]), text)
+    if "file://" in text:
+        text = _SHARE.sub(lambda m: m["keep"] + remove("host name", m["host"]), text)
     if "://" in text:
         text = _USERINFO.sub(lambda m: _userinfo(m, remove), text)
     return _HOOKS.sub(lambda m: m["keep"] + remove("webhook", m["value"]), text) if "/" in text else text
@@ -315,3 +332,12 @@ def _userinfo(m: re.Match[str], remove: Remove) -> str:
     if not m["password"] and m["user"] in _PLAIN_USERS or found.startswith(("[", "$", "{")) or found == "***":
         return m[0]
     return m["scheme"] + remove("URL with credentials", found) + "@"
+
+
+def secret_value(name: str, value: str) -> bool:
+    """Return whether what a mapping holds under this name is a secret."""
+    lowered = name.lower()
+    if lowered in ("authorization", "proxy-authorization", "cookie", "set-cookie"):
+        return len(value) > 3 and not _NOTHING.fullmatch(value[:_LOOK]) and not value.startswith("[")
+    grade = strength(name)
+    return bool(grade) and _secret(value[:_LOOK], name, grade)

@@ -24,29 +24,34 @@ _USER = rf"{_NAME}(?:(?: {_NAME}){{1,3}}(?=[/\\])|(?: [A-Z][\w.-]{{1,30}}){{1,2}
 _HOME = re.compile(
     r"(?<![\w.~-])(?:"
     rf"(?:/(?:mnt|cygdrive))?/[A-Za-z]/Users/{_USER}"
-    rf"|(?:/[\w.-]{{1,40}}){{0,4}}?/(?:home|homes|Users)\d{{0,2}}/(?!\.{{1,2}}/){_USER}"
+    rf"|(?:/[\w.-]{{1,40}}){{0,4}}?/(?:home|homes|Users)\d{{0,2}}/(?:(?:jusers|users?|[a-z])/)?(?!\.{{1,2}}/){_USER}"
     r"|/root(?![\w-]))"
     rf"|(?<![A-Za-z])[A-Za-z]:(?:\\{{1,4}}|/)(?:Users|Documents and Settings)(?:\\{{1,4}}|/){_USER}"
     rf"|(?<![\w\\])(?:\\{{1,2}})(?:home|Users)\\{{1,2}}{_USER}"
 )
 _FOLDER = re.compile(
-    rf"(?P<keep>(?<![\w.~-])(?:/[\w.-]{{1,40}}){{0,4}}?/(?:scratch|gpfs|lustre|fsx|efs|nfs|net|users|user|staff|afs|media|work/users|blue|fast|vast)/"
-    rf"(?:(?:home|homes|users|user|scratch|project|projects|work|fs\d+|[a-z])/)*)(?P<user>[A-Za-z][\w.-]{{1,40}})(?=[/\s\"'`:;,)\]]|$)"
+    r"(?P<keep>(?<![\w.~-])(?:"
+    r"/(?:afs|blue|cluster|data|efs|export|fsx|gpfs|lustre|mnt|net|nfs|p|project|projects|scratch|share|shared|storage|vast|work)"
+    r"(?:/[\w.-]{1,40}){0,5}?/(?:users?|jusers|staff|people)/(?:[a-z0-9]{1,2}/)?"
+    r"|/(?:afs|beegfs|blue|efs|fsx|gpfs|lustre|media|net|nfs|scratch|staff|u|user|users|vast)/"
+    r"(?:(?:beegfs|fs\d{1,2}|gpfs|home|lustre|projects?|scratch|users?|work)/){0,3}"
+    r"))(?P<user>[A-Za-z][\w-]{1,40}(?:\.[A-Za-z][\w-]{1,40})?)(?=[/\s\"'`:;,)\]]|$)"
 )
 _TEMPORARY = re.compile(
     r"(?P<keep>(?:pytest-of-|torchinductor_|hsperfdata_|pip-build-|pip-unpack-|triton_cache_|tmux-|numba_cache_|matplotlib-|vscode-ipc-|jax_cache_|krb5cc_)"
     r")(?P<user>[A-Za-z][\w.-]{1,40}?)(?=[/\\\s\"'`:;,)\]]|$)"
 )
 _FOLDERS = re.compile(r"(?P<keep>/var/folders/)(?P<user>[\w+-]{2}/[\w+-]{20,40})")
-_TILDE = re.compile(r"(?P<keep>(?<![\w~)\].=/-])~)(?P<user>[a-z_][\w-]{1,31})(?=/[\w.])")
+_FILE = re.compile(r"\.(?:py|so|c|cc|cpp|cu|h|json|txt|bin|pt|pth|md|log|sh|toml|yaml|yml|gguf|safetensors|tar|gz|zip|csv)$")
+_TILDE = re.compile(r"(?P<keep>(?<![\w~)\].=/-])~)(?P<user>[a-z_][\w-]{1,31})(?=/[\w.])|(?P<cd>\bcd ~)[a-z_][\w-]{1,31}")
 _UNC = re.compile(r"(?<![\w\\:.])\\{2}(?:\\{2})?([A-Za-z][\w.-]{2,62})\\{1,2}([A-Za-z][\w.$-]{1,80})")
 
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
 _IPV6 = re.compile(rf"(?<![\w:.]){_HEX}{{0,4}}(?::{_HEX}{{0,4}}){{2,8}}(?:%\w{{1,16}})?(?!\w|:)")
-_DASHED = re.compile(r"(?<![A-Za-z])ip-\d{1,3}-\d{1,3}-\d{1,3}-\d{1,3}(?!\w)(?:\.[\w.-]{1,80})?")
+_DASHED = re.compile(r"(?<![A-Za-z])(?:ip|ec2)-\d{1,3}-\d{1,3}-\d{1,3}-\d{1,3}(?!\w)(?:\.[\w.-]{1,80})?")
 #: Before a number of four parts these say that it is a version, or an address.
 _VERSION = re.compile(
-    r"(?i)(?:[=<>~!]=[ ]?|[\w][-_+]|\bv|[<>]|(?:version|release|build|driver|toolkit|runtime|cuda|cudnn|cu\w{2,12}|nccl|nv\w{2,20}|nvidia[\w-]{0,40}|"
+    r"(?i)(?:\bversions?\b[^\n]{0,40}|[=<>~!]=[ ]?|[\w][-_+]|\bv|[<>]|(?:version|release|build|driver|toolkit|runtime|cuda|cudnn|cu\w{2,12}|nccl|nv\w{2,20}|nvidia[\w-]{0,40}|"
     r"mkl|onednn|gcc|g\+\+|glibc|clang|llvm|msvc|triton|torch\w{0,20}|python|numpy|transformers|bitsandbytes|kernel|chrome|wheel|package|"
     r"[\w-]{1,40}-cu\d{1,3}|lib\w{2,30})[\"']?[ ]?[:=(,]?[ ]?[\"']?v?)$"
 )
@@ -79,14 +84,20 @@ _SHELL = re.compile(r"(?:\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|by|user|login|
 _REMOTE = re.compile(r":[~/]|:\d+|[$#] |\)$|\)\s")
 _NUMBERED = re.compile(r"(?:[A-Za-z0-9-]+\.)*[A-Za-z]+[A-Za-z0-9]*-[A-Za-z0-9-]*[a-z0-9]|[A-Za-z]{3,}-?\d{2,4}(?:[.][\w.-]+)?")
 _SUFFIXED = re.compile(
-    r"(?<![\w./@-])((?:[A-Za-z0-9-]{1,63}\.){1,6})(internal|local|lan|corp|intranet|intra|private|home\.arpa|localdomain)(?![\w(\[-]|\.\w)"
+    r"(?<![\w.-])(?<![^/]/)((?:[A-Za-z0-9-]{1,63}\.){1,6})(internal|local|lan|corp|intranet|intra|private|home\.arpa|localdomain)(?![\w(\[-]|\.\w)"
 )
 _MACHINE = re.compile(
-    rf"(?<![\w./@-])[A-Za-z]{{2,20}}-?[A-Za-z-]{{0,20}}\d{{1,4}}[a-z]?\.(?:[A-Za-z0-9-]{{1,63}}\.){{1,6}}(?:{_TLDS})(?![\w(\[-]|\.\w)"
+    rf"(?<![\w.-])(?<![^/]/)[A-Za-z]{{2,20}}-?[A-Za-z-]{{0,20}}\d{{1,4}}[a-z]?\.(?:[A-Za-z0-9-]{{1,63}}\.){{1,6}}(?:{_TLDS})(?![\w(\[-]|\.\w)"
 )
 _SSH = re.compile(r"(?P<keep>(?<![\w/.-])(?:ssh|sftp|mosh)(?: -\w(?: ?[\w./~:-]{1,60})?){0,6} )(?P<host>(?!-)[A-Za-z][\w.-]{1,100})(?![\w@=])")
-_COPY = re.compile(r"(?P<keep>\b(?:scp|rsync) [^\n]{0,200}? )(?P<host>[A-Za-z][\w.-]{2,80})(?=:[~/.\w])")
-_HOSTNAME = re.compile(r"(?P<keep>\b(?:HostName|hostname|HOSTNAME|NodeName|SLURMD_NODENAME|SLURM_NODELIST|MASTER_ADDR|COMPUTERNAME|USERDOMAIN|node_name)[ \t]{0,4}[:= ][ \t]{0,4}[\"']?)(?P<host>[A-Za-z][\w.-]*[\d.-][\w.-]*)")
+_COPY = re.compile(r"(?P<keep>\b(?:scp|rsync) (?:[^\n]{0,200}? )?)(?P<host>[A-Za-z][\w.-]{2,80})(?=:[~/.\w])")
+_HOSTNAME = re.compile(r"(?P<keep>\b(?:HostName|hostname|HOSTNAME|NodeName|SLURMD_NODENAME|SLURM_NODELIST|MASTER_ADDR|host|Host|nodename|COMPUTERNAME|USERDOMAIN|node_name)[ \t]{0,4}[:= ][ \t]{0,4}[\"']?)(?P<host>[A-Za-z][\w.-]*[\d.-][\w.-]*)")
+
+
+_BOX = re.compile(
+    r"(?<![\w./@-])(?:(?:gpu|dgx|hgx|node|login|rack|box|server|host|srv|cn|workstation)(?:-[a-z0-9]{1,12}){1,4}?-\d{1,4}|(?:dgx|hgx|login|gpu)-?\d{2,4}|node-?\d{3,5}|"
+    r"node0\d|node1[13-57]|nid\d{5,8}|DESKTOP-[A-Z0-9]{7}|LAPTOP-[A-Z0-9]{8})(?![\w-])"
+)
 
 
 def identifiers(text: str, remove: Remove) -> str:
@@ -99,7 +110,7 @@ def identifiers(text: str, remove: Remove) -> str:
 def homes(text: str, remove: Remove) -> str:
     """Write homes as `~`, and take users' names out of folders that are named after them."""
     def user(m: re.Match[str]) -> str:
-        if m["user"].lower() in COMMON_USERS or m["user"].isdigit():
+        if m["user"].lower() in COMMON_USERS or _FILE.search(m["user"]):
             return m[0]
         return m["keep"] + remove("user name", m["user"])
 
@@ -113,7 +124,7 @@ def homes(text: str, remove: Remove) -> str:
         text = _HOME.sub(home, text)
         text = _FOLDERS.sub(user, _FOLDER.sub(user, text))
     if "~" in text:
-        text = _TILDE.sub(user, text)
+        text = _TILDE.sub(lambda m: m["cd"] + remove("user name", m[0]) if m["cd"] else user(m), text)
     return _TEMPORARY.sub(user, text) if "-" in text or "_" in text else text
 
 
@@ -165,7 +176,7 @@ def _user_at_host(text: str, start: int, sign: int, user: str) -> int:
 
 def hosts(text: str, remove: Remove) -> str:
     """Take out names of hosts that only one network knows, and what a shell is told to reach."""
-    if "ip-" in text:
+    if "ip-" in text or "ec2-" in text:
         text = _DASHED.sub(lambda m: remove("host name", m[0]), text)
     if "." in text:
         text = _SUFFIXED.sub(lambda m: remove("host name", m[0]) if _private(text, m) else m[0], text)
@@ -174,6 +185,7 @@ def hosts(text: str, remove: Remove) -> str:
         text = _SSH.sub(lambda m: m["keep"] + remove("host name", m["host"]) if _reached(m) else m[0], text)
     if "scp " in text or "rsync " in text:
         text = _COPY.sub(lambda m: m["keep"] + remove("host name", m["host"]), text)
+    text = _BOX.sub(lambda m: remove("host name", m[0]), text)
     return _HOSTNAME.sub(lambda m: m[0] if public(m["host"]) else m["keep"] + remove("host name", m["host"]), text)
 
 
