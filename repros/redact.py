@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from repros.redaction.named import named, secret_value, urls
+from repros.redaction.named import listed, named, secret_value, urls
 from repros.redaction.places import addresses, homes, hosts, identifiers, people, public
 from repros.redaction.tokens import private_keys, tokens
 
@@ -119,7 +119,8 @@ class Redactor:
             return {self.text(str(k)): self._under(str(k), v) for k, v in value.items()}  # type: ignore[return-value]
         if isinstance(value, (list, tuple)):
             if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
-                return [self.text(value[0]), self._under(*value)]  # type: ignore[return-value]
+                under = self._under if listed(value[1]) else lambda _, text: self.text(text)
+                return [self.text(value[0]), under(*value)]  # type: ignore[return-value]
             return [self.value(one) for one in value]  # type: ignore[return-value]
         return value
 

@@ -209,6 +209,7 @@ def _span(text: str, m: re.Match[str]) -> tuple[int, int] | None:
         if end < 0 or "\n" in value[:-1] and len(quoted["quote"].lstrip("\\")) == 1:
             return None
         code = "f" in quoted["prefix"].lower() and "{" in value
+        code = code or (m.re is _NAMED and m["sep"] == "," and not listed(value))
         return (start, end) if not code and _secret(value, name, grade) else None
     if m.re is _NAMED and m["sep"] == ",":
         return None
@@ -220,6 +221,11 @@ def _span(text: str, m: re.Match[str]) -> tuple[int, int] | None:
     if not bare or not _secret_bare(text, m, bare, name, grade):
         return None
     return start, _end(text, m, start, bare.end(), name)
+
+
+def listed(value: str) -> bool:
+    """Return whether a value behind a name in a list is one by its looks: names stand in lists, too."""
+    return mixed(value) or not wordy(value)
 
 
 def _secret(value: str, name: str, grade: int) -> bool:
@@ -300,7 +306,7 @@ _PARAMETERS = re.compile(
     r"auth[_-]?key|keyid|key-pair-id|hmac|googleaccessid|ossaccesskeyid)|key|sig|sign|policy|code|auth|pass|pwd|pw|jwt|sid|session(?:id)?|"
     r"q-ak|q-sign\w{0,6}|se?cret|access_id|authkey|h-signature|hdnts|hdnea|hash_key)=)(?P<value>[^&\s\"'<>)\]\\`]+)"
 )
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,20}://)(?P<user>[^\s/@\"'<>:?#]{0,200}+)(?P<password>:[^\s/\"'<>@]{0,400}+)?@")
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{1,20}://)(?P<user>[^\s/@\"'<>:?#()\[\]{}|\\]{0,200}+)(?P<password>:[^\s/\"'<>@]{0,400}+)?@")
 _SHARE = re.compile(r"(?P<keep>file://)(?P<host>(?!localhost/)[A-Za-z][\w.-]{1,100})(?=/)")
 _PLAIN_USERS = ("git", "hg", "svn", "anonymous", "")
 _HOOKS = re.compile(

@@ -25,7 +25,7 @@ _HOME = re.compile(
     r"(?<![\w.~-])(?:"
     rf"(?:/(?:mnt|cygdrive))?/[A-Za-z]/Users/{_USER}"
     rf"|(?:/[\w.-]{{1,40}}){{0,4}}?/(?:home|homes|Users)\d{{0,2}}/(?:(?:jusers|users?|[a-z])/)?(?!\.{{1,2}}/){_USER}"
-    r"|/root(?![\w-]))"
+    r"|/roo[t](?![\w-]))"
     rf"|(?<![A-Za-z])[A-Za-z]:(?:\\{{1,4}}|/)(?:Users|Documents and Settings)(?:\\{{1,4}}|/){_USER}"
     rf"|(?<![\w\\])(?:\\{{1,2}})(?:home|Users)\\{{1,2}}{_USER}"
 )
@@ -91,7 +91,10 @@ _MACHINE = re.compile(
 )
 _SSH = re.compile(r"(?P<keep>(?<![\w/.-])(?:ssh|sftp|mosh)(?: -\w(?: ?[\w./~:-]{1,60})?){0,6} )(?P<host>(?!-)[A-Za-z][\w.-]{1,100})(?![\w@=])")
 _COPY = re.compile(r"(?P<keep>\b(?:scp|rsync) (?:[^\n]{0,200}? )?)(?P<host>[A-Za-z][\w.-]{2,80})(?=:[~/.\w])")
-_HOSTNAME = re.compile(r"(?P<keep>\b(?:HostName|hostname|HOSTNAME|NodeName|SLURMD_NODENAME|SLURM_NODELIST|MASTER_ADDR|host|Host|nodename|COMPUTERNAME|USERDOMAIN|node_name)[ \t]{0,4}[:= ][ \t]{0,4}[\"']?)(?P<host>[A-Za-z][\w.-]*[\d.-][\w.-]*)")
+_HOSTNAME = re.compile(
+    r"(?P<keep>\b(?:HostName|hostname|HOSTNAME|NodeName|SLURMD_NODENAME|SLURM_NODELIST|MASTER_ADDR|host|Host|nodename|COMPUTERNAME|USERDOMAIN|node_name)"
+    r"[\"']?[ \t]{0,4}[:= ][ \t]{0,4}[\"']?)(?P<host>(?=[\w.-]{0,80}\d)[A-Za-z][A-Za-z0-9]*(?:-[A-Za-z0-9]+)++(?:\.[\w-]+)*+|[A-Za-z]{2,}\d+(?:\.[a-z][a-z-]*)++)(?![\w(\[])"
+)
 
 
 _BOX = re.compile(
@@ -245,8 +248,7 @@ def _ipv4(m: re.Match[str]) -> bool:
         return True
     if _VERSION.search(before) or re.match(r"-?(?:rc|dev|post|alpha|beta|a\d|b\d)|-[\w]", after):
         return False
-    private = found.is_private or found in ipaddress.IPv4Network("100.64.0.0/10")
-    return private or bool(re.match(r":\d{2,5}\b|/\d{1,2}\b", after)) or int(m[0].split(".")[0]) > 19
+    return not found.is_global or bool(re.match(r":\d{2,5}\b|/\d{1,2}\b", after)) or int(m[0].split(".")[0]) > 19
 
 
 def _ipv6(m: re.Match[str], remove: Remove) -> str:
