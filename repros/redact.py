@@ -13,13 +13,15 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from repros.redaction.named import listed, named, secret_value, urls
+from repros.redaction.named import listed, named, secret_value
 from repros.redaction.places import addresses, homes, hosts, identifiers, people, public
 from repros.redaction.tokens import private_keys, tokens
+from repros.redaction.urls import urls
 
 T = TypeVar("T")
 
@@ -48,10 +50,20 @@ LAST_STEPS = (homes, addresses)
 _PLAIN = frozenset((int, float, bool, type(None)))
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,500}(?:\x07|\x1b\\))")
 
+
 def credentials(text: str) -> str:
     """Take user names, passwords and tokens out of the URLs in a text; for words of an installer."""
     text = re.sub(r"(\w+://)[^\s/@]*@", r"\1***@", text)
     return re.sub(r"(?i)([?&](?:token|key|password|sig|signature)=)[^&\s)]+", r"\1***", text)
+
+
+@dataclass(frozen=True)
+class Find:
+    """What a text holds that is private: its line, its kind, and how it begins."""
+
+    line: int
+    kind: str
+    text: str
 
 
 class Redactor:
@@ -130,6 +142,14 @@ class Redactor:
             return REMOVED.format("named secret")  # type: ignore[return-value]
         return self.value(value)
 
+    def finds(self, text: str) -> list[Find]:
+        """Return what would be removed from a text, in the order of its lines; nothing is counted."""
+        found: list[tuple[str, str]] = []
+        self._clean(text, Counter(), found)
+        coded = _coded(text)[0]
+        made = {Find(coded.count("\n", 0, max(0, coded.find(one))) + 1, kind, masked(one)) for kind, one in found}
+        return sorted(made, key=lambda find: (find.line, find.kind, find.text))
+
     def says(self) -> str:
         """Return what was removed, by kind and count."""
         if not self.removed:
@@ -150,7 +170,9 @@ class Redactor:
         for step in STEPS:
             text = step(text, remove)
         if self._assigned:
-            text = self._assigned.sub(lambda m: m[0] if _gone(m) else m["keep"] + remove("environment variable", m[0]), text)
+            text = self._assigned.sub(
+                lambda m: m[0] if _gone(m) else m["keep"] + remove("environment variable", m[0]), text
+            )
         for kind, pattern in self._words:
             text = pattern.sub(lambda m, kind=kind: (remove(kind, m[0]), "~")[kind == "home path"], text)
         for step in LAST_STEPS:
@@ -158,6 +180,12 @@ class Redactor:
         for sign, code in codes.items():
             text = text.replace(sign, code)
         return text
+
+
+def masked(text: str) -> str:
+    """Return enough of a text to find it by, and never the most of it."""
+    first = text.partition("\n")[0]
+    return first[: min(6, len(text) // 3)] + "…"
 
 
 def _gone(m: re.Match[str]) -> bool:

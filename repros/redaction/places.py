@@ -7,17 +7,14 @@ import re
 import sys
 
 from repros.redaction import Remove
-from repros.redaction.words import wordy
+from repros.redaction.data import words
 
 _HEX = r"[0-9A-Fa-f]"
 _GPU = re.compile(rf"(?<![A-Za-z])(?:GPU|MIG)-(?:GPU-)?{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}}(?:/\d+/\d+)?")
 _MAC = re.compile(rf"(?<![\w:-])(?:{_HEX}{{2}}([:-]))(?:{_HEX}{{2}}\1){{4}}{_HEX}{{2}}(?![\w-]|:{_HEX}{{2}}\b)")
 
 #: Users of homes that say nothing; `root` and such are removed as homes, not as users of other folders.
-COMMON_USERS = frozenset(
-    "root user users admin ubuntu debian runner test tests build builder python docker nobody jovyan shared public all "
-    "default data datasets models cache tmp temp local home system app current".split()
-)
+COMMON_USERS = words("users")
 _NAME = r"[^/\\\s\"'`:;,()\[\]{}<>|*?$]{1,64}"
 #: Further words of a user's name stand before a separator, or at the end of a path in quotes.
 _USER = rf"{_NAME}(?:(?: {_NAME}){{1,3}}(?=[/\\])|(?: [A-Z][\w.-]{{1,30}}){{1,2}}(?=[\"'`\n]|$))?"
@@ -33,7 +30,7 @@ _FOLDER = re.compile(
     r"(?P<keep>(?<![\w.~-])(?:"
     r"/(?:afs|blue|cluster|data|efs|export|fsx|gpfs|lustre|mnt|net|nfs|p|project|projects|scratch|share|shared|storage|vast|work)"
     r"(?:/[\w.-]{1,40}){0,5}?/(?:users?|jusers|staff|people)/(?:[a-z0-9]{1,2}/)?"
-    r"|/(?:afs|beegfs|blue|efs|fsx|gpfs|lustre|media|net|nfs|scratch|staff|u|user|users|vast)/"
+    r"|/u/(?=[\w-]{1,40}/)|/(?:afs|beegfs|blue|efs|fsx|gpfs|lustre|media|net|nfs|scratch|staff|user|users|vast)/"
     r"(?:(?:beegfs|fs\d{1,2}|gpfs|home|lustre|projects?|scratch|users?|work)/){0,3}"
     r"))(?P<user>[A-Za-z][\w-]{1,40}(?:\.[A-Za-z][\w-]{1,40})?)(?=[/\s\"'`:;,)\]]|$)"
 )
@@ -42,8 +39,12 @@ _TEMPORARY = re.compile(
     r")(?P<user>[A-Za-z][\w.-]{1,40}?)(?=[/\\\s\"'`:;,)\]]|$)"
 )
 _FOLDERS = re.compile(r"(?P<keep>/var/folders/)(?P<user>[\w+-]{2}/[\w+-]{20,40})")
-_FILE = re.compile(r"\.(?:py|so|c|cc|cpp|cu|h|json|txt|bin|pt|pth|md|log|sh|toml|yaml|yml|gguf|safetensors|tar|gz|zip|csv)$")
-_TILDE = re.compile(r"(?P<keep>(?<![\w~)\].=/-])~)(?P<user>[a-z_][\w-]{1,31})(?=/[\w.])|(?P<cd>\bcd ~)[a-z_][\w-]{1,31}")
+_FILE = re.compile(
+    r"\.(?:py|so|c|cc|cpp|cu|h|json|txt|bin|pt|pth|md|log|sh|toml|yaml|yml|gguf|safetensors|tar|gz|zip|csv)$"
+)
+_TILDE = re.compile(
+    r"(?P<keep>(?<![\w~)\].=/-])~)(?P<user>[a-z_][\w-]{1,31})(?=/[\w.])|(?P<cd>\bcd ~)[a-z_][\w-]{1,31}"
+)
 _UNC = re.compile(r"(?<![\w\\:.])\\{2}(?:\\{2})?([A-Za-z][\w.-]{2,62})\\{1,2}([A-Za-z][\w.$-]{1,80})")
 
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
@@ -62,17 +63,9 @@ _NETWORK = re.compile(
 _FIRST = re.compile(r"[23][0-9a-f]{3}|f[cdef][0-9a-f]{2}", re.IGNORECASE)
 
 #: Hosts that everybody uses, and what lies under them.
-PUBLIC_HOSTS = frozenset(
-    "pypi.org pythonhosted.org pytorch.org github.com githubusercontent.com github.io gitlab.com bitbucket.org huggingface.co hf.co python.org "
-    "nvidia.com nvcr.io docker.io docker.com quay.io ghcr.io gcr.io anaconda.org anaconda.com conda.io npmjs.org debian.org ubuntu.com "
-    "readthedocs.io readthedocs.org arxiv.org google.com googleapis.com kaggle.com wandb.ai openai.com anthropic.com intel.com amd.com "
-    "microsoft.com azure.com windows.net amazonaws.com cloudfront.net aliyuncs.com apache.org mozilla.org stackoverflow.com wikipedia.org "
-    "w3.org slack.com discord.com telegram.org office.com sentry.io astral.sh jsdelivr.net cloudflare.com".split()
-)
+PUBLIC_HOSTS = words("hosts")
 #: First labels of dotted names in code.
-_CODE = sys.stdlib_module_names | frozenset(
-    "self cls nn torch np numpy ctx model module layer config transformers bitsandbytes accelerate peft jax tf pd x y w data c at aten".split()
-)
+_CODE = sys.stdlib_module_names | words("code")
 _TLDS = (
     "com|net|org|edu|gov|mil|int|info|biz|io|ai|dev|app|cloud|tech|xyz|online|site|me|co|eu|uk|us|ca|de|fr|ch|at|nl|be|se|no|dk|fi|pl|cz|es|it|pt|ie|"
     "jp|cn|kr|tw|hk|sg|in|au|nz|br|mx|ar|ru|ua|il|za|tr|gr|hu|ro|example|test|internal|local|lan|corp|intranet|intra|private|science|academy|systems|company|email|inc|ltd|lab|hpc"
@@ -81,15 +74,20 @@ _MAIL_LEFT = re.compile(r"[A-Za-z0-9][\w.+%-]{0,63}$")
 _MAIL_RIGHT = re.compile(rf"@(?:[A-Za-z0-9-]{{1,63}}\.){{1,8}}(?:{_TLDS})(?![\w(\[-]|\.\w)", re.IGNORECASE)
 _HOST_RIGHT = re.compile(r"@((?:[A-Za-z0-9-]{1,63}\.){0,8}[A-Za-z0-9-]{1,63})")
 _SHELL = re.compile(r"(?:\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|by|user|login|as)\b[^\n@]{0,80}[ \"'`(]|\()$")
+_CODE_BEFORE = re.compile(r"(?:[\w)\]=+*/,<>-]|\b(?:return|in|and|or|not|if|else|assert|yield|print)[ ]?|=[ ])\($")
 _REMOTE = re.compile(r":[~/]|:\d+|[$#] |\)$|\)\s")
-_NUMBERED = re.compile(r"(?:[A-Za-z0-9-]+\.)*[A-Za-z]+[A-Za-z0-9]*-[A-Za-z0-9-]*[a-z0-9]|[A-Za-z]{3,}-?\d{2,4}(?:[.][\w.-]+)?")
+_NUMBERED = re.compile(
+    r"(?:[A-Za-z0-9-]+\.)*[A-Za-z]+[A-Za-z0-9]*-[A-Za-z0-9-]*[a-z0-9]|[A-Za-z]{3,}-?\d{2,4}(?:[.][\w.-]+)?"
+)
 _SUFFIXED = re.compile(
     r"(?<![\w.-])(?<![^/]/)((?:[A-Za-z0-9-]{1,63}\.){1,6})(internal|local|lan|corp|intranet|intra|private|home\.arpa|localdomain)(?![\w(\[-]|\.\w)"
 )
 _MACHINE = re.compile(
-    rf"(?<![\w.-])(?<![^/]/)[A-Za-z]{{2,20}}-?[A-Za-z-]{{0,20}}\d{{1,4}}[a-z]?\.(?:[A-Za-z0-9-]{{1,63}}\.){{1,6}}(?:{_TLDS})(?![\w(\[-]|\.\w)"
+    rf"(?<![\w.-])(?<![^/]/)(?:bastion|box|build|ci|cluster|cn|compute|db|dgx|gpu|head|hgx|hpc|jump|k8s|login|mail|master|ml|nid|node|rack|server|srv|train|vm|vpn|web|worker|ws)(?:-[A-Za-z0-9]{{1,20}}){{0,3}}-?\d{{1,4}}[a-z]?\.(?:[A-Za-z0-9-]{{1,63}}\.){{1,6}}(?:{_TLDS})(?![\w(\[-]|\.\w)"
 )
-_SSH = re.compile(r"(?P<keep>(?<![\w/.-])(?:ssh|sftp|mosh)(?: -\w(?: ?[\w./~:-]{1,60})?){0,6} )(?P<host>(?!-)[A-Za-z][\w.-]{1,100})(?![\w@=])")
+_SSH = re.compile(
+    r"(?P<keep>(?<![\w/.-])(?:ssh|sftp|mosh)(?: -\w(?: ?[\w./~:-]{1,60})?){0,6} )(?P<host>(?!-)[A-Za-z][\w.-]{1,100})(?![\w@=])"
+)
 _COPY = re.compile(r"(?P<keep>\b(?:scp|rsync) (?:[^\n]{0,200}? )?)(?P<host>[A-Za-z][\w.-]{2,80})(?=:[~/.\w])")
 _HOSTNAME = re.compile(
     r"(?P<keep>\b(?:HostName|hostname|HOSTNAME|NodeName|SLURMD_NODENAME|SLURM_NODELIST|MASTER_ADDR|host|Host|nodename|COMPUTERNAME|USERDOMAIN|node_name)"
@@ -112,6 +110,7 @@ def identifiers(text: str, remove: Remove) -> str:
 
 def homes(text: str, remove: Remove) -> str:
     """Write homes as `~`, and take users' names out of folders that are named after them."""
+
     def user(m: re.Match[str]) -> str:
         if m["user"].lower() in COMMON_USERS or _FILE.search(m["user"]):
             return m[0]
@@ -169,12 +168,26 @@ def _user_at_host(text: str, start: int, sign: int, user: str) -> int:
     if after.startswith(("(", "[", "_", "@")) or host.split(".")[0] in _CODE or re.match(r"[vV]?\d|sha\d|md5", host):
         return 0
     before = text[max(0, start - 100) : start]
-    shell = _SHELL.search(before) and not re.search(r"[\w)\]]\($", before)
-    if shell and (before[-1] != "(" or after.startswith(")")) and len(host) > 2 and len(user) > 1 and "." not in host.strip("."):
+    shell = _SHELL.search(before) and not _CODE_BEFORE.search(before)
+    if shell and before[-1] == "(" and after[1:2] in (".", "[", "(", "*"):
+        return 0
+    if (
+        shell
+        and (before[-1] != "(" or after.startswith(")"))
+        and len(host) > 2
+        and len(user) > 1
+        and "." not in host.strip(".")
+    ):
         return found.end()
-    if (shell and before[-1] != "(") or (_REMOTE.match(after) and len(user) > 1 and len(host) > 2 and not after.startswith(")")):
+    if (shell and before[-1] != "(") or (
+        _REMOTE.match(after) and len(user) > 1 and len(host) > 2 and not after.startswith(")")
+    ):
         return found.end()
-    return found.end() if len(user) > 2 and _NUMBERED.fullmatch(host) and (re.search(r"-[A-Za-z0-9-]*\d|[A-Za-z]{3}\d{2}", host)) else 0
+    return (
+        found.end()
+        if len(user) > 2 and _NUMBERED.fullmatch(host) and (re.search(r"-[A-Za-z0-9-]*\d|[A-Za-z]{3}\d{2}", host))
+        else 0
+    )
 
 
 def hosts(text: str, remove: Remove) -> str:
@@ -183,7 +196,9 @@ def hosts(text: str, remove: Remove) -> str:
         text = _DASHED.sub(lambda m: remove("host name", m[0]), text)
     if "." in text:
         text = _SUFFIXED.sub(lambda m: remove("host name", m[0]) if _private(text, m) else m[0], text)
-        text = _MACHINE.sub(lambda m: m[0] if public(m[0]) or m[0].split(".")[0] in _CODE else remove("host name", m[0]), text)
+        text = _MACHINE.sub(
+            lambda m: m[0] if public(m[0]) or m[0].split(".")[0] in _CODE else remove("host name", m[0]), text
+        )
     if "ssh" in text or "sftp" in text or "mosh" in text:
         text = _SSH.sub(lambda m: m["keep"] + remove("host name", m["host"]) if _reached(m) else m[0], text)
     if "scp " in text or "rsync " in text:
@@ -195,7 +210,11 @@ def hosts(text: str, remove: Remove) -> str:
 def public(host: str) -> bool:
     """Return whether everybody knows a host."""
     labels = host.lower().strip(".").split(".")
-    return any(".".join(labels[n:]) in PUBLIC_HOSTS for n in range(len(labels))) or labels == ["localhost"] or labels[-1] == "localhost"
+    return (
+        any(".".join(labels[n:]) in PUBLIC_HOSTS for n in range(len(labels)))
+        or labels == ["localhost"]
+        or labels[-1] == "localhost"
+    )
 
 
 def _private(text: str, m: re.Match[str]) -> bool:
@@ -204,20 +223,31 @@ def _private(text: str, m: re.Match[str]) -> bool:
     if labels[0] in _CODE or m[0].lower() in ("data.local",):
         return False
     before, after = text[max(0, m.start() - 12) : m.start()], text[m.end() : m.end() + 2]
-    if m[2] in ("lan", "corp", "intranet", "home.arpa", "localdomain") or re.search(r"://$|@$|(?i:\bhost|\bto|\bon) ?[:=]? ?$", before):
+    if m[2] in ("lan", "corp", "intranet", "home.arpa", "localdomain") or re.search(
+        r"://$|@$|(?i:\bhost|\bto|\bon) ?[:=]? ?$", before
+    ):
         return True
     marked = any(re.search(r"[A-Za-z]\d|-", label) for label in labels)
     return marked or bool(re.match(r":\d", after)) or (len(labels) > 1 and not any(map(_attribute, labels)))
 
 
 def _attribute(label: str) -> bool:
-    return label in ("data", "utils", "ops", "layers", "local", "internal", "private", "config", "core", "weight", "size")
+    return label in (
+        "data",
+        "utils",
+        "ops",
+        "layers",
+        "local",
+        "internal",
+        "private",
+        "config",
+        "core",
+        "weight",
+        "size",
+    )
 
 
-_PROSE = frozenset(
-    "key keys access into is to and or connection connections agent config client server port tunnel host hosts without with from for in on "
-    "over via as login session sessions the a an key-based keygen was does not are public private into command".split()
-)
+_PROSE = words("ssh")
 
 
 def _reached(m: re.Match[str]) -> bool:
@@ -226,7 +256,13 @@ def _reached(m: re.Match[str]) -> bool:
     if host.lower() in _PROSE or public(host):
         return False
     line_start = m.start() == 0 or m.string[m.start() - 1] in "\n`\"'$;&|>("
-    return bool(re.search(r"[-.\d]", host)) or line_start and m.string[m.end() : m.end() + 1] in ("", "\n", "`", '"', "'", " ") and len(m["keep"]) == 4 and m.string[m.end() : m.end() + 2].strip() in ("", "`", '"', "'")
+    return (
+        bool(re.search(r"[-.\d]", host))
+        or line_start
+        and m.string[m.end() : m.end() + 1] in ("", "\n", "`", '"', "'", " ")
+        and len(m["keep"]) == 4
+        and m.string[m.end() : m.end() + 2].strip() in ("", "`", '"', "'")
+    )
 
 
 def addresses(text: str, remove: Remove) -> str:

@@ -6,7 +6,7 @@ import re
 
 #: Words as people and code write them: at most 14 letters, capitals in front or throughout, a number behind.
 _WORD = r"(?:[A-Z]?[a-z]{2,14}(?![a-z])|[A-Z]{1,14}(?=[A-Z][a-z]|[^A-Za-z]|$)|[a-z](?![a-z]))"
-_PIECE = rf"(?:(?:{_WORD}){{1,8}}\d{{0,4}}|v?\d{{1,4}}[a-zA-Z]?)"
+_PIECE = rf"(?:(?:[A-Z][a-z]{{2,14}}(?![a-z])\d{{0,2}}){{2,8}}|(?:{_WORD}){{1,8}}\d{{0,4}}|v?\d{{1,4}}[a-zA-Z]?)"
 _WORDY = re.compile(rf"[\W_]*+{_PIECE}(?:[\W_]++{_PIECE})*+[\W_]*+")
 _VOWEL = re.compile(r"[aeiouyAEIOUY]")
 _LONG = re.compile(r"[A-Za-z]{5,}")
