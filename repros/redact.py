@@ -14,12 +14,16 @@ import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from repros.redaction import Remove
+from repros.redaction.addresses import addresses, identifiers
+from repros.redaction.hosts import hosts, people, public
 from repros.redaction.named import listed, named, secret_value
-from repros.redaction.places import addresses, homes, hosts, identifiers, people, public
+from repros.redaction.paths import homes
 from repros.redaction.tokens import private_keys, tokens
 from repros.redaction.urls import urls
 
@@ -43,6 +47,8 @@ SECRET_NAME = re.compile(
 )
 URL_NAME = re.compile(r"INDEX|PROXY|FIND_LINKS|URL|ENDPOINT|MIRROR|REGISTRY", re.IGNORECASE)
 REMOVED = "[{} removed]"
+#: Characters from which on a word of this machine is looked for inside other names.
+LONG = 5
 #: Forms, in the order in which they are looked for: a key in a URL goes as the key that it is.
 STEPS = (private_keys, tokens, urls, named, identifiers, people, hosts)
 #: After what this machine's words are: its home is a path under more than one root.
@@ -80,9 +86,7 @@ class Redactor:
         for kind, several in self._given.items():
             found = sorted({word for word in several if word and word.lower() not in COMMON}, key=len, reverse=True)
             if found:
-                # A home is a path: what follows it may begin with a slash, and nothing else of a name.
-                listed = "|".join(map(re.escape, found))
-                self._words.append((kind, re.compile(rf"(?<![\w-])(?:{listed})(?![\w-])")))
+                self._words.append((kind, re.compile("|".join(_bounded(kind, word) for word in found))))
         names = [re.escape(name) for name in environ or {} if len(name) > 2 and not SHOWN.fullmatch(name)]
         self._assigned = (
             re.compile(rf"\b(?P<keep>(?:{'|'.join(names)})=)(?:\"[^\"]+\"|'[^']+'|[^\s\"';]+)") if names else None
@@ -137,7 +141,7 @@ class Redactor:
         return value
 
     def _under(self, name: str, value: T) -> T:
-        if type(value) is str and secret_value(name, value):
+        if isinstance(value, str) and secret_value(name, value):
             self.removed["named secret"] += 1
             return REMOVED.format("named secret")  # type: ignore[return-value]
         return self.value(value)
@@ -174,7 +178,7 @@ class Redactor:
                 lambda m: m[0] if _gone(m) else m["keep"] + remove("environment variable", m[0]), text
             )
         for kind, pattern in self._words:
-            text = pattern.sub(lambda m, kind=kind: (remove(kind, m[0]), "~")[kind == "home path"], text)
+            text = pattern.sub(partial(_word, kind, remove), text)
         for step in LAST_STEPS:
             text = step(text, remove)
         for sign, code in codes.items():
@@ -186,6 +190,25 @@ def masked(text: str) -> str:
     """Return enough of a text to find it by, and never the most of it."""
     first = text.partition("\n")[0]
     return first[: min(6, len(text) // 3)] + "…"
+
+
+def _bounded(kind: str, word: str) -> str:
+    """Return the pattern of a word of this machine.
+
+    A long one may be a part of another name (`pytest-of-mira`), a short one is often a part of an ordinary word. Under
+    a domain of one's own every host is one's own.
+    """
+    escaped = re.escape(word)
+    if kind == "host name" and "." in word:
+        return rf"(?<![A-Za-z0-9.-])(?:[\w-]{{1,63}}\.){{0,6}}{escaped}(?![A-Za-z0-9-])"
+    if kind == "home path" or len(word) < LONG:
+        return rf"(?<![\w-]){escaped}(?![\w-])"
+    return rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])){escaped}(?![A-Za-z0-9])"
+
+
+def _word(kind: str, remove: Remove, m: re.Match[str]) -> str:
+    removed = remove(kind, m[0])
+    return "~" if kind == "home path" else removed
 
 
 def _gone(m: re.Match[str]) -> bool:
@@ -218,8 +241,9 @@ def local_words(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict
     """Return what is private on this machine by kind."""
     home = environ.get("HOME", "")
     users = [environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")] + [
-        _user(),
+        *_user(),
         Path(home).name,
+        environ.get("USERPROFILE", "").rpartition("\\")[2],
     ]
     host = socket.gethostname()
     hosts = [host, host.partition(".")[0], environ.get("HOSTNAME", ""), environ.get("COMPUTERNAME", "")]
@@ -229,12 +253,21 @@ def local_words(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict
     for place in places:
         for url in re.findall(r"[a-z+]+://[^\s,]+", place):
             hosts += _parts(url, secrets)
+    hosts += [domain for name in hosts if (domain := _domain(name))]
     return {
         "environment variable": secrets,
         "home path": [home] if len(home) > 4 else [],
         "user name": [user for user in users if len(user) > 2],
         "host name": [name for name in hosts if len(name) > 2],
     }
+
+
+def _domain(host: str) -> str:
+    """Return the domain that a host is in, without what a country has many of (`co.uk`); empty where it is public."""
+    labels = host.split(".")
+    kept = labels[-3:] if len(labels) > 2 and len(labels[-2]) < 4 else labels[-2:]
+    domain = ".".join(kept)
+    return "" if len(kept) < 2 or public(domain) or labels[-1].isdigit() else domain
 
 
 def _parts(url: str, secrets: list[str]) -> list[str]:
@@ -248,11 +281,16 @@ def _parts(url: str, secrets: list[str]) -> list[str]:
     return [] if public(host) else [host]
 
 
-def _user() -> str:
+def _user() -> list[str]:
+    """Return the names of the user: that of the account, and the person's where the system has it."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
+        import pwd  # not on Windows
+
+        person = pwd.getpwnam(name).pw_gecos.partition(",")[0]
     except (OSError, KeyError, ImportError):
-        return ""
+        return []
+    return [name, person] if " " in person else [name]
 
 
 def _looks_random(value: str) -> bool:

@@ -10,3 +10,8 @@ FORMS: dict[str, Any] = tomllib.loads((resources.files(__package__) / "forms.tom
 def words(name: str) -> frozenset[str]:
     """Return a list of words."""
     return frozenset(FORMS["words"][name].split())
+
+
+def either(name: str) -> str:
+    """Return a pattern for any of a list of patterns."""
+    return f"(?:{'|'.join(sorted(FORMS['words'][name].split(), key=len, reverse=True))})"

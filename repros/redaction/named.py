@@ -30,8 +30,8 @@ _NAMED = re.compile(
 #: A flag or a variable whose value follows a space.
 _SPACED = re.compile(
     r"(?:(?:(?<![\w-])--|(?<![\w`\"')\]-])-)(?P<flag>[A-Za-z][\w-]{1,60}+)"
-    r"|(?<![\w-])(?:ENV|ARG|setx|setenv|set(?: -\w{1,3})+|configure set|config set) (?P<variable>[A-Za-z][\w.-]{1,60}+))"
-    r"[ \t]{1,8}+(?![-=|])"
+    r"|(?<![\w-])(?:ENV|ARG|setx|setenv|set(?: -\w{1,3})+|configure set|config set) "
+    r"(?P<variable>[A-Za-z][\w.-]{1,60}+))[ \t]{1,8}+(?![-=|])"
 )
 #: What a text must have in lower case to be looked at, the kind, the pattern.
 _AROUND = [(one["has"], one["kind"], re.compile(one["keep"] + one["value"])) for one in FORMS["around"]]

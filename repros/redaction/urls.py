@@ -46,6 +46,6 @@ def _plain(m: re.Match[str]) -> bool:
 
 def _userinfo(m: re.Match[str], remove: Remove) -> str:
     found = m["user"] + (m["password"] or "")
-    if not m["password"] and m["user"] in _PLAIN_USERS or found.startswith(("[", "$", "{")) or found == "***":
+    if (not m["password"] and m["user"] in _PLAIN_USERS) or found.startswith(("[", "$", "{")) or found == "***":
         return m[0]
     return m["scheme"] + remove("URL with credentials", found) + "@"

@@ -162,8 +162,9 @@ class Packer:
         clean = self._redactor.text  # names of figures are a case's own, and a figure may be of any name
         figures = {clean(name): to_number(value) for name, value in one.figures.items()}
         packed: dict[str, Any] = {
-            "arm": clean(one.arm), "state": clean(one.state), "figures": figures, "timelines": timelines, "lists": lists,
-            "rest": rest, "seconds": {clean(name): round(value, 4) for name, value in one.seconds.items()},
+            "arm": clean(one.arm), "state": clean(one.state), "figures": figures, "timelines": timelines,
+            "lists": lists, "rest": rest,
+            "seconds": {clean(name): round(value, 4) for name, value in one.seconds.items()},
         }  # fmt: skip
         if one.exception:
             packed["exception"] = self.keep(one.exception)
