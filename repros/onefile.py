@@ -31,6 +31,8 @@ from repros.results import ROOT, Record, shown
 from repros.sources import sources
 
 CHECKPOINTS = "repros.checkpoints"
+#: Finds that a refusal names.
+MOST_SAID = 5
 
 
 #: Marks in the template: where one part that scripts share ends, and where a text stands that is one trial's own.
@@ -175,10 +177,12 @@ class Writer:
 
     def _look(self, name: str, text: str) -> None:
         """Raise UserError where a text holds something private."""
-        self._sources.removed.clear()
-        if self._sources.text(text) != text:
+        if found := self._sources.finds(text):
+            place = f"{name}:{found[0].line}" if "\n" in text else name
+            said = ", ".join(f"`{one.text}` in line {one.line}, {one.kind}" for one in found[:MOST_SAID])
+            more = f", and {len(found) - MOST_SAID} more" if len(found) > MOST_SAID else ""
             raise UserError(
-                f"{name}: it would put something private into the script ({self._sources.says()})",
+                f"{place}: it would put something private into the script ({said}{more})",
                 "take it out of the source: a script cannot be redacted and still run",
             )
 

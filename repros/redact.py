@@ -8,18 +8,26 @@ What was removed is counted by kind, so that an output can say so.
 from __future__ import annotations
 
 import getpass
-import ipaddress
 import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from repros.redaction import Remove
+from repros.redaction.addresses import addresses, identifiers
+from repros.redaction.hosts import hosts, people, public
+from repros.redaction.named import listed, named, secret_value
+from repros.redaction.paths import homes
+from repros.redaction.tokens import private_keys, tokens
+from repros.redaction.urls import urls
+
 T = TypeVar("T")
-Replace = Callable[[re.Match[str]], str | None]
 
 #: Names that are no secret and occur in any text.
 COMMON = frozenset(
@@ -29,8 +37,6 @@ COMMON = frozenset(
         *("bitsandbytes", "cuda", "main", "data", "home", "work", "local", "guest", "default", "none", "null", "true"),
     )
 )
-#: Index hosts that everybody uses.
-PUBLIC_HOSTS = frozenset(("pypi.org", "files.pythonhosted.org", "download.pytorch.org", "github.com", "huggingface.co"))
 #: Environment variables that a report may show: the suite sets them, and they decide what a trial does.
 SHOWN = re.compile(
     r"(OMP|MKL|TORCH|TORCHINDUCTOR|TOKENIZERS|TRANSFORMERS|PYTORCH|CUDA|CUBLAS|BNB)_\w+|HF_\w*ASYNC\w*|CXX"
@@ -41,68 +47,29 @@ SECRET_NAME = re.compile(
 )
 URL_NAME = re.compile(r"INDEX|PROXY|FIND_LINKS|URL|ENDPOINT|MIRROR|REGISTRY", re.IGNORECASE)
 REMOVED = "[{} removed]"
-
-_HEX = r"[0-9A-Fa-f]"
-#: kind -> regular expressions. A group named ``keep`` before the secret stays.
-FORMS: Mapping[str, tuple[str, ...]] = {
-    "private key": (r"-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----[\s\S]*?(-----END [A-Z ]*PRIVATE KEY[A-Z ]*-----|\Z)",),
-    "SSH key": (r"\b(ssh-(rsa|dss|ed25519)|ecdsa-sha2-\S+|sk-\S+@openssh\.com) AAAA[A-Za-z0-9+/=]{16,}( \S+)?",),
-    "GitHub token": (r"\bgh[pousr]_\w{20,}", r"\bgithub_pat_\w{20,}"),
-    "GitLab token": (r"\bgl(pat|dt|rt|cbt|ptt|ft|soat|agent|oas)-[\w.-]{16,}",),
-    "Hugging Face token": (r"\b(hf|api_org)_[A-Za-z0-9]{16,}",),
-    "AWS key": (
-        r"\b(AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{16}\b",
-        r"(?i)(?P<keep>aws_?(secret_?access_?key|session_?token)\W{1,4})[A-Za-z0-9/+=]{16,}",
-    ),
-    "Google key": (r"\bAIza[\w-]{30,}", r"\bya29\.[\w-]{16,}", r"\bGOCSPX-[\w-]{16,}"),
-    "Azure key": (r"(?i)(?P<keep>(AccountKey|SharedAccessKey|SharedAccessSignature)=)[\w%+/=&.-]{16,}",),
-    "Slack token": (r"\bxox[a-z]-[\w-]{10,}", r"\bxapp-[\w-]{10,}", r"hooks\.slack\.com/(services|workflows)/[\w/]+"),
-    "Discord webhook": (r"discord(app)?\.com/api/webhooks/\d+/[\w-]+",),
-    "Telegram token": (r"\b\d{8,10}:[A-Za-z0-9_-]{35}\b",),
-    "Anthropic key": (r"\bsk-ant-[\w-]{16,}",),
-    "OpenAI key": (r"\bsk-(proj-|svcacct-|admin-)?[\w-]{20,}",),
-    "Stripe key": (r"\b[srp]k_(live|test)_\w{10,}", r"\bwhsec_\w{16,}"),
-    "PyPI token": (r"\bpypi-[\w-]{16,}",),
-    "npm token": (r"\bnpm_[A-Za-z0-9]{30,}", r"(?P<keep>_authToken=)\S+"),
-    "Docker token": (r"\bdckr_(pat|oat)_[\w-]{16,}",),
-    "Databricks token": (r"\bdapi[0-9a-f]{32}(-\d)?\b",),
-    "SendGrid key": (r"\bSG\.[\w-]{16,}\.[\w-]{16,}",),
-    "DigitalOcean token": (r"\bdo[opr]_v1_[0-9a-f]{32,}",),
-    "JSON web token": (r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*",),
-    "authorization header": (
-        r"(?i)(?P<keep>authorization: ?)[^\r\n]+",
-        r"(?i)\b(?P<keep>(bearer|basic) )[\w.~+/=-]{12,}",
-    ),
-    "netrc password": (r"(?i)(?P<keep>\bmachine \S+ login )\S+ password \S+",),
-    "URL with credentials": (
-        r"(?P<keep>\b[a-zA-Z][\w+.-]*://)[^\s/@\"'<>]+(?=@)",
-        r"(?i)(?P<keep>[?&](token|key|api_key|password|sig|signature|X-Amz-Signature|access_token)=)[^&\s\"')<>]+",
-    ),
-    "named secret": (
-        # A `bos_token_id` is a word of a vocabulary.
-        r"(?i)(?P<keep>\b(?!\w*token_ids?\b)\w*(token|secret|passw(or)?d|passphrase|api_?key|access_?key|private_?key)\w*[\"']?\s*[=:]\s*[\"']?)"
-        r"(?!\[)[^\s\"',;&)\]}]{6,}",
-    ),
-    "GPU identifier": (rf"\b(GPU|MIG)-{_HEX}{{8}}(-{_HEX}{{4}}){{3}}-{_HEX}{{12}}\b",),
-    "e-mail address": (r"\b[A-Za-z0-9][\w.+-]*@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}\b",),
-    "MAC address": (rf"(?<![\w:-])({_HEX}{{2}}[:-]){{5}}{_HEX}{{2}}(?![\w-]|:{_HEX}{{2}}\b)",),
-    "host name": (
-        r"(?<![\w./@-])([A-Za-z0-9-]+\.)+(internal|local|lan|corp|intranet|intra|private|home\.arpa)\b(?!\()",
-        r"\bip-\d+-\d+-\d+-\d+\b",
-    ),
-}  # fmt: skip
-_HOME = re.compile(
-    r"(?<![\w.])(/home/|/Users/|/var/home/|[A-Za-z]:\\{1,2}Users\\{1,2})([^/\\\s\"':;,)\]>]+)|(?<![\w./~-])/root(?![\w-])"
-)
-_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
-_IPV6 = re.compile(rf"(?<![\w:.]){_HEX}{{0,4}}(?::{_HEX}{{0,4}}){{2,8}}(?:%\w+)?(?!\w)")
-_FORMS = [(kind, re.compile(pattern)) for kind, patterns in FORMS.items() for pattern in patterns]
+#: Characters from which on a word of this machine is looked for inside other names.
+LONG = 5
+#: Forms, in the order in which they are looked for: a key in a URL goes as the key that it is.
+STEPS = (private_keys, tokens, urls, named, identifiers, people, hosts)
+#: After what this machine's words are: its home is a path under more than one root.
+LAST_STEPS = (homes, addresses)
+_PLAIN = frozenset((int, float, bool, type(None)))
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]{0,500}(?:\x07|\x1b\\))")
 
 
 def credentials(text: str) -> str:
     """Take user names, passwords and tokens out of the URLs in a text; for words of an installer."""
     text = re.sub(r"(\w+://)[^\s/@]*@", r"\1***@", text)
     return re.sub(r"(?i)([?&](?:token|key|password|sig|signature)=)[^&\s)]+", r"\1***", text)
+
+
+@dataclass(frozen=True)
+class Find:
+    """What a text holds that is private: its line, its kind, and how it begins."""
+
+    line: int
+    kind: str
+    text: str
 
 
 class Redactor:
@@ -119,9 +86,7 @@ class Redactor:
         for kind, several in self._given.items():
             found = sorted({word for word in several if word and word.lower() not in COMMON}, key=len, reverse=True)
             if found:
-                # A home is a path: what follows it may begin with a slash, and nothing else of a name.
-                listed = "|".join(map(re.escape, found))
-                self._words.append((kind, re.compile(rf"(?<![\w-])(?:{listed})(?![\w-])")))
+                self._words.append((kind, re.compile("|".join(_bounded(kind, word) for word in found))))
         names = [re.escape(name) for name in environ or {} if len(name) > 2 and not SHOWN.fullmatch(name)]
         self._assigned = (
             re.compile(rf"\b(?P<keep>(?:{'|'.join(names)})=)(?:\"[^\"]+\"|'[^']+'|[^\s\"';]+)") if names else None
@@ -155,14 +120,39 @@ class Redactor:
             self._memo.update((text, (text, counts)) for text in several)
 
     def value(self, value: T) -> T:
-        """Return a JSON value with every string in it, keys included, without what is private."""
+        """Return a JSON value with every string in it, keys included, without what is private.
+
+        What stands under the name of a secret is one, as it would be behind that name in a text.
+        """
+        kind = type(value)
+        if kind is str:
+            return self.text(value)  # type: ignore[arg-type,return-value]
+        if kind in _PLAIN:
+            return value
         if isinstance(value, str):
             return self.text(value)  # type: ignore[return-value]
         if isinstance(value, Mapping):
-            return {self.text(str(k)): self.value(v) for k, v in value.items()}  # type: ignore[return-value]
+            return {self.text(str(k)): self._under(str(k), v) for k, v in value.items()}  # type: ignore[return-value]
         if isinstance(value, (list, tuple)):
+            if len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], str):
+                under = self._under if listed(value[1]) else lambda _, text: self.text(text)
+                return [self.text(value[0]), under(*value)]  # type: ignore[return-value]
             return [self.value(one) for one in value]  # type: ignore[return-value]
         return value
+
+    def _under(self, name: str, value: T) -> T:
+        if isinstance(value, str) and secret_value(name, value):
+            self.removed["named secret"] += 1
+            return REMOVED.format("named secret")  # type: ignore[return-value]
+        return self.value(value)
+
+    def finds(self, text: str) -> list[Find]:
+        """Return what would be removed from a text, in the order of its lines; nothing is counted."""
+        found: list[tuple[str, str]] = []
+        self._clean(text, Counter(), found)
+        coded = _coded(text)[0]
+        made = {Find(coded.count("\n", 0, max(0, coded.find(one))) + 1, kind, masked(one)) for kind, one in found}
+        return sorted(made, key=lambda find: (find.line, find.kind, find.text))
 
     def says(self) -> str:
         """Return what was removed, by kind and count."""
@@ -170,53 +160,90 @@ class Redactor:
             return "nothing private was found"
         return "removed: " + ", ".join(f"{count} × {kind}" for kind, count in sorted(self.removed.items()))
 
-    def _clean(self, text: str, counts: Counter[str]) -> str:
+    def _clean(self, text: str, counts: Counter[str], found: list[tuple[str, str]] | None = None) -> str:
         if len(text) < 3:
             return text
 
-        def remove(kind: str, pattern: re.Pattern[str], text: str, replace: Replace | None = None) -> str:
-            def one(match: re.Match[str]) -> str:
-                kept = match.groupdict().get("keep") or ""
-                new = replace(match) if replace else kept + REMOVED.format(kind)
-                if new is None or (kept and match[0][len(kept) :].startswith("[")):
-                    return match[0]
-                counts[kind] += 1
-                return new
+        def remove(kind: str, matched: str) -> str:
+            counts[kind] += 1
+            if found is not None:
+                found.append((kind, matched))
+            return REMOVED.format(kind)
 
-            return pattern.sub(one, text)
-
-        for kind, pattern in _FORMS:
-            text = remove(kind, pattern, text)
+        text, codes = _coded(text)
+        for step in STEPS:
+            text = step(text, remove)
         if self._assigned:
-            text = remove("environment variable", self._assigned, text)
+            text = self._assigned.sub(
+                lambda m: m[0] if _gone(m) else m["keep"] + remove("environment variable", m[0]), text
+            )
         for kind, pattern in self._words:
-            text = remove(kind, pattern, text, (lambda _: "~") if kind == "home path" else None)
-        text = remove("home path", _HOME, text, lambda _: "~")
-        text = remove("IP address", _IPV4, text, _address)
-        return remove("IP address", _IPV6, text, _address)
+            text = pattern.sub(partial(_word, kind, remove), text)
+        for step in LAST_STEPS:
+            text = step(text, remove)
+        for sign, code in codes.items():
+            text = text.replace(sign, code)
+        return text
 
 
-def _address(match: re.Match[str]) -> str | None:
-    """Replace what is an address of a machine, with a port or a line number behind it or without.
+def masked(text: str) -> str:
+    """Return enough of a text to find it by, and never the most of it."""
+    first = text.partition("\n")[0]
+    return first[: min(6, len(text) // 3)] + "…"
 
-    A loopback, a time or a version is none.
+
+def _bounded(kind: str, word: str) -> str:
+    """Return the pattern of a word of this machine.
+
+    A long one may be a part of another name (`pytest-of-mira`), a short one is often a part of an ordinary word. Under
+    a domain of one's own every host is one's own.
     """
-    text, _, after = match[0].rpartition(":")
-    for candidate, rest in ((match[0], ""), (text, f":{after}")):
-        try:
-            found = ipaddress.ip_address(candidate.partition("%")[0])
-        except ValueError:
-            continue
-        return None if found.is_loopback or found.is_unspecified else REMOVED.format("IP address") + rest
-    return None
+    escaped = re.escape(word)
+    if kind == "host name" and "." in word:
+        return rf"(?<![A-Za-z0-9.-])(?:[\w-]{{1,63}}\.){{0,6}}{escaped}(?![A-Za-z0-9-])"
+    if kind == "home path" or len(word) < LONG:
+        return rf"(?<![\w-]){escaped}(?![\w-])"
+    return rf"(?:(?<![A-Za-z0-9])|(?<=\\[nrt])){escaped}(?![A-Za-z0-9])"
+
+
+def _word(kind: str, remove: Remove, m: re.Match[str]) -> str:
+    removed = remove(kind, m[0])
+    return "~" if kind == "home path" else removed
+
+
+def _gone(m: re.Match[str]) -> bool:
+    return m[0][len(m["keep"]) :].startswith("[")
+
+
+def _coded(text: str) -> tuple[str, dict[str, str]]:
+    """Return the text with one sign in place of each escape sequence of a terminal, and what the signs stand for.
+
+    A sequence ends in a letter, behind which no form would begin. The signs are of a private plane of Unicode.
+    """
+    if "\x1b" not in text:
+        return text, {}
+    signs: dict[str, str] = {}
+    free = (sign for sign in map(chr, range(0x100000, 0x10FFFE)) if sign not in text)
+
+    def sign_of(m: re.Match[str]) -> str:
+        if m[0] not in signs:
+            made = next(free, None)
+            if made is None:
+                return m[0]
+            signs[m[0]] = made
+        return signs[m[0]]
+
+    text = _ESCAPE.sub(sign_of, text)
+    return text, {sign: code for code, sign in signs.items()}
 
 
 def local_words(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict[str, list[str]]:
     """Return what is private on this machine by kind."""
     home = environ.get("HOME", "")
     users = [environ.get(name, "") for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")] + [
-        _user(),
+        *_user(),
         Path(home).name,
+        environ.get("USERPROFILE", "").rpartition("\\")[2],
     ]
     host = socket.gethostname()
     hosts = [host, host.partition(".")[0], environ.get("HOSTNAME", ""), environ.get("COMPUTERNAME", "")]
@@ -226,12 +253,21 @@ def local_words(environ: Mapping[str, str], settings: Mapping[str, str]) -> dict
     for place in places:
         for url in re.findall(r"[a-z+]+://[^\s,]+", place):
             hosts += _parts(url, secrets)
+    hosts += [domain for name in hosts if (domain := _domain(name))]
     return {
         "environment variable": secrets,
         "home path": [home] if len(home) > 4 else [],
         "user name": [user for user in users if len(user) > 2],
         "host name": [name for name in hosts if len(name) > 2],
     }
+
+
+def _domain(host: str) -> str:
+    """Return the domain that a host is in, without what a country has many of (`co.uk`); empty where it is public."""
+    labels = host.split(".")
+    kept = labels[-3:] if len(labels) > 2 and len(labels[-2]) < 4 else labels[-2:]
+    domain = ".".join(kept)
+    return "" if len(kept) < 2 or public(domain) or labels[-1].isdigit() else domain
 
 
 def _parts(url: str, secrets: list[str]) -> list[str]:
@@ -242,14 +278,19 @@ def _parts(url: str, secrets: list[str]) -> list[str]:
         host = parts.hostname or ""
     except ValueError:
         return []
-    return [] if host in PUBLIC_HOSTS else [host]
+    return [] if public(host) else [host]
 
 
-def _user() -> str:
+def _user() -> list[str]:
+    """Return the names of the user: that of the account, and the person's where the system has it."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
+        import pwd  # not on Windows
+
+        person = pwd.getpwnam(name).pw_gecos.partition(",")[0]
     except (OSError, KeyError, ImportError):
-        return ""
+        return []
+    return [name, person] if " " in person else [name]
 
 
 def _looks_random(value: str) -> bool:

@@ -131,14 +131,14 @@ class Packer:
         return {
             "reason": self._redactor.text(record.reason),
             "budget": self.keep(record.budget),
-            "margins": {name: to_number(value) for name, value in record.margins.items()},
+            "margins": {self._redactor.text(name): to_number(value) for name, value in record.margins.items()},
             "proposed": self.keep(record.proposed),
             "readings": self.keep(record.readings),
             "arms": [self.arm(one) for one in record.arms],
             "environment": self.keep(record.environment),
             "machine": self.keep(record.machine),
-            "date": record.date,
-            "expected": record.expected,
+            "date": self._redactor.text(record.date),
+            "expected": self._redactor.value(record.expected),
             # As a run writes it; the page puts the usual command together from names that it has.
             "repeat": None if record.repeat == usual_repeat(record) else self._redactor.text(record.repeat),
         }
@@ -149,19 +149,22 @@ class Packer:
         timelines: dict[str, Any] = {}
         lists: dict[str, list[int]] = {}
         rest: dict[str, Any] = {}
-        for name, value in evidence.items():
+        for given, value in evidence.items():
+            name = self._redactor.text(given)
             if name in ("phases", "marks"):
                 rest[name] = self.keep(value)
             elif is_timeline(name, value):
-                timelines[name] = self.timeline(name, value, evidence.get(f"{name}_columns"))
+                timelines[name] = self.timeline(name, value, evidence.get(f"{given}_columns"))
             elif is_rows(value):
                 lists[name] = [self.keep(row) for row in value]
             elif not name.endswith("_columns"):
                 rest[name] = value if isinstance(value, (int, float)) else self._redactor.value(value)
-        figures = {name: to_number(value) for name, value in one.figures.items()}
+        clean = self._redactor.text  # names of figures are a case's own, and a figure may be of any name
+        figures = {clean(name): to_number(value) for name, value in one.figures.items()}
         packed: dict[str, Any] = {
-            "arm": one.arm, "state": one.state, "figures": figures, "timelines": timelines, "lists": lists,
-            "rest": rest, "seconds": {name: round(value, 4) for name, value in one.seconds.items()},
+            "arm": clean(one.arm), "state": clean(one.state), "figures": figures, "timelines": timelines,
+            "lists": lists, "rest": rest,
+            "seconds": {clean(name): round(value, 4) for name, value in one.seconds.items()},
         }  # fmt: skip
         if one.exception:
             packed["exception"] = self.keep(one.exception)
