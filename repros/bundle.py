@@ -18,9 +18,8 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.redact import Redactor
 from repros.report import plot, standing
-from repros.report.terminal import multiple
 from repros.results import Record
-from repros.verdict import Verdict, show
+from repros.verdict import Verdict, multiple, show
 
 #: What GitHub takes: characters of a comment, bytes of an attached zip.
 COMMENT_CHARACTERS = 65_536

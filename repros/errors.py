@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
+
+#: Characters that are printed of one text at most, where a text is printed among others.
+MOST = 2000
+#: What Unicode calls printable and no reader sees, and the fourth mark in a row on one letter.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+    "|(?<=[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{3})"
+    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+)
+#: What a CI system takes for an order where it stands in a log (GitHub Actions, Azure Pipelines, TeamCity).
+_ORDER = re.compile(
+    r":(?=:(?:add-(?:mask|matcher|path)|debug|echo|end-?group|error|group|internal-set-repo-path|notice|remove-matcher|"
+    r"save-state|set-(?:env|output)|stop-commands|warning)\b)|##(?=\w*\[)",
+    re.IGNORECASE,
+)
 
 
 class UserError(Exception):
@@ -14,8 +30,8 @@ class UserError(Exception):
 
     def __init__(self, what: str, hint: str) -> None:
         super().__init__(what, hint)
-        self.what = _one_line(what)
-        self.hint = _one_line(hint)
+        self.what = printable(what)
+        self.hint = printable(hint)
 
     def __str__(self) -> str:
         return f"{self.what}\nhint: {self.hint}"
@@ -36,11 +52,25 @@ class EnvError(UserError):
         self.words = words
 
 
-def _one_line(text: str) -> str:
-    """Escape what a terminal would not show in place, so that an error stays at two lines."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def shortened(text: str, most: int = 80) -> str:
     """Return what of a text fits into a line that quotes it."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def printable(text: str, keep: str = "", most: int | None = None) -> str:
+    r"""Return a text in which everything can be seen, and nothing moves a cursor, hides, reorders or orders.
+
+    Controls, bidirectional and zero-width characters, surrogates and the like become ``\x1b`` or ``\u202e``; those in
+    ``keep`` stay. Of a text beyond ``most`` characters the middle is left out, and its length is told.
+    """
+    if most is not None and len(text) > most:
+        head, tail = text[: most * 3 // 4], text[-(most // 4) :]
+        text = f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
+    text = text if text.isascii() else _UNSEEN.sub(lambda found: _escaped(found[0]), text)
+    return _ORDER.sub(lambda found: "".join(f"\\x{ord(c):x}" for c in found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()

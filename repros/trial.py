@@ -17,6 +17,7 @@ from packaging.version import InvalidVersion, Version
 from repros.cards import known
 from repros.case import Budget, Condition, Requires
 from repros.cases import Entry
+from repros.errors import MOST, printable
 from repros.results import Record
 from repros.sources import digest
 from repros.verdict import (
@@ -295,13 +296,13 @@ def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: M
 def two_lines(record: Record) -> str:
     """Return the message of a failed trial: what was observed against what was allowed; then what to do."""
     name = f"{record.case}[{record.condition}] in {record.cell}"
-    observed = f"{name}: {record.verdict.value}: {record.reason}"
+    observed = printable(f"{name}: {record.verdict.value}: ") + printable(record.reason, most=MOST)
     hints = {
         Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
         Outcome.FIXED: "the record says that this version is affected; if that is over, narrow `affected` in the case",
         Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)} in the run's folder), then `{record.repeat}`",
     }
-    return f"{observed}\nhint: {hints.get(record.outcome, 'nothing to do')}"
+    return f"{observed}\nhint: {printable(hints.get(record.outcome, 'nothing to do'))}"
 
 
 def log_of(record: Record) -> str:

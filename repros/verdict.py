@@ -6,7 +6,8 @@ Nothing here reads a clock, a file or a package. The truth tables are in ``tests
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -131,23 +132,38 @@ def read(observation: Observation, budget: Budget, limit: float, symptoms: Seque
         return Reading.UNSUPPORTED, observation.reason
     if observation.state != "disturbed" and is_symptom(observation, symptoms):
         assert observation.exception is not None
-        return Reading.OVER, f"raised {observation.exception['types'][0]}: {first_line(observation.exception['text'])}"
+        types, text = tuple(observation.exception["types"]), observation.exception["text"]
+        wanted = next(symptom.text for symptom in symptoms if symptom.matches(types, text))
+        return Reading.OVER, f"raised {types[0]}: {in_a_line(text, wanted)}"
     if observation.state != "done":
         return Reading.ERROR, observation.reason
     if budget.figure not in observation.figures:
         return Reading.ERROR, f"the arm has no figure `{budget.figure}`"
     value = observation.figures[budget.figure]
     over = exceeds(value, limit)
-    says = f"{budget.figure} {show(value, budget.unit)} against {show(limit, budget.unit)} allowed"
+    shown, allowed = show_pair(value, limit, budget.unit)
+    says = f"{budget.figure} {shown} against {allowed} allowed"
     second = observation.figures.get(budget.second) if budget.second else None
     if second is not None and exceeds(second, limit + budget.second_slack) != over:
-        return Reading.DISAGREE, f"{says}, but {budget.second} {show(second, budget.unit)}"
+        return Reading.DISAGREE, f"{says}, but {budget.second} {show_pair(second, limit, budget.unit)[0]}"
     return (Reading.OVER if over else Reading.INSIDE), says
 
 
-def first_line(text: str) -> str:
-    """Return the first line of a text that is not blank."""
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+def in_a_line(text: str, wanted: str = "", most: int = 300) -> str:
+    """Return the lines of a text as one, `` / `` between them; of a long text its beginning and what is ``wanted``.
+
+    ``wanted`` is a regular expression: the line in which it is found is told wherever it stands.
+    """
+    joined = " / ".join(line.strip() for line in text.splitlines() if line.strip())
+    if len(joined) <= most:
+        return joined
+    head, found = joined[:most], re.search(wanted, text) if wanted else None
+    if found is None:
+        return f"{head} …"
+    begin = text.rfind("\n", 0, found.start()) + 1
+    line = text[begin:].partition("\n")[0].strip()
+    line = line if len(line) <= most else text[found.start() :][:most].partition("\n")[0].strip()
+    return f"{head} …" + ("" if line in head else f" / {line}")
 
 
 def decide(
@@ -212,7 +228,8 @@ def effect(
         return Effect.FAILS, proposed[1].reason
     was, now = (observation.figures.get("error", 0.0) for observation in (subject[1], proposed[1]))
     if exceeds(now, numbers_limit) and (subject[1].state == "raised" or not exceeds(was, numbers_limit)):
-        return Effect.WRONG, f"error {show(now, 'ratio')} against {show(numbers_limit, 'ratio')} allowed"
+        error, allowed = show_pair(now, numbers_limit, "ratio")
+        return Effect.WRONG, f"error {error} against {allowed} allowed"
     if before is after:
         return Effect.NOTHING, f"{before.value} the budget with and without it"
     return (Effect.CURES, "inside the budget with it") if after is Reading.INSIDE else (Effect.WORSE, "over with it")
@@ -232,17 +249,48 @@ def margins(planted: Observation, reference: Observation, figure: str, limit: fl
     }
 
 
-def show(value: float | None, unit: str) -> str:
-    """Print a figure: bytes in KiB, MiB or GiB, billions of parameters, ratios to three digits, counts as is."""
+def show(value: float | None, unit: str, more: int = 0) -> str:
+    """Print a figure: bytes in KiB, MiB or GiB, billions of parameters, ratios to three digits, counts as they are.
+
+    ``more`` asks for so many digits more.
+    """
     if value is None:
         return "-"
     if not math.isfinite(value):
         return "non-finite"
     if unit == "parameters":
-        return f"{value / 10**9:.3g}B"
+        return f"{value / 10**9:.{3 + more}g}B"
+    if unit == "times":
+        return f"{value:.{2 + more}f}×"
     if unit != "bytes":
-        return f"{value:.3g}" if unit == "ratio" else f"{value:g}"
+        return f"{value:.{(3 if unit == 'ratio' else 6) + more}g}"
     for scale, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if abs(value) >= scale:
-            return f"{value / scale:.2f} {name}"
-    return f"{value:.0f} B"
+            return f"{value / scale:.{2 + more}f} {name}"
+    return f"{value:.{more}f} B"
+
+
+#: Digits more than which no two figures of this suite need to print apart.
+MOST_DIGITS = 24
+
+
+def apart(values: Iterable[float | None], limit: float, unit: str) -> int:
+    """Return how many digits more it takes until no figure prints like the limit that it is not."""
+    differ = [value for value in values if value is not None and math.isfinite(value) and value != limit]
+    for more in range(MOST_DIGITS):
+        if all(show(value, unit, more) != show(limit, unit, more) for value in differ):
+            return more
+    return MOST_DIGITS
+
+
+def show_pair(value: float | None, limit: float, unit: str) -> tuple[str, str]:
+    """Print a figure and its limit, with as many digits as tell them apart."""
+    more = apart([value], limit, unit)
+    return show(value, unit, more), show(limit, unit, more)
+
+
+def multiple(value: float | None) -> str:
+    """Print a margin: how many times a limit; never as the limit itself unless it is that."""
+    if value is None:
+        return "-"
+    return show_pair(value, 1.0, "times")[0] if math.isfinite(value) else "∞"

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repros.case import Case
-from repros.verdict import Observation, first_line
+from repros.verdict import Observation, in_a_line
 
 #: A package that has no kernel for the device says so like this; anything else that fails is an error.
 NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|no kernel image")
@@ -103,11 +103,12 @@ def observe(request: Mapping[str, Any]) -> Observation:
         probe.run(request)
     except BaseException as error:  # noqa: BLE001 - whatever ends an arm is what was observed of it
         traceback.print_exc()
-        exception, text = describe(error, probe.phase), first_line(str(error))[:300]
+        exception, whole = describe(error, probe.phase), words(error)
+        text = in_a_line(whole, NO_KERNEL.pattern)
         state, reason = "raised", f"{type(error).__name__} in phase {probe.phase}: {text}"
-        if NO_KERNEL.search(str(error)):
+        if NO_KERNEL.search(whole):
             state, reason = "unsupported", f"no kernel for this device: {text}"
-        elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+        elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(whole):
             reason = f"out of memory in phase {probe.phase}: {text}"
             if short := probe.short_of(request.get("card_bytes", 0)):
                 state, reason = "disturbed", f"{short}; {reason}"
@@ -117,7 +118,7 @@ def observe(request: Mapping[str, Any]) -> Observation:
     except Exception as error:  # noqa: BLE001 - what the arm did is told, though an instrument failed after it
         traceback.print_exc()
         figures, evidence = {}, {}
-        reason = "; ".join(filter(None, [reason, f"the meters failed: {type(error).__name__}: {error}"]))
+        reason = "; ".join(filter(None, [reason, f"the meters failed: {type(error).__name__}: {words(error)}"]))
         state = "raised" if state == "done" else state
     went_on = state in ("done", "raised") and evidence.get("cuda_ooms")
     if went_on and (short := probe.short_of(request.get("card_bytes", 0))):
@@ -136,12 +137,27 @@ def observe(request: Mapping[str, Any]) -> Observation:
     )
 
 
+def words(error: BaseException) -> str:
+    """Return an exception's text; of one that cannot say it, why, and of a character that no file can hold, its number.
+
+    Names of files bring such characters along (PEP 383); a record with one in it could not be read again.
+    """
+    try:
+        return str(error).encode("utf-8", "backslashreplace").decode()
+    except Exception as mute:  # noqa: BLE001 - a package on trial may raise anything
+        return f"(its text cannot be had: {type(mute).__name__})"
+
+
+class FigureError(Exception):
+    """An arm returned what is no figure: a contributor's mistake, and no symptom of any report."""
+
+
 def describe(error: BaseException, phase: str) -> dict[str, Any]:
     """Return the exception's type names (most derived first), text, phase and innermost frames."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     return {
         "types": [cls.__name__ for cls in type(error).__mro__ if cls is not object],
-        "text": str(error)[:2000],
+        "text": words(error)[:2000],
         "phase": phase,
         "frames": [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames],
     }
@@ -256,7 +272,9 @@ class Probe:
                 name: error if error < float("inf") else "inf" for name, error in errors.items()
             }
         for name, value in result.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if isinstance(value, bool):
+                raise FigureError(f"figure `{name}` is a bool: return an int or a float")
+            if isinstance(value, (int, float)):
                 self._figures[name] = value
 
     def short_of(self, card_bytes: int) -> str:

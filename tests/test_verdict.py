@@ -21,11 +21,14 @@ from repros.verdict import (
     decide,
     effect,
     exceeds,
+    in_a_line,
     is_failure,
     margins,
+    multiple,
     outcome,
     read,
     show,
+    show_pair,
     to_number,
 )
 
@@ -218,6 +221,65 @@ def test_margins() -> None:
 )
 def test_show(value: float | None, unit: str, text: str) -> None:
     assert show(value, unit) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "unit", "texts"),
+    [
+        (0.007034, 0.00703, "ratio", ("0.007034", "0.00703")),
+        (0.5, 0.05, "ratio", ("0.5", "0.05")),
+        (math.nextafter(0.05, 1), 0.05, "ratio", ("0.05000000000000001", "0.05")),
+        ((16 << 20) + 1, 16 << 20, "bytes", ("16.000001 MiB", "16.000000 MiB")),
+        (1000, 1000.5, "bytes", ("1000.0 B", "1000.5 B")),
+        (1_000_001, 1_000_002, "count", ("1000001", "1000002")),
+        (34_000_001_000, 34 * 10**9, "parameters", ("34.000001B", "34B")),
+        (7, 7, "count", ("7", "7")),
+        (math.inf, math.nan, "ratio", ("non-finite", "non-finite")),
+        (None, 1.0, "bytes", ("-", "1 B")),
+    ],
+)
+def test_a_figure_never_prints_like_the_limit_that_it_is_not(
+    value: float | None, limit: float, unit: str, texts: tuple[str, str]
+) -> None:
+    assert show_pair(value, limit, unit) == texts
+
+
+@given(st.integers(0, 2**50), st.integers(1, 2**50), st.sampled_from(["bytes", "ratio", "count", "parameters"]))
+def test_two_figures_never_print_alike(value: int, limit: int, unit: str) -> None:
+    scale = 2.0**-40 if unit == "ratio" else 1
+    for other in (value * scale, (limit - 1) * scale, limit * scale):
+        shown, allowed = show_pair(other, limit * scale, unit)
+        assert (shown == allowed) is (other == limit * scale)
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "1.00×"), (1.0004, "1.0004×"), (0.99999, "0.99999×"), (3, "3.00×")])
+def test_a_margin_prints_as_one_only_where_it_is_one(value: float, text: str) -> None:
+    assert (multiple(value), multiple(None), multiple(math.inf)) == (text, "-", "∞")
+
+
+def test_a_reason_tells_a_figure_from_its_limit() -> None:
+    budget = Budget("error", lambda p: 0.00703)
+    assert read(done(error=0.007034), budget, 0.00703, ())[1] == "error 0.007034 against 0.00703 allowed"
+    proposed = done(error=0.050001)
+    assert effect((R.OVER, done(error=0.01)), (R.INSIDE, proposed), 0.05)[1] == "error 0.050001 against 0.05 allowed"
+    read_two = read(done(held_bytes=99, heap_held_bytes=(1 << 20) + 1), BYTES, 1 << 20, ())[1]
+    assert read_two.endswith("but heap_held_bytes 1.000001 MiB")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "line"),
+    [
+        ("one", "", "one"),
+        ("\n  one\n\ttwo\n\n", "", "one / two"),
+        ("a" * 400, "", "a" * 300 + " …"),
+        ("a" * 400 + "\nb\nreported here\nc", "reported", "a" * 300 + " … / reported here"),
+        ("reported\n" + "a" * 400, "reported", "reported / " + "a" * 289 + " …"),
+        ("x" * 1000 + "reported" + "y" * 1000, "reported", "x" * 300 + " … / reported" + "y" * 292),
+        ("", "", ""),
+    ],
+)
+def test_a_line_of_an_exception_holds_what_was_reported(text: str, wanted: str, line: str) -> None:
+    assert in_a_line(text, wanted) == line
 
 
 @pytest.mark.parametrize("name", ["held_mb", "peak_GB", "peak_MiB", "live_kb"])

@@ -21,9 +21,8 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import reported, standing
 from repros.report.machine import machines
-from repros.report.terminal import multiple
 from repros.results import ROOT, Record, shown
-from repros.verdict import SETTLED, Verdict, show
+from repros.verdict import SETTLED, Verdict, multiple, show
 
 PARTS = ("in short", "claimed", "measured", "conditions", "fix", "today")
 STORIES = ROOT / "reports" / "stories"

@@ -14,7 +14,7 @@ from rich.text import Text
 from repros.matrix import AXES
 from repros.results import Record
 from repros.trial import two_lines
-from repros.verdict import Verdict, show, to_number
+from repros.verdict import Verdict, multiple, show
 
 #: Width of tables where no terminal says its own.
 PIPE_WIDTH = 140
@@ -94,12 +94,6 @@ def margins(record: Record) -> str:
     """Return both margins in words."""
     planted, reference = (multiple(record.margins.get(n)) for n in ("planted_over_budget", "budget_over_reference"))
     return f"planted/budget {planted}, budget/reference {reference}"
-
-
-def multiple(value: float | None) -> str:
-    """Print a margin."""
-    number = to_number(value)
-    return "-" if number is None else (f"{value:.2f}×" if not isinstance(number, str) else "∞")
 
 
 def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:

@@ -40,6 +40,10 @@ CASE = Case(
         condition("leaves-daemon", "leave_daemon"),
         condition("raises-symptom", "symptom"),
         condition("raises-other", "raise_other"),
+        condition("raises-symptom-in-its-second-line", "symptom_below"),
+        condition("raises-what-no-file-can-hold", "raise_odd"),
+        condition("raises-what-has-no-text", "raise_mute"),
+        condition("returns-a-bool", "bool"),
         condition("planted-silent", planted="inside"),
         condition("planted-crashes", planted="segfault"),
         condition("planted-hangs", planted="hang"),
@@ -52,7 +56,7 @@ CASE = Case(
         condition("hidden-from-one-instrument", "hidden"),
     ),
     budget=Budget("held_bytes", lambda p: SIZE + SIZE // 4, second="heap_held_bytes"),
-    symptoms=(Symptom("KeyError", "reported"),),
+    symptoms=(Symptom("KeyError", "reported"), Symptom("RuntimeError", "the reported one$")),
     proposes="nothing in earnest",
     timeout_s=4.0,
 )
@@ -91,7 +95,10 @@ def proposed(p):
 def output(what):
     import torch
 
-    return {"output": torch.full((4,), 3.0 if what == "wrong" else 1.0)}
+    return {
+        "output": torch.full((4,), 3.0 if what == "wrong" else 1.0),
+        **({"held_bytes": True} if what == "bool" else {}),
+    }
 
 
 def act(what):
@@ -164,6 +171,23 @@ def symptom():
     raise KeyError("the reported one")
 
 
+def symptom_below():
+    raise RuntimeError("while loading:\n\n" + "a layer\n" * 60 + "  the reported one")
+
+
+def raise_odd():
+    raise ValueError("no file \udcff here")
+
+
+class MuteError(Exception):
+    def __str__(self):
+        raise TypeError
+
+
+def raise_mute():
+    raise MuteError
+
+
 def raise_other():
     sys.stdout.write("before it raised\n")
     raise ValueError("something else")
@@ -181,5 +205,8 @@ ACTIONS = {
     "leave_child": leave_child,
     "leave_daemon": leave_daemon,
     "symptom": symptom,
+    "symptom_below": symptom_below,
+    "raise_odd": raise_odd,
+    "raise_mute": raise_mute,
     "raise_other": raise_other,
 }
