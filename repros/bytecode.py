@@ -25,7 +25,7 @@ for number, line in enumerate(sys.stdin):
             data = file.read()
         with open(source, "rb") as file:
             code = compile(file.read(), source, "exec", dont_inherit=True)
-        if data[:8] == importlib.util.MAGIC_NUMBER + bytes(4) and marshal.loads(data[16:]) == code:
+        if data[:4] == importlib.util.MAGIC_NUMBER and marshal.loads(data[16:]) == code:
             print(number, flush=True)
     except Exception:
         pass

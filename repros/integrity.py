@@ -190,7 +190,7 @@ def _look_into(root: int, at: str, found: dict[str, Look], folders: list[str]) -
                 if entry.is_dir(follow_symlinks=False):
                     if path != _COMPILED_BY_ARMS:
                         folders.append(f"{path}/")
-                elif not path.startswith(_OWN) and not _BEING_WRITTEN.search(path):
+                elif not (path[-1].isdigit() and _BEING_WRITTEN.search(path)) and (at or not path.startswith(_OWN)):
                     with contextlib.suppress(FileNotFoundError):
                         seen = entry.stat(follow_symlinks=False)
                         found[path] = hash((seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino))
