@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as Xml
@@ -237,10 +237,10 @@ def test_orphans_among_the_locks_are_removed_and_the_users_files_are_not(home: P
 # --- a folder of ours ------------------------------------------------------------------------------
 
 
-def fill(path: Path, force: bool = False, prune: bool = True, **texts: str) -> None:
+def fill(path: Path, texts: Mapping[str, str], *, force: bool = False, prune: bool = True) -> None:
     with Folder(path, "kind", force=force, prune=prune) as out:
         for name, text in texts.items():
-            out.write(name.replace("__", "/"), text)
+            out.write(name, text)
 
 
 def listed(path: Path) -> dict[str, str]:
@@ -248,46 +248,46 @@ def listed(path: Path) -> dict[str, str]:
 
 
 def test_a_folder_of_ours_is_made_anew_and_the_users_file_in_it_stays(home: Path) -> None:
-    fill(home / "f", a="1", logs__b="2", c="3")
+    fill(home / "f", {"a": "1", "logs/b": "2", "c": "3"})
     (home / "f" / "mine.txt").write_text("mine")
-    fill(home / "f", a="one", d="4")
+    fill(home / "f", {"a": "one", "d": "4"})
     assert listed(home / "f") == {"a": "one", "d": "4", "mine.txt": "mine"}
     assert not (home / "f" / "logs").exists()
-    fill(home / "f", prune=False, e="5")
+    fill(home / "f", {"e": "5"}, prune=False)
     assert listed(home / "f") == {"a": "one", "d": "4", "e": "5", "mine.txt": "mine"}
     assert sorted(Marker.of(home / "f").files) == ["a", "d", "e"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("prune", [True, False])
 def test_a_file_that_the_user_edited_is_refused_and_with_force_it_is_replaced(home: Path, prune: bool) -> None:
-    fill(home / "f", a="1", b="2")
+    fill(home / "f", {"a": "1", "b": "2"})
     (home / "f" / "a").write_text("my words")
     before = everything(home)
     with pytest.raises(UserError, match=r"f/a: it was edited since it was made\nhint: .*`--force`"):
-        fill(home / "f", prune=prune, a="3", b="4")
+        fill(home / "f", {"a": "3", "b": "4"}, prune=prune)
     assert everything(home) == before
-    fill(home / "f", force=True, prune=prune, a="3", b="4")
+    fill(home / "f", {"a": "3", "b": "4"}, force=True, prune=prune)
     assert listed(home / "f") == {"a": "3", "b": "4"}
 
 
 def test_force_replaces_what_is_written_and_never_deletes(home: Path) -> None:
     documents(home / "f")
     was = listed(home / "f")
-    fill(home / "f", force=True, **{"README.md": "ours", "new.md": "new"})
+    fill(home / "f", {"README.md": "ours", "new.md": "new"}, force=True)
     assert listed(home / "f") == {**was, "README.md": "ours", "new.md": "new"}
     (home / "f" / "new.md").write_text("edited, and no longer made")
-    fill(home / "f", force=True, **{"README.md": "again"})
+    fill(home / "f", {"README.md": "again"}, force=True)
     assert listed(home / "f") == {**was, "README.md": "again", "new.md": "edited, and no longer made"}
 
 
 @pytest.mark.parametrize("force", [True, False])
 def test_a_link_inside_a_folder_of_ours_is_not_followed(home: Path, force: bool) -> None:
-    fill(home / "f", a="1")
+    fill(home / "f", {"a": "1"})
     documents(home / "docs")
     (home / "f" / "logs").symlink_to(home / "docs")
     before = everything(home)
     with pytest.raises(UserError, match="f/logs: a link to"):
-        fill(home / "f", force=force, **{"logs__README.md": "ours"})
+        fill(home / "f", {"logs/README.md": "ours"}, force=force)
     assert everything(home) == before
 
 
@@ -296,12 +296,12 @@ def test_a_name_in_a_strangers_marker_leads_nowhere(home: Path) -> None:
     (home / "f").mkdir()
     names = {"../mine": files.digest(home / "mine"), str(home / "mine"): files.digest(home / "mine")}
     (home / "f" / files.MARKER).write_text(json.dumps({"kind": "kind", "files": names}))
-    fill(home / "f", a="1")
+    fill(home / "f", {"a": "1"})
     assert (home / "mine").read_text() == "my own file\n"
 
 
 def test_a_death_in_the_middle_leaves_files_that_are_known_for_ours(home: Path) -> None:
-    fill(home / "f", a="1", b="2")
+    fill(home / "f", {"a": "1", "b": "2"})
     marker = Marker.of(home / "f")
     assert marker
     coming = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (("a", "3"), ("b", "4"))}
@@ -309,7 +309,7 @@ def test_a_death_in_the_middle_leaves_files_that_are_known_for_ours(home: Path) 
     (home / "f" / "a").write_text("3")  # moved into place; `b` was to be the next
     (home / "f" / f"{files.MARKER}.part").mkdir()
     (home / "f" / f"{files.MARKER}.part" / "b").write_text("4")
-    fill(home / "f", a="5", b="6")
+    fill(home / "f", {"a": "5", "b": "6"})
     assert listed(home / "f") == {"a": "5", "b": "6"}
     assert not Marker.of(home / "f").coming  # type: ignore[union-attr]
 
@@ -325,16 +325,16 @@ def test_two_writers_of_one_folder(home: Path) -> None:
     with Folder(home / "f", "kind") as out:
         out.write("a", "1")
         with pytest.raises(UserError, match="another process writes there"):
-            fill(home / "f", a="2")
+            fill(home / "f", {"a": "2"})
     assert listed(home / "f") == {"a": "1"}
 
 
 def test_a_damaged_marker_is_said(home: Path) -> None:
-    fill(home / "f", a="1")
+    fill(home / "f", {"a": "1"})
     (home / "f" / files.MARKER).write_text('<<<<<<< HEAD\n{"kind": "kind"}\n')
     with pytest.raises(UserError, match=r"`\.repros` cannot be read|\.repros cannot be read"):
-        fill(home / "f", a="2")
-    fill(home / "f", force=True, a="2")
+        fill(home / "f", {"a": "2"})
+    fill(home / "f", {"a": "2"}, force=True)
     assert listed(home / "f") == {"a": "2"}
 
 
@@ -357,6 +357,8 @@ def test_a_folder_of_reports_is_gone_on_with(home: Path) -> None:
     (home / "reports" / "runs").mkdir(parents=True)
     a_file(home / "reports" / "notes.md")
     assert results.new_run("x", home / "reports").parent == home / "reports" / "runs"
+    with pytest.raises(UserError, match=r"not a folder of reports: it holds `README.md` and no `runs`"):
+        results.new_run("x", documents(home / "docs"))
 
 
 # --- one file --------------------------------------------------------------------------------------

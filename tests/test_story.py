@@ -117,5 +117,5 @@ def test_a_reading_that_is_missing_or_lacks_a_part(records: list[Record], tmp_pa
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["stories", *map(str, RUNS), "--to", str(tmp_path / "s")]) == 0
-    assert {path.name for path in (tmp_path / "s").iterdir()} == {path.name for path in STORIES}
+    assert {path.name for path in (tmp_path / "s").glob("*.md")} == {path.name for path in STORIES}
     assert "No such file" in errors(["stories", "/nowhere"], capsys)
