@@ -64,4 +64,6 @@ def collapse() -> None:
 
 # Else a fork server whose supervisor is killed would import to the end before it noticed.
 end_with_parent()
+if os.environ.pop("REPROS_SUPERVISOR", str(os.getppid())) != str(os.getppid()):
+    os._exit(0)  # it was killed before that
 SECONDS = _preload()

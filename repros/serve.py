@@ -27,6 +27,8 @@ LOG_LIMIT_BYTES = 256 << 20
 #: What is kept of a longer log, at each of its ends.
 LOG_KEPT_BYTES = 64 << 10
 GRACE_S = 0.5
+#: Tells the fork server whose it is.
+SUPERVISOR = "REPROS_SUPERVISOR"
 #: A process that a signal has stopped (SIGSTOP) for so many looks, one a second, is ended: it would cost its timeout.
 STOPPED_LOOKS = 10
 
@@ -49,6 +51,7 @@ class Supervisor:
         """Warm the fork server, then take requests."""
         began = time.monotonic()
         become_subreaper()
+        os.environ[SUPERVISOR] = str(os.getpid())
         up = threading.Event()
         threading.Thread(target=_end_without_parent, args=(up,), daemon=True).start()
         reader, writer = self._context.Pipe(duplex=False)

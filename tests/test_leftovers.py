@@ -69,6 +69,7 @@ def test_what_is_not_ours_stays(temp: Path) -> None:
     target = temp / "elsewhere"
     target.mkdir()
     (target / OWNER).write_bytes(MARK)
+    (target / "thesis").write_text("years")
     (temp / "repros-linklink").symlink_to(target)
     linked_owner = temp / "repros-ownerlnk"
     linked_owner.mkdir()

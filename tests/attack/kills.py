@@ -180,5 +180,5 @@ def kills(number: int, folder: Path, seed: int) -> tuple[Counter[str], list[str]
             if counts["kills"] == killed:  # it was whole by then
                 break
         wrong += [f"{runner} gone on with: {x}" for x in make_whole(victim, counts)]
-        print(dict(counts), flush=True)
+        print(dict(counts), *wrong, sep="\n", flush=True)
     return counts, wrong
