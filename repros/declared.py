@@ -175,13 +175,15 @@ def check_arms(module: ModuleType, file: Path) -> None:
         found = getattr(module, name, None)
         if found is None and name in ("proposed", "oracle"):
             continue
-        place = place_of(file, _defined(file, name))
         if name in ARMS and not inspect.isgeneratorfunction(found):
             what = f"no arm `{name}`" if found is None else f"the arm `{name}` is no generator function"
-            raise DeclarationError(f"{place}: {what}", f"write a generator function `{name}(i)` that yields phases")
-        if not callable(found):
-            arguments = "p, checkpoint" if name == "prepare" else "i"
-            raise DeclarationError(f"{place}: no function `{name}`", f"write `def {name}({arguments})`")
+            hint = f"write a generator function `{name}(i)` that yields phases"
+        elif not callable(found):
+            what = f"no function `{name}`"
+            hint = f"write `def {name}({'p, checkpoint' if name == 'prepare' else 'i'})`"
+        else:
+            continue
+        raise DeclarationError(f"{place_of(file, _defined(file, name))}: {what}", hint)
 
 
 def check_versions(case: Case) -> None:

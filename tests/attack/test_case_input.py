@@ -20,6 +20,7 @@ from repros.errors import UserError
 from repros.scaffold import TEMPLATE
 from tests.attack.tally import at_the_door, part
 
+# ruff: noqa: E501 - a row a mistake
 SCAFFOLD = TEMPLATE.format(package="bitsandbytes", number=1)
 #: A declaration with one of everything.
 FULL = SCAFFOLD.replace("Budget, Case, Claim, Condition", "Affected, Budget, Case, Claim, Condition, Reading, Requires, Symptom") \
@@ -205,7 +206,9 @@ def test_a_reading_in_another_case_names_one_that_is_there(package: Path) -> Non
     (package / "three" / "gh1_x.py").write_text(FULL)
     del sys.modules["damaged.three.gh1_x"]
     importlib.invalidate_caches()
-    with pytest.raises(UserError, match=r"gh2_x.py:\d+: Reading.condition: `gh1_x` has no condition `eagre`\nhint: one of: eager"):
+    with pytest.raises(
+        UserError, match=r"gh2_x.py:\d+: Reading.condition: `gh1_x` has no condition `eagre`\nhint: one of: eager"
+    ):
         cases.find(("damaged.three",))
 
 
@@ -242,7 +245,9 @@ def test_two_cases_of_one_name(package: Path) -> None:
         (package / name).mkdir()
         (package / name / "__init__.py").write_text("")
         (package / name / "gh1_x.py").write_text(SCAFFOLD)
-    with pytest.raises(UserError, match=r"damaged.two.gh1_x: `gh1_x` is the name of damaged.one.gh1_x too\nhint: rename"):
+    with pytest.raises(
+        UserError, match=r"damaged.two.gh1_x: `gh1_x` is the name of damaged.one.gh1_x too\nhint: rename"
+    ):
         cases.find(("damaged.one", "damaged.two"))
 
 
@@ -277,7 +282,11 @@ def mutated(text: str, dice: random.Random, hostile: str) -> str | bytes:
             lines[i] = " ".join(words)
         else:
             at = dice.randrange(len(text))
-            lines = (text[:at] + chr(dice.choice((0, 9, 40, 34, 58, 0xFEFF, 0xD800, dice.randrange(0x3000)))) + text[at + 1 :]).split("\n")
+            lines = (
+                text[:at]
+                + chr(dice.choice((0, 9, 40, 34, 58, 0xFEFF, 0xD800, dice.randrange(0x3000))))
+                + text[at + 1 :]
+            ).split("\n")
         text = "\n".join(lines)
     return text
 
@@ -308,15 +317,17 @@ ARGUMENTS = [line.strip() for line in FULL.splitlines() if "=" in line and line.
 
 @part(3)
 @given(hostile=st.sampled_from(HOSTILE), other=st.sampled_from(HOSTILE), data=st.data())
-def test_values_of_each_argument(
-    package: Path, hostile: str, other: str, data: st.DataObject
-) -> None:
+def test_values_of_each_argument(package: Path, hostile: str, other: str, data: st.DataObject) -> None:
     """Give any class of a declaration any value under any of its names."""
     from repros import case
 
-    kind = data.draw(st.sampled_from(("Affected", "Budget", "Case", "Claim", "Condition", "Reading", "Requires", "Symptom")))
+    kind = data.draw(
+        st.sampled_from(("Affected", "Budget", "Case", "Claim", "Condition", "Reading", "Requires", "Symptom"))
+    )
     name = data.draw(st.sampled_from(sorted(getattr(case, kind).__dataclass_fields__)))
-    line = f"x = {kind}(**{{{name!r}: {hostile}}}, )" if data.draw(st.booleans()) else f"replace(CASE, {name}={hostile})"
+    line = (
+        f"x = {kind}(**{{{name!r}: {hostile}}}, )" if data.draw(st.booleans()) else f"replace(CASE, {name}={hostile})"
+    )
     changed = f"replace({'CASE' if kind == 'Case' else f'PARTS[{kind!r}]'}, {name}={hostile})"
     into = {
         "Affected": "replace(CASE, affected=({},))", "Budget": "replace(CASE, budget={})", "Case": "{}",
