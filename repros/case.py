@@ -127,7 +127,8 @@ KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
 class _Declared:
     """A part of a declaration: it knows where it is written, and holds what its annotations say."""
 
-    place = ""
+    place = ("", 0)
+    """File and line where it is written."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", _place())
@@ -143,7 +144,7 @@ class _Declared:
 
     def error(self, what: str, hint: str) -> DeclarationError:
         """Return the error of this part, with the place where it is written."""
-        return DeclarationError(f"{self.place}: {what}", hint)
+        return DeclarationError(f"{place_of(Path(self.place[0]), self.place[1])}: {what}", hint)
 
     def _within(self, name: str, value: str, known: tuple[str, ...]) -> None:
         if value not in known:
@@ -151,12 +152,12 @@ class _Declared:
             raise self.error(what, f"one of: {', '.join(known)}")
 
 
-def _place() -> str:
+def _place() -> tuple[str, int]:
     """Return file and line of the innermost code that is not of this module and not of `dataclasses`."""
     frame = sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__") in (__name__, "dataclasses"):
         frame = frame.f_back
-    return place_of(Path(frame.f_code.co_filename), frame.f_lineno)
+    return frame.f_code.co_filename, frame.f_lineno
 
 
 def place_of(path: Path, line: int) -> str:

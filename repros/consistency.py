@@ -172,10 +172,14 @@ def _close(a: float | None, b: float | None) -> bool:
 
 def alike(recorded: str, decided: str) -> bool:
     """Return whether two reasons say the same; numbers may be rounded otherwise, and one may say more at its end."""
-    return all(
-        one == other or _rounded_alike(one, other)
-        for one, other in zip(recorded.split(), decided.split(), strict=False)
-    )  # fmt: skip
+    both = zip(_words(recorded), _words(decided), strict=False)
+    return all(one == other or _rounded_alike(one, other) for one, other in both)
+
+
+def _words(reason: str) -> list[str]:
+    """Return the words of a reason up to where it was shortened, which may be within a word."""
+    head, cut, _ = reason.partition(" …")
+    return head.split()[:-1] if cut else head.split()
 
 
 def _rounded_alike(one: str, other: str) -> bool:

@@ -117,6 +117,8 @@ def test_a_verdict_by_symptoms_that_the_case_has_no_more_is_decided_anew_and_sai
         ("held_bytes 2.00 MiB against", "held_bytes 2.00 KiB against", False),
         ("raised ValueError: first", "raised ValueError: first / second", True),
         ("raised ValueError: first", "raised KeyError: first", False),
+        ("raised ValueError: the first of several", "raised ValueError: the fir … / second", True),
+        ("raised ValueError: the last of several", "raised ValueError: the first of se …", False),
     ],
 )
 def test_reasons_are_alike(one: str, other: str, same: bool) -> None:
