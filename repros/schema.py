@@ -231,6 +231,16 @@ class Mutants(TypedDict):
     mutants: list[Mutant]
 
 
+class Attack(TypedDict):
+    """What `nox -s attack` tried."""
+
+    date: str
+    tests: dict[str, int]
+    inputs: int
+    doors: dict[str, dict[str, int]]
+    counts: dict[str, dict[str, int]]
+
+
 class Departure(TypedDict):
     """What a hunt found of one life."""
 

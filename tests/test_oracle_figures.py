@@ -39,6 +39,12 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
     hunt = {"cell": "c", "date": "d", "hidden": True, "lives": 5, "seconds": 9.6, "findings": findings}
     put(tmp_path / "oracle" / "prove-c.json", proof)
     put(tmp_path / "oracle" / "mutants.json", {"date": "2026-01-02", "mutants": rows})
+    attack = {
+        "date": "2026-01-03", "tests": {"passed": 9, "failed": 0}, "inputs": 1500,
+        "doors": {"matrix": {"refused": 900, "taken": 100}, "results": {"refused": 480, "taken": 20}},
+        "counts": {"kills": {"runs killed": 200, "lines lost": 0}},
+    }  # fmt: skip
+    put(tmp_path / "oracle" / "attack.json", attack)
     put(tmp_path / "hunt" / "c" / "findings.json", hunt)
     lines = oracle.block(tmp_path).splitlines()
     assert "2 properties of 10,000 examples or more, 22,000 in all; 2 tests passed, 1 failed" in lines[0]
@@ -47,9 +53,23 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
     assert lines[2] == "  - survives: int8, y: it is equivalent"
     assert (
         "5 lives in 10 s: 3 departures, 1 of them with an upstream number, the first silently wrong output after 3 s (["
-    ) in lines[3]
+    ) in lines[5]
+    assert lines[3] == (
+        "- **Attack**, 2026-01-03: 1,500 damaged inputs (matrix 1,000, results 500), 1,380 refused in two lines, the others "
+        "read; 0 tests failed."
+    )
+    assert lines[4] == "  - kills: 200 runs killed, 0 lines lost"
 
 
 def test_missing_results_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no results of the properties\nhint: run `nox -s prove`"):
+        oracle.block(tmp_path)
+
+
+def test_a_damaged_file_is_said_with_its_place(tmp_path: Path) -> None:
+    proof = {"date": "2026-01-02", "packages": {}, "properties": {"a": {"examples": "many"}}}
+    put(tmp_path / "oracle" / "prove-c.json", proof)
+    with pytest.raises(
+        UserError, match=r"prove-c.json: `properties\[...\].examples`: Expected `int`, got `str`\nhint: "
+    ):
         oracle.block(tmp_path)

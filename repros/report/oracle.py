@@ -7,7 +7,7 @@ from typing import Any
 
 from repros.errors import UserError
 from repros.runs import shown
-from repros.schema import Hunted, Mutants, Proof, document
+from repros.schema import Attack, Hunted, Mutants, Proof, document
 
 AGAIN = "run `nox -s prove`, `nox -s mutants` again and keep its file"
 
@@ -21,6 +21,7 @@ def block(reports: Path) -> str:
             "run `nox -s prove` and keep its files there as prove-CELL.json",
         )
     rows = [*properties(proofs), *mutants(document(reports / "oracle" / "mutants.json", Mutants, AGAIN))]
+    rows += attacks(document(reports / "oracle" / "attack.json", Attack, "run `nox -s attack` and keep its file there"))
     pages = sorted((reports / "hunt").glob("*/findings.json"))
     hunts = [(path.parent, document(path, Hunted, "hunt again with `nox -s hunt`")) for path in pages]
     rows += [line for folder, found in hunts for line in hunted(folder, found)]
@@ -62,6 +63,20 @@ def mutants(results: dict[str, Any]) -> list[str]:
     lines = [f"- **Mutants**, {results['date']}: {len(rows) - len(survivors)} of {len(rows)} bugs put in are caught."]
     return lines + [
         f"  - survives: {row['file']}, {row['bug']}: {row.get('reason', 'no reason is recorded')}" for row in survivors
+    ]
+
+
+def attacks(found: dict[str, Any]) -> list[str]:
+    """Return a line of the damaged inputs, and one of each other attack."""
+    doors = ", ".join(f"{door} {sum(how.values()):,}" for door, how in found["doors"].items())
+    refused = sum(how.get("refused", 0) for how in found["doors"].values())
+    lines = [
+        f"- **Attack**, {found['date']}: {found['inputs']:,} damaged inputs ({doors}), {refused:,} refused in two lines, "
+        f"the others read; {found['tests'].get('failed', 0)} tests failed."
+    ]
+    return lines + [
+        f"  - {name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}"
+        for name, counts in found["counts"].items()
     ]
 
 

@@ -34,7 +34,7 @@ def pytest_sessionfinish() -> None:
         "tests": ENDED,
         "inputs": sum(TALLY.values()),
         "doors": {door: {how: TALLY[door, how] for how in ("refused", "taken")} for door in doors},
-        **COUNTS,
+        "counts": COUNTS,
     }
     path = Path(target)
     path.parent.mkdir(parents=True, exist_ok=True)

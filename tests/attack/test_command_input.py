@@ -21,7 +21,7 @@ from repros import cli
 from repros.errors import UserError
 from repros.results import Run
 from tests.attack.tally import at_the_door, part
-from tests.test_results import record
+from tests.records import record
 
 PARSER = cli.parser()
 (SUB,) = (action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))
