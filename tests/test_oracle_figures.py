@@ -55,8 +55,8 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
         "5 lives in 10 s: 3 departures, 1 of them with an upstream number, the first silently wrong output after 3 s (["
     ) in lines[5]
     assert lines[3] == (
-        "- **Attack**, 2026-01-03: 1,500 damaged inputs (matrix 1,000, results 500), 1,380 refused in two lines, the others "
-        "read; 0 tests failed."
+        "- **Attack**, 2026-01-03: 1,500 damaged inputs (matrix 1,000, results 500), 1,380 refused in two lines, the "
+        "others read; 0 tests failed."
     )
     assert lines[4] == "  - kills: 200 runs killed, 0 lines lost"
 

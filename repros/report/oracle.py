@@ -71,8 +71,8 @@ def attacks(found: dict[str, Any]) -> list[str]:
     doors = ", ".join(f"{door} {sum(how.values()):,}" for door, how in found["doors"].items())
     refused = sum(how.get("refused", 0) for how in found["doors"].values())
     lines = [
-        f"- **Attack**, {found['date']}: {found['inputs']:,} damaged inputs ({doors}), {refused:,} refused in two lines, "
-        f"the others read; {found['tests'].get('failed', 0)} tests failed."
+        f"- **Attack**, {found['date']}: {found['inputs']:,} damaged inputs ({doors}), {refused:,} refused in two "
+        f"lines, the others read; {found['tests'].get('failed', 0)} tests failed."
     ]
     return lines + [
         f"  - {name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}"
