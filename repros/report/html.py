@@ -352,10 +352,11 @@ def worst(records: Sequence[Record], numbers: Mapping[changes.Key, int]) -> dict
     if best is None:
         return None
     record, unit = best[1], str(best[1].budget["unit"])
-    shown, allowed = show_pair(record.figure("subject"), float(record.budget["limit"]), unit)
-    figure = f"{record.budget['figure']} {shown}"
+    printed, allowed = show_pair(record.figure("subject"), float(record.budget["limit"]), unit)
+    figure = f"{record.budget['figure']} {printed}"
     reach = "at most" if best[0] <= 1 else "up to"
-    said = f"{reach} {multiple(best[0]) if short(best[0])[0] in '<>' else short(best[0])} the budget: {figure} against {allowed}"
+    ratio = multiple(best[0]) if short(best[0])[0] in "<>" else short(best[0])
+    said = f"{reach} {ratio} the budget: {figure} against {allowed}"
     return {"number": numbers[record.key], "text": said, "where": where(record)}
 
 
