@@ -17,9 +17,9 @@ from repros import files, onefile, results, snapshots, sources
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.redact import Redactor
-from repros.report import plot, standing
+from repros.report import escape, plot, standing
 from repros.results import Record
-from repros.verdict import Verdict, multiple, show
+from repros.verdict import Verdict, apart, multiple, show
 
 #: What GitHub takes: characters of a comment, bytes of an attached zip.
 COMMENT_CHARACTERS = 65_536
@@ -190,7 +190,7 @@ def comment(
         text = _comment(record, mine, replace(entry, doc=doc), redactor, attached, tensors, elsewhere)
         if len(text) < COMMENT_CHARACTERS:
             return text
-    return text[: COMMENT_CHARACTERS - 20] + "\n\n(cut)\n"
+    return escape.cut(text, COMMENT_CHARACTERS - 1, "(cut)\n")
 
 
 def _comment(
@@ -208,7 +208,10 @@ def _comment(
     same = [other for other in mine if other.condition == record.condition]
     lists = dict(subject.evidence) if subject else {}
     shown = "held" if figure.startswith("held") and lists.get("held") else "alive_at_peak"
-    limit = show(float(budget["limit"]), unit)
+    judged = [name for name in (figure, second) if name]
+    figures = [arm.reached(name) for arm in record.arms for name in judged]
+    more = apart((*figures, *(other.figure("subject") for other in same)), float(budget["limit"]), unit)
+    limit = show(float(budget["limit"]), unit, more)
     packages = dict(record.environment.get("packages", {}))
     values = {
         "report": f"{case.package}#{case.number}",
@@ -228,41 +231,38 @@ def _comment(
             for claim in case.claims
             if claim.covers(record.condition)
         ],
-        "system": system(record),
+        "system": "\n".join(f"- {escape.line(name)}: {escape.line(value)}" for name, value in system(record)),
         "figure": figure,
-        "second": second,
+        "head": ["arm", "what runs", "reading", *judged, "error"],
         "arms": [
-            {
-                "name": arm.arm,
-                "what": WHAT.get(arm.arm, ""),
-                "reading": record.readings.get(arm.arm, arm.state),
-                "figure": show(reached, unit) if (reached := arm.reached(figure)) is not None else arm.state,
-                "second": show(arm.reached(second), unit) if second else "",
-                "error": show(arm.figures.get("error"), "ratio"),
-            }
+            [
+                *(arm.arm, WHAT.get(arm.arm, ""), record.readings.get(arm.arm, arm.state)),
+                show(reached, unit, more) if (reached := arm.reached(figure)) is not None else arm.state,
+                *([show(arm.reached(second), unit, more)] if second else []),
+                show(arm.figures.get("error"), "ratio"),
+            ]
             for arm in record.arms
-        ],
-        "limit": limit,
+        ]
+        + [["budget", "", "", *[limit] * len(judged), ""]],
         "margins": [multiple(record.margins.get(name)) for name in ("planted_over_budget", "budget_over_reference")],
         **attached,
         "tensors_of": shown.replace("_", " "),
         "tensors": [
-            {
-                **{name: row.get(name) or "-" for name in ("shape", "dtype", "made_by")},  # on a card, owners alone
-                **{"count": row.get("count", 1), "bytes": show(row["bytes"], "bytes")},
-            }
+            [
+                *(str(row.get(name) or "-") for name in ("shape", "dtype")),  # on a card, owners alone
+                *(str(row.get("count", 1)), show(row["bytes"], "bytes"), str(row.get("made_by") or "-")),
+            ]
             for row in list(lists.get(shown) or [])[:tensors]
         ],
-        "exception": subject.exception if subject else None,
+        "phase": str(subject.exception.get("phase", "")) if subject and subject.exception else "",
+        "exception": told(subject.exception) if subject and subject.exception else "",
         "expected": f"{figure} stays within {limit}: the budget is a formula over shapes and dtypes, derived below, "
         "and the reference keeps to it.",
         "elsewhere": [
-            {
-                "cell": other.cell,
-                "verdict": other.verdict.value,
-                "figure": show(other.figure("subject"), unit),
-                "effect": other.proposed["effect"] if other.proposed else "",
-            }
+            [
+                *(other.cell, other.verdict.value, show(other.figure("subject"), unit, more)),
+                other.proposed["effect"] if other.proposed else "",
+            ]
             for other in same[:most]
         ],
         "proposes": case.proposes,
@@ -271,6 +271,7 @@ def _comment(
         else "not tried under this condition",
         "mechanism": entry.doc,
         "date": record.date,
+        "command": f"python -m repros bundle {entry.name} --cell {record.cell} --condition {record.condition}",
         "lock": str(record.environment.get("lock", ""))[:16] or "none",
         "source": f"source {record.source[:16]}"
         if record.source
@@ -278,6 +279,13 @@ def _comment(
     }
     clean = redactor.value(values)
     return onefile.template("comment.md.j2").render(**clean, redacted=redactor.says().capitalize())
+
+
+def told(exception: Mapping[str, Any]) -> str:
+    """Return an exception as Python prints it, without its sources."""
+    return "\n".join(
+        [f"{exception['types'][0]}: {exception['text']}", *(f"  at {frame}" for frame in exception.get("frames", ()))]
+    )
 
 
 def system(record: Record) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from repros import __version__, cases, ending, files, interrupts, results
 from repros.arguments import (
@@ -34,7 +35,7 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.host import probe_host
 from repros.matrix import Cell, chosen_cells, load_matrix
-from repros.report import evidence, standing, terminal
+from repros.report import escape, evidence, standing, terminal
 from repros.results import ROOT, Record, Run
 from repros.trial import Trial
 from repros.verdict import show
@@ -244,8 +245,8 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     done = results.settled(folder) if arguments.resume else set()
     wanted = [(trial, cell) for trial, cell in wanted if trial.key not in done]
     progress = Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("{task.fields[found]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.fields[found]}", markup=False),
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     session = Session(
@@ -257,7 +258,7 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
         with progress:
             task = progress.add_task("trials", total=len(wanted), found="")
             for at, (trial, _) in enumerate(wanted):
-                progress.update(task, description=f"{trial.entry.name} [{trial.condition.name}]")
+                progress.update(task, description=escape.line(f"{trial.entry.name} [{trial.condition.name}]"))
                 records.append(session.take(wanted, at))
                 progress.update(task, advance=1, found=terminal.counts(records))
     finally:
@@ -290,7 +291,7 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
     """Show what a case declares."""
     for e in cases.select(arguments.case, cases.find()):
         case = e.case
-        console.print(f"[bold]{e.name}[/bold]  {case.package}#{case.number} ({case.kind}, {case.status})")
+        console.print(Text(e.name, "bold"), f" {case.package}#{case.number} ({case.kind}, {case.status})")
         console.print(f"{case.title}\n\n{e.doc}\n", markup=False)
         for claim in case.claims:
             numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
@@ -419,7 +420,7 @@ def _standings(records: Sequence[Record], known: dict[str, Entry], console: Cons
             continue
         mine = [record for record in records if record.case == name]
         case = known[name].case
-        console.print(f"[bold]{name}[/bold] ({case.package}#{case.number})")
+        console.print(Text(name, "bold"), f"({case.package}#{case.number})")
         for claim in case.claims:
             found = standing.of_claim(claim, mine)
             console.print(f"  claim: {claim.text}\n    {found.word}: {found.because}", markup=False)
@@ -458,14 +459,14 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
     from repros.redact import Redactor
     from repros.report import story
 
-    records, _ = results.load_all(arguments.run)
     target = arguments.to or story.STORIES
     kept = files.Folder(target, "stories", force=arguments.force)
     redactor = Redactor.here()
+    records = [evidence.redacted(record, redactor) for record in results.load_all(arguments.run)[0]]
     made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
     with kept:
         for name, text in made.items():
-            kept.write(name, redactor.text(text))
+            kept.write(name, text)
     for name in made:
         console.print(results.shown(target / name), markup=False)
     return EXIT_AS_EXPECTED

@@ -7,7 +7,6 @@ else; the file lays them out in a folder of its own and runs each arm from there
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,6 +26,7 @@ from repros.errors import UserError
 from repros.link import PRELOAD_TIMEOUT_S
 from repros.locks import LOCKS, OLDEST_PYTHON, Lock
 from repros.redact import Redactor
+from repros.report import escape
 from repros.results import ROOT, Record, shown
 from repros.sources import sources
 
@@ -102,7 +102,7 @@ class Writer:
         """Return the script of a condition in a cell."""
         cell = self._redactor.text(cell)
         for text in (cell, *pins.missing):
-            if not re.fullmatch(r"[^\"\\\x00-\x1f]*", text):  # it stands in a docstring
+            if escape.line(text) != text or '"' in text or "\\" in text:  # it stands in a docstring
                 raise UserError(f"{text!r} cannot stand in a script", "give the cell a plain name")
         note = f" ({condition.note})" if condition.note else ""
         sentence = f"Condition `{condition.name}`{note}, as tried in the cell `{cell}`.\n"
@@ -212,7 +212,10 @@ def literal(text: str) -> str:
 
 
 def template(name: str) -> jinja2.Template:
-    """Return a template of text that is not HTML; UserError where the installation lacks it."""
+    """Return a template of text that is not HTML; UserError where the installation lacks it.
+
+    In one of Markdown what is put in shows as text, but for what is `escape.Safe` or goes through the filter ``ours``.
+    """
     try:
         text = (resources.files("repros") / "templates" / name).read_text(encoding="utf-8")
     except (OSError, ModuleNotFoundError) as error:
@@ -223,6 +226,10 @@ def template(name: str) -> jinja2.Template:
     made = jinja2.Environment(  # noqa: S701 - Markdown and Python
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    if name.endswith(".md.j2"):
+        made.finalize = lambda value: escape.markdown(value) if isinstance(value, str) else value
+        made.filters.update(ours=escape.Safe, code=escape.code, bold=escape.bold, fence=escape.fence)
+        made.globals["table"] = escape.table
     made.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return made.from_string(text)
 

@@ -22,7 +22,7 @@ from repros.cases import find, from_file
 from repros.errors import UserError
 from repros.host import without_gpu
 from repros.matrix import Cell, chosen_cells, load_matrix
-from repros.report import terminal
+from repros.report import escape, terminal
 from repros.session import Session
 from repros.trial import Trial, two_lines
 from repros.verdict import Verdict
@@ -165,7 +165,7 @@ class Plugin:
 
     def say(self, text: str) -> None:
         """Keep a line for the next moment at which one may be printed between pytest's own; any thread may call it."""
-        self.said.append(text)
+        self.said.append(escape.visible(text))
 
     def print_said(self) -> None:
         """Print what was said."""
@@ -275,7 +275,7 @@ class TrialItem(pytest.Item):
             value = getattr(record, name)
             self.user_properties.append((name, getattr(value, "value", value)))
         if record.verdict is Verdict.UNSUPPORTED:
-            pytest.skip(record.reason)
+            pytest.skip(escape.line(record.reason))
         if record.failed:
             raise TrialFailedError(two_lines(record))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from packaging.utils import canonicalize_name
 
@@ -106,7 +107,7 @@ def compare_link(package: str, low: str, high: str, *, commits: bool = False) ->
         return ""
     repository, prefix, _ = UPSTREAM[package]
     tag = "" if commits else prefix
-    return f"https://github.com/{repository}/compare/{tag}{low}...{tag}{high}"
+    return f"https://github.com/{repository}/compare/{tag}{quote(low)}...{tag}{quote(high)}"
 
 
 def diff_command(package: str, low: str, high: str, *, commits: bool = False) -> str:

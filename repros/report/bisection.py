@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,9 +13,13 @@ from repros.files import Folder
 from repros.matrix import Cell
 from repros.probing import PROBES, Probe
 from repros.report.edge_plot import Point, plot
+from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
 from repros.revisions import FOLLOWERS, Revision, compare_link, diff_command
-from repros.verdict import show
+from repros.verdict import multiple, show, show_pair
+
+#: The columns of a search's log before those of the times.
+LOG = ("#", "revision", "date", "vote", "figure", "budget", "planted/budget", "budget/reference")
 
 
 def summary(hunts: Sequence[Hunt], package: str, base: Cell) -> str:
@@ -25,7 +30,7 @@ def summary(hunts: Sequence[Hunt], package: str, base: Cell) -> str:
         rows.append(f"{hunt.name}: {answer.result.value}")
         rows += [f"  {text}" for text in _edge_lines(hunt, answer)]
         rows.append(f"  {_effort(hunt, answer)}")
-    return "\n".join(rows)
+    return "\n".join(map(line, rows))
 
 
 def _edge_lines(hunt: Hunt, answer: Answer) -> list[str]:
@@ -115,19 +120,21 @@ def place(folder: Path, *, own: bool, force: bool) -> Folder:
 
 
 def _slug(hunt: Hunt) -> str:
-    return f"{hunt.entry.name}.{hunt.condition}"
+    return re.sub(r"[^\w.=+-]+", "_", f"{hunt.entry.name}.{hunt.condition}")
 
 
 def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
     """Return the page; every figure on it is read from the probes."""
     everything = [probe for hunt in hunts for _, probe in hunt.order]
-    rows = [f"# Where it came and went: {', '.join(dict.fromkeys(h.entry.name for h in hunts))} over {package}", ""]
+    names = ", ".join(dict.fromkeys(hunt.entry.name for hunt in hunts))
+    rows = [f"# {markdown(f'Where it came and went: {names} over {package}')}", ""]
     pins = ", ".join(f"{name} {pin}" for name, pin in base.pins.items() if name != package)
+    ends = f"{hunts[0].revisions[0].name} to {hunts[0].revisions[-1].name}"
     rows += [
-        f"`{command}`",
+        code(command),
         "",
-        f"Walked: {package}, {'commits' if _commits(hunts) else 'releases'} "
-        f"{hunts[0].revisions[0].name} to {hunts[0].revisions[-1].name}. The rest as in cell `{base.name}` ({pins}; "
+        f"Walked: {package}, {'commits' if _commits(hunts) else 'releases'} {markdown(ends)}. "
+        f"The rest as in cell {code(base.name)} ({markdown(pins)}; "
         f"huggingface_hub and tokenizers follow where a release demands it).",
         "",
     ]
@@ -135,8 +142,8 @@ def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
         dates = sorted(probe.date for probe in everything)
         builds = ", ".join(dict.fromkeys(probe.build for probe in everything if probe.build))
         rows += [
-            f"Machine: {described(everything[0].machine)}; build of torch: {builds}. "
-            f"From {dates[0]} to {dates[-1]}. Every figure is read from `{PROBES}`.",
+            f"Machine: {markdown(described(everything[0].machine))}; build of torch: {markdown(builds)}. "
+            f"From {markdown(dates[0])} to {markdown(dates[-1])}. Every figure is read from `{PROBES}`.",
             "",
         ]
     rows += _overview(hunts)
@@ -146,7 +153,9 @@ def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
             rows += _section(hunt, package)
     if uniform:
         rows += ["## Without an edge", "", "Their figures are in `probes.jsonl`.", ""]
-        rows += [f"- {hunt.name}: {_uniform(hunt, hunt.answer())}. {_effort(hunt, hunt.answer())}." for hunt in uniform]
+        for hunt in uniform:
+            said = _uniform(hunt, hunt.answer()), _effort(hunt, hunt.answer())
+            rows.append(f"- {markdown(hunt.name)}: {markdown(said[0])}. {markdown(said[1])}.")
     return "\n".join(rows) + "\n"
 
 
@@ -155,31 +164,32 @@ def _commits(hunts: Sequence[Hunt]) -> bool:
 
 
 def _overview(hunts: Sequence[Hunt]) -> list[str]:
-    rows = ["| case | condition | result | edges |", "|---|---|---|---|"]
+    rows = head("case", "condition", "result", "edges")
     for hunt in hunts:
         answer = hunt.answer()
-        edges = "; ".join(_short(hunt, edge) for edge in answer.edges) or _uniform(hunt, answer)
-        rows.append(f"| {hunt.entry.name} | {hunt.condition} | {answer.result.value} | {edges} |")
+        edges = Safe("; ".join(_short(hunt, edge) for edge in answer.edges)) or _uniform(hunt, answer)
+        rows.append(row(hunt.entry.name, hunt.condition, answer.result.value, edges))
     return [*rows, ""]
 
 
 def _short(hunt: Hunt, edge: Edge) -> str:
-    low, high = hunt.revisions[edge.low].name, hunt.revisions[edge.high].name
+    low, high = markdown(hunt.revisions[edge.low].name), bold(hunt.revisions[edge.high].name)
     between = "" if edge.result is not Result.RANGE else f", after {low}"
-    return f"{edge.kind.value} **{high}**" + (between or f" (after {low})")
+    return f"{edge.kind.value} {high}" + (between or f" (after {low})")
 
 
 def _section(hunt: Hunt, package: str) -> list[str]:
     case, answer = hunt.entry.case, hunt.answer()
-    rows = [f"## {case.package}#{case.number} `{hunt.entry.name}` [{hunt.condition}]: {answer.result.value}", ""]
+    name = f"{case.package}#{case.number} {code(hunt.entry.name)} {markdown(f'[{hunt.condition}]')}"
+    rows = [f"## {name}: {answer.result.value}", ""]
     if any(probe.figure for _, probe in hunt.order):
         rows += [f"![figure over revisions]({_slug(hunt)}.svg)", ""]
     for edge in answer.edges:
         rows += _edge_rows(hunt, edge, package)
     gap = hunt.search.widest_gap()
     hidden = f" At most {gap} untried revisions lie between two that answered alike." if gap else ""
-    rows += [f"{_effort(hunt, answer)}.{hidden}", ""]
-    rows += [_gone(hunt), ""] if hunt.ruled_out else []
+    rows += [f"{markdown(_effort(hunt, answer))}.{hidden}", ""]
+    rows += [markdown(_gone(hunt)), ""] if hunt.ruled_out else []
     return [*rows, *_log(hunt), ""]
 
 
@@ -192,30 +202,29 @@ def _gone(hunt: Hunt) -> str:
 
 def _edge_rows(hunt: Hunt, edge: Edge, package: str) -> list[str]:
     low, high = hunt.revisions[edge.low], hunt.revisions[edge.high]
-    rows = [f"- {edge_text(hunt, edge)}"]
+    rows = [f"- {markdown(edge_text(hunt, edge))}"]
     for name, label in ((low.name, edge.before), (high.name, edge.after)):
         if is_bad(label) and ": " in label:
-            rows.append(f"  - signature at {name}: `{label.partition(': ')[2]}`")
+            rows.append(f"  - signature at {markdown(name)}: {code(label.partition(': ')[2])}")
     for revision in (low, high):
         if revision.subject:
             merge = f" (merge of {revision.merge})" if revision.merge else ""
-            rows.append(
-                f"  - {revision.name}: {revision.subject}{merge}" + f" [{revision.native}]" * bool(revision.native)
-            )
+            native = f" [{revision.native}]" * bool(revision.native)
+            rows.append(f"  - {markdown(revision.name)}: {markdown(f'{revision.subject}{merge}{native}')}")
     crossed = [(p, hunt.revisions[i].name) for i, p in hunt.crossed if i in (edge.low, edge.high)]
     for probe, name in crossed:
         word = probe.votes[0].partition(":")[0]
         why = f": {probe.reason}" if word == SKIP else ""
-        rows.append(f"  - {name} with the other one's native library: {word}{why}")
+        rows.append(f"  - {markdown(name)} with the other one's native library: {word}{markdown(why)}")
     if crossed:
         rows.append(f"  - {_whose(edge, [p for p, _ in crossed])}")
     commits = low.source is not None
     link = compare_link(package, low.name, high.name, commits=commits)
     if link:
         rows.append(f"  - {link}")
-        rows.append(f"  - `{diff_command(package, low.name, high.name, commits=commits)}`")
+        rows.append(f"  - {code(diff_command(package, low.name, high.name, commits=commits))}")
     others = _other_changes(hunt, edge, package)
-    rows.append(f"  - other packages that differ between the two: {others or 'none'}")
+    rows.append(f"  - other packages that differ between the two: {markdown(others or 'none')}")
     return [*rows, ""]
 
 
@@ -240,19 +249,18 @@ def _other_changes(hunt: Hunt, edge: Edge, package: str) -> str:
 
 
 def _log(hunt: Hunt) -> list[str]:
-    rows = [
-        "| # | revision | date | vote | figure | budget | planted/budget | budget/reference "
-        "| environment | import | trial | waited | followers |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    times = ("environment", "import", "trial", "waited")
+    rows = head(*LOG, *times, "followers")
     for number, (index, probe) in enumerate(hunt.order, 1):
         revision = hunt.revisions[index]
+        followers = ", ".join(f"{name} {probe.packages[name]}" for name in FOLLOWERS if name in probe.packages)
         rows.append(
-            f"| {number} | {revision.name}{' (fresh)' * probe.fresh} | {revision.date} | {_vote(probe)} "
-            f"| {_figure(probe)} | {_limit(probe)} | {_times(probe, 'planted_over_budget')} "
-            f"| {_times(probe, 'budget_over_reference')} | "
-            + " | ".join(f"{probe.seconds.get(n, 0.0):.1f} s" for n in ("environment", "import", "trial", "waited"))
-            + f" | {', '.join(f'{n} {probe.packages[n]}' for n in FOLLOWERS if n in probe.packages)} |"
+            row(
+                *(str(number), f"{revision.name}{' (fresh)' * probe.fresh}", revision.date, _vote(probe)),
+                *(*_figure(probe), _times(probe, "planted_over_budget"), _times(probe, "budget_over_reference")),
+                *(f"{probe.seconds.get(name, 0.0):.1f} s" for name in times),
+                followers,
+            )
         )
     return rows
 
@@ -260,23 +268,22 @@ def _log(hunt: Hunt) -> list[str]:
 def _vote(probe: Probe) -> str:
     words = [vote.partition(":")[0] for vote in probe.votes]
     counted = ", ".join(f"{words.count(w)} × {w}" if len(words) > 1 else w for w in dict.fromkeys(words))
-    return f"{counted}: {probe.reason}".replace("|", "\\|") if SKIP in words else counted
+    return f"{counted}: {probe.reason}" if SKIP in words else counted
 
 
-def _figure(probe: Probe) -> str:
-    value = probe.values.get("subject")
-    if value is None:
-        return probe.reason.replace("|", "\\|") if GOOD not in probe.votes and SKIP not in probe.votes else ""
-    return f"{probe.figure} {show(float(value), probe.unit)}"
-
-
-def _limit(probe: Probe) -> str:
-    return show(float(probe.limit), probe.unit) if probe.limit is not None else ""
+def _figure(probe: Probe) -> tuple[str, str]:
+    """Return figure and budget."""
+    value, limit = probe.values.get("subject"), probe.limit
+    number = None if value is None else float(value)
+    shown, allowed = (show(number, probe.unit), "") if limit is None else show_pair(number, float(limit), probe.unit)
+    if number is None:
+        return probe.reason if GOOD not in probe.votes and SKIP not in probe.votes else "", allowed
+    return f"{probe.figure} {shown}", allowed
 
 
 def _times(probe: Probe, name: str) -> str:
     value = probe.margins.get(name)
-    return "" if value is None else (f"{float(value):.2f}×" if math.isfinite(float(value)) else "∞")
+    return "" if value is None else multiple(float(value))
 
 
 def _plot(hunt: Hunt, package: str) -> str:

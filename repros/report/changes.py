@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repros.results import Record
-from repros.verdict import show
+from repros.verdict import show, show_pair
 
 #: A judged figure that moved by less than this says nothing: heaps and rounding differ from run to run.
 SAME = 0.05
@@ -62,7 +62,7 @@ def compare(old: Record | None, new: Record | None) -> list[tuple[str, str, str]
             if moved(was := old.figure(arm), now := new.figure(arm))
         ]
         was, now = (float(record.budget["limit"]) for record in (old, new))
-        parts.append(("budget", show(was, unit), show(now, unit)))
+        parts.append(("budget", *show_pair(was, now, unit)))
     else:
         parts.append(("judged figure", str(old.budget.get("figure")), str(new.budget.get("figure"))))
     mine, theirs = (dict(record.environment.get("packages", {})) for record in (old, new))

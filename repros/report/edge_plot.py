@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
 
-from repros.verdict import show
+from repros.report.escape import xml
+from repros.verdict import apart, show
 
 WIDTH, HEIGHT = 960, 360
 LEFT, RIGHT, TOP, BOTTOM = 96, 24, 56, 84
@@ -76,7 +76,9 @@ def plot(
     edges: Sequence[tuple[int, int, str]],
 ) -> str:
     """Return the SVG; `edges` are (low, high, text), drawn as a band between the two revisions."""
-    scale = Scale([limit, *(p.value for p in points if p.value is not None)])
+    values = [point.value for point in points]
+    more = apart(values, limit, unit)
+    scale = Scale([limit, *(value for value in values if value is not None)])
     step = (WIDTH - LEFT - RIGHT) / max(1, len(names))
 
     def x(index: float) -> float:
@@ -85,24 +87,24 @@ def plot(
     floor = HEIGHT - BOTTOM
     rows = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="11" role="img"><title>{escape(title)}</title>',
+        f'font-size="11" role="img"><title>{xml(title)}</title>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="20" font-size="14" fill="#1f2328">{escape(title)}</text>',
+        f'<text x="{LEFT}" y="20" font-size="14" fill="#1f2328">{xml(title)}</text>',
     ]
     for low, high, text in edges:
         rows.append(
             f'<rect x="{x(low):.1f}" y="{TOP}" width="{x(high) - x(low):.1f}" height="{floor - TOP}" fill="#fff1c2"/>'
         )
         middle = (x(low) + x(high)) / 2
-        rows.append(f'<text x="{middle:.1f}" y="{TOP - 8}" text-anchor="middle" fill="#1f2328">{escape(text)}</text>')
+        rows.append(f'<text x="{middle:.1f}" y="{TOP - 8}" text-anchor="middle" fill="#1f2328">{xml(text)}</text>')
     for value in scale.ticks():
-        y, text = scale.y(value), escape(show(value, unit))
+        y, text = scale.y(value), xml(show(value, unit))
         rows.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#d8dee4"/>')
         rows.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#59636e">{text}</text>')
     rows.append(
         f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{scale.y(limit):.1f}" y2="{scale.y(limit):.1f}" stroke="#0969da" '
         f'stroke-dasharray="6 4"/><text x="{WIDTH - RIGHT}" y="{scale.y(limit) - 5:.1f}" text-anchor="end" '
-        f'fill="#0969da">budget {escape(show(limit, unit))}</text>'
+        f'fill="#0969da">budget {xml(show(limit, unit, more))}</text>'
     )
     known = {point.index for point in points}
     rims = [i for low, high, _ in edges for i in (high, low)]
@@ -110,14 +112,14 @@ def plot(
         colour = "#1f2328" if index in known else "#a0a8b0"
         rows.append(
             f'<text transform="translate({x(index) + 4:.1f},{floor + 10}) rotate(-60)" text-anchor="end" '
-            f'fill="{colour}">{escape(names[index])}</text>'
+            f'fill="{colour}">{xml(names[index])}</text>'
         )
     for point in points:
         raised = point.value is None or not math.isfinite(point.value)
         height = TOP if point.value is None else scale.y(point.value)
         colour = COLOURS.get(point.vote, COLOURS["skip"])
-        what = "raised" if point.value is None else show(point.value, unit)
-        tip = f"<title>{escape(names[point.index])}: {escape(what)}, {escape(point.vote)}</title>"
+        what = "raised" if point.value is None else show(point.value, unit, more)
+        tip = f"<title>{xml(names[point.index])}: {xml(what)}, {xml(point.vote)}</title>"
         if raised:
             cross = f"M{x(point.index) - 5:.1f},{height - 5:.1f}l10,10m0,-10l-10,10"
             rows.append(f'<path d="{cross}" stroke="{colour}" stroke-width="2" fill="none">{tip}</path>')
@@ -127,6 +129,6 @@ def plot(
     for number, (vote, colour) in enumerate(legend):
         rows.append(
             f'<circle cx="{LEFT + 6 + 70 * number}" cy="34" r="5" fill="{colour}"/>'
-            f'<text x="{LEFT + 16 + 70 * number}" y="38" fill="#59636e">{vote}</text>'
+            f'<text x="{LEFT + 16 + 70 * number}" y="38" fill="#59636e">{xml(vote)}</text>'
         )
     return "\n".join([*rows, "</svg>"]) + "\n"

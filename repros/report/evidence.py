@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 from repros import files, results
 from repros.cases import Entry
 from repros.redact import Redactor
 from repros.results import Record
 from repros.uv import pip_settings
+from repros.verdict import Observation
 
 PAGE = "index.html"
+#: The evidence that pages in Markdown tell of.
+TOLD = ("alive_at_peak", "cuda_phases")
+
+Kept = TypeVar("Kept", Record, Observation)
 
 
 class Outputs:
@@ -47,19 +55,47 @@ class Outputs:
         """Return the page as Markdown."""
         from repros.report import markdown
 
-        return self.redactor.text(markdown.page(self._records, self._known, self._sources, self._against))
+        return markdown.page(*self._cleaned)
 
     def summary(self) -> str:
         """Return what a CI job shows of itself."""
         from repros.report import markdown
 
-        return self.redactor.text(markdown.summary(self._records, self._known, self._sources, self._against))
+        return markdown.summary(*self._cleaned)
+
+    @cached_property
+    def _cleaned(self) -> tuple[list[Record], Mapping[str, Entry], list[str], tuple[str, list[Record]] | None]:
+        """Return what a page in Markdown is made of: redacted before it is escaped, which may hide a secret's form."""
+        clean = self.redactor
+        against = self._against and (clean.text(self._against[0]), [redacted(one, clean) for one in self._against[1]])
+        sources = [clean.text(source) for source in self._sources]
+        return [redacted(record, clean) for record in self._records], self._known, sources, against
 
     def junit(self) -> str:
         """Return JUnit XML."""
         from repros.report import junit
 
         return junit.document(self._records, self.redactor)
+
+
+def redacted(record: Record, redactor: Redactor) -> Record:
+    """Return a record whose words hold nothing private; of the evidence it keeps what a page in Markdown tells."""
+    arms = tuple(
+        replace(one, evidence={name: value for name, value in one.evidence.items() if name in TOLD})
+        for one in record.arms
+    )
+    return replace(_words(record, redactor), arms=tuple(_words(one, redactor) for one in arms))
+
+
+def _words(kept: Kept, redactor: Redactor) -> Kept:
+    """Return what was kept with every text in it redacted; what is neither text nor a mapping stays."""
+    found = ((field.name, getattr(kept, field.name)) for field in fields(kept))
+    words: dict[str, Any] = {
+        name: redactor.value(value)
+        for name, value in found
+        if isinstance(value, (str, Mapping)) and not isinstance(value, Enum)
+    }
+    return replace(kept, **words)
 
 
 def write(path: Path, text: str, *, force: bool = False) -> None:

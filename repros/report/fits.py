@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from repros.cases._small_card import allowed
+from repros.report.escape import code, markdown, row
 from repros.report.machine import machines
 from repros.report.reported import ended
 from repros.results import Record, shown
@@ -39,9 +40,9 @@ def page(records: Sequence[Record], sources: Sequence[Path]) -> str:
         [record for record in records if any(figure in arm.figures for arm in record.arms)]
         for figure in ("predicted_bytes", "too_large", "whole_bytes")
     )
-    where = ", ".join(f"`{shown(source)}`" for source in sources)
+    where = ", ".join(code(shown(source)) for source in sources)
     rows = ["# What fits on which card", "", f"Made from {where} by `python -m repros fits`.", ""]
-    rows += [*(f"- {line}" for line in machines(steps + ladders + models)), ""]
+    rows += [*(f"- {markdown(line)}" for line in machines(steps + ladders + models)), ""]
     if steps:
         rows += _steps(steps)
     if ladders:
@@ -78,7 +79,7 @@ def _steps(records: Sequence[Record]) -> list[str]:
         reserved = _peak(arms["subject"], "cuda_peak_reserved_bytes")
         cells = [record.condition, record.cell, limit, reserved, *(_peak(arm) for arm in arms.values())]
         cells += [show(foreseen, "bytes"), *ratios, record.verdict.value]
-        rows.append("| " + " | ".join(cells) + " |")
+        rows.append(row(*cells))
     return [*rows, ""]
 
 
@@ -115,7 +116,7 @@ def _ladders(records: Sequence[Record]) -> list[str]:
             cells = [record.condition, record.cell, model.upper(), show(size, "bytes")]
             cells += [one[model][0] for one in took.values()]
             cells += [f"{peak / size:.3f}" if (peak := took[name][model][1]) and size else "-" for name in HELD_AGAINST]
-            rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
+            rows.append(row(*cells, record.verdict.value))
     return [*rows, ""]
 
 
@@ -164,5 +165,5 @@ def _models(records: Sequence[Record]) -> list[str]:
             figures = [arm.figures[name] for name in WHOLE_IN_ORDER]
             fits = f"{figures[1] / limit:.1%}"
             cells = [record.condition, record.cell, arm.arm, *(show(f, "bytes") for f in figures), fits]
-            rows.append("| " + " | ".join([*cells, record.verdict.value]) + " |")
+            rows.append(row(*cells, record.verdict.value))
     return [*rows, ""]

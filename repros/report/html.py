@@ -27,10 +27,11 @@ from repros.errors import UserError
 from repros.matrix import AXES
 from repros.redact import Redactor
 from repros.report import changes, pack, reported, standing
+from repros.report.escape import visible
 from repros.report.machine import machines
 from repros.report.scripts import Scripts
 from repros.results import Record
-from repros.verdict import SCHEMA, SETTLED, Verdict, show
+from repros.verdict import SCHEMA, SETTLED, Verdict, multiple, show, show_pair
 
 #: A sign for each verdict: colour is never the only one.
 SIGNS: Mapping[Verdict, str] = {
@@ -129,9 +130,16 @@ def asset(name: str) -> str:
 
 def environment() -> jinja2.Environment:
     """Return the template engine: values are escaped, a name that is missing is an error."""
-    made = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=seen
+    )
     made.filters["show"] = show
     return made
+
+
+def seen(value: Any) -> Any:
+    """Make visible what a text would hide; of the page's own parts (`safe`) nothing."""
+    return visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def json_in_html(value: Any) -> str:
@@ -276,7 +284,8 @@ def cell(
 
 def spoken(times: str) -> str:
     """Return a ratio as it is read aloud."""
-    return {"∞": "beyond any budget"}.get(times, times.replace("×", " times the budget"))
+    words = {"∞": "beyond any budget", ">1×": "just over the budget", "<1×": "just inside the budget"}
+    return words.get(times, times.replace("×", " times the budget"))
 
 
 def ratio_of(record: Record) -> str:
@@ -306,7 +315,8 @@ def short(times: float) -> str:
         return "∞"
     if times >= 1000:
         return f"{times:.0e}×".replace("e+0", "e").replace("e+", "e")
-    return f"{times:.0f}×" if times >= 10 else (f"{times:.1f}×" if times >= 1 else f"{times:.2f}×")
+    text = f"{times:.0f}×" if times >= 10 else (f"{times:.1f}×" if times >= 1 else f"{times:.2f}×")
+    return text if times == 1 or text not in ("1.0×", "1.00×") else (">1×" if times > 1 else "<1×")
 
 
 def claim_row(claim: Claim, records: Sequence[Record], numbers: Mapping[changes.Key, int]) -> dict[str, Any]:
@@ -342,10 +352,11 @@ def worst(records: Sequence[Record], numbers: Mapping[changes.Key, int]) -> dict
     if best is None:
         return None
     record, unit = best[1], str(best[1].budget["unit"])
-    figure = f"{record.budget['figure']} {show(record.figure('subject'), unit)}"
-    allowed = show(float(record.budget["limit"]), unit)
+    printed, allowed = show_pair(record.figure("subject"), float(record.budget["limit"]), unit)
+    figure = f"{record.budget['figure']} {printed}"
     reach = "at most" if best[0] <= 1 else "up to"
-    said = f"{reach} {short(best[0])} the budget: {figure} against {allowed}"
+    ratio = multiple(best[0]) if short(best[0])[0] in "<>" else short(best[0])
+    said = f"{reach} {ratio} the budget: {figure} against {allowed}"
     return {"number": numbers[record.key], "text": said, "where": where(record)}
 
 

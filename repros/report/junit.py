@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from xml.etree import ElementTree as Xml
 
 from repros.redact import Redactor
+from repros.report.escape import line
+from repros.report.evidence import redacted
 from repros.results import Record
 from repros.trial import two_lines
 from repros.verdict import Outcome, Verdict
 
-#: What XML 1.0 cannot hold.
-_ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 def document(records: Sequence[Record], redactor: Redactor) -> str:
     """Return the document: a failure is a verdict that differs from the record, an error one that was not settled."""
-
-    def text(value: str) -> str:
-        return _ILLEGAL.sub("\N{REPLACEMENT CHARACTER}", redactor.text(value))
-
     top = Xml.Element("testsuites", name="repros")
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     seconds = 0.0
-    for case, rows in groupby(sorted(records, key=lambda record: record.case), lambda record: record.case):
-        suite = Xml.SubElement(top, "testsuite", name=text(case))
+    clean = (redacted(record, redactor) for record in records)
+    for case, rows in groupby(sorted(clean, key=lambda record: record.case), lambda record: record.case):
+        suite = Xml.SubElement(top, "testsuite", name=line(case))
         counts = dict.fromkeys(totals, 0)
         spent = 0.0
         for record in rows:
             took = sum(arm.seconds.get("total", 0.0) for arm in record.arms)
             spent += took
-            name = text(f"{record.condition}[{record.cell}]")
-            test = Xml.SubElement(suite, "testcase", classname=text(case), name=name, time=f"{took:.3f}")
+            name = line(f"{record.condition}[{record.cell}]")
+            test = Xml.SubElement(suite, "testcase", classname=line(case), name=name, time=f"{took:.3f}")
             properties = Xml.SubElement(test, "properties")
             for key in ("verdict", "outcome", "reason"):
                 value = getattr(record, key)
-                Xml.SubElement(properties, "property", name=key, value=text(getattr(value, "value", value)))
+                Xml.SubElement(properties, "property", name=key, value=line(getattr(value, "value", value)))
             if record.proposed:
-                Xml.SubElement(properties, "property", name="proposed fix", value=text(record.proposed["effect"]))
+                Xml.SubElement(properties, "property", name="proposed fix", value=line(record.proposed["effect"]))
             counts["tests"] += 1
             kind, tag = ending(record)
             if tag:
                 counts[kind] += 1
-                first, _, rest = text(two_lines(record)).partition("\n")
-                reason = text(record.reason) if tag == "skipped" else first
+                first, _, rest = two_lines(record).partition("\n")
+                reason = line(record.reason) if tag == "skipped" else first
                 Xml.SubElement(test, tag, message=reason).text = None if tag == "skipped" else f"{first}\n{rest}"
         suite.attrib.update({name: str(count) for name, count in counts.items()}, time=f"{spent:.3f}")
         totals = {name: totals[name] + counts[name] for name in totals}

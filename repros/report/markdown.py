@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from repros.case import ARMS, Claim
 from repros.cases import Entry
-from repros.report import changes, reported, standing
+from repros.report import changes, escape, reported, standing
+from repros.report.escape import Safe, bold, code, head, row
 from repros.report.machine import machines
 from repros.report.terminal import margins
 from repros.results import Record
 from repros.trial import two_lines
-from repros.verdict import Verdict, show
+from repros.verdict import Verdict, apart, show
 
 #: How many of the peak's owners a row names.
 OWNERS = 3
@@ -44,7 +45,7 @@ def summary(
         rows += [f"## {len(failed)} trials are not as recorded, or not settled", ""]
         for record in failed[:MOST]:
             first, _, hint = two_lines(record).partition("\n")
-            rows += [f"- {first}", f"  {hint}"]
+            rows += [f"- {escape.markdown(first)}", f"  {escape.markdown(hint)}"]
         rows += [f"- and {len(failed) - MOST} more" if len(failed) > MOST else "", ""]
     else:
         rows += ["Every verdict is as recorded.", ""]
@@ -58,12 +59,11 @@ def _changes(records: Sequence[Record], against: Against | None, most: int | Non
     found = sorted((one for one in everything if not one.lone), key=lambda change: not change.settles)
     new, gone = (sum(change.lone == run for change in everything) for run in ("after", "before"))
     says = f"{len(found)} trials differ; {new} are in this run only, {gone} in the other only."
-    rows = [f"## Changed against `{against[0]}`", "", says, ""]
+    rows = [f"## Changed against {code(against[0])}", "", says, ""]
     if found:
-        rows += ["| case | condition | cell | what | was | is |", "|---|---|---|---|---|---|"]
+        rows += head("case", "condition", "cell", "what", "was", "is")
         for change in found[:most]:
-            for what, was, now in change.what:
-                rows.append("| " + " | ".join([*change.key, what, was, now]) + " |")
+            rows += [row(*change.key, *what) for what in change.what]
         rows.append("")
     return rows
 
@@ -72,13 +72,14 @@ def _head(records: Sequence[Record], sources: Sequence[str]) -> list[str]:
     dates = sorted(record.date for record in records)
     counts = {v: sum(record.verdict is v for record in records) for v in Verdict}
     listed = ", ".join(f"{count} {v.value}" for v, count in counts.items() if count)
-    made = ", ".join(f"`{source}`" for source in sources)
+    made = ", ".join(map(code, sources))
+    where = "; ".join(map(escape.markdown, machines(records, days=False)))
     return [
         "# Verdicts",
         "",
         f"{len(records)} trials: {listed}. Made from {made} by `python -m repros report`.",
         "",
-        f"Machine: {'; '.join(machines(records, days=False))}. From {dates[0]} to {dates[-1]}.",
+        f"Machine: {where}. From {escape.markdown(dates[0])} to {escape.markdown(dates[-1])}.",
         "",
     ]
 
@@ -90,15 +91,15 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: b
             continue
         mine = [record for record in records if record.case == name]
         case = known[name].case
-        rows += [f"### {case.package}#{case.number}: {case.title} (`{name}`)", ""]
+        rows += [f"### {case.package}#{case.number}: {case.title} ({code(name)})", ""]
         for claim in case.claims:
             found = standing.of_claim(claim, mine)
             reported = "; ".join(f"{key}: {value}" for key, value in claim.reported.items())
-            rows.append(f"- **{found.word}**: {claim.text}" + (f" (reported: {reported})" if reported else ""))
-            rows += [f"  {found.because}.", *_measured(claim, records, name)] if because else []
+            rows.append(f"- {bold(found.word)}: {claim.text}" + (f" (reported: {reported})" if reported else ""))
+            rows += [f"  {escape.markdown(found.because)}.", *_measured(claim, records, name)] if because else []
         fix = standing.of_fix(mine, conditions=because)
         if case.proposes:
-            rows.append(f"- Proposed fix ({case.proposes}): {fix or 'untested here'}.")
+            rows.append(f"- Proposed fix ({case.proposes}): {escape.markdown(fix or 'untested here')}.")
         rows.append("")
     return rows
 
@@ -108,31 +109,34 @@ def _measured(claim: Claim, records: Sequence[Record], case: str) -> list[str]:
     found = reported.spans(reported.rows(claim, records, case))
     if not found:
         return []
-    table = [
-        "",
-        "  | number | reported | measured | measured/reported | condition | arm | cells |",
-        "  |---|---|---|---|---|---|---|",
-    ]
+    table = head("number", "reported", "measured", "measured/reported", "condition", "arm", "cells")
     for span in found:
-        cells = [span.name, span.reported, span.measured, span.ratio, span.condition, span.arm, span.where]
-        table.append("  | " + " | ".join(cells) + " |")
-    return [*table, "", *(line for note in reported.notes(found) for line in (f"  {note}", ""))]
+        declared = map(Safe, (span.name, span.reported, span.measured))
+        table.append(row(*declared, span.ratio, span.condition, span.arm, span.where))
+    return [
+        "",
+        *(f"  {line}" for line in table),
+        "",
+        *(line for note in reported.notes(found) for line in (f"  {note}", "")),
+    ]
 
 
 def _matrix(records: Sequence[Record]) -> list[str]:
     cells = list(dict.fromkeys(record.cell for record in records))
     by_key = {record.key: record for record in records}
-    rows = ["## Verdicts", "", "| case | condition | " + " | ".join(cells) + " |", "|---|---|" + "---|" * len(cells)]
+    rows = ["## Verdicts", "", *head("case", "condition", *cells)]
     for case, condition in dict.fromkeys((record.case, record.condition) for record in records):
         words = []
         for cell in cells:
             record = by_key.get((case, condition, cell))
             word = record.verdict.value if record else ""
-            words.append(f"**{word}**" if record and record.verdict is Verdict.REPRODUCED else word)
-        rows.append(f"| {case} | {condition} | " + " | ".join(words) + " |")
+            words.append(bold(word) if record and record.verdict is Verdict.REPRODUCED else word)
+        rows.append(row(case, condition, *words))
     rows.append("")
     unsupported = dict.fromkeys(
-        f"`{r.cell}`, {r.case}: {r.reason}" for r in records if r.verdict is Verdict.UNSUPPORTED
+        f"{code(r.cell)}, {escape.markdown(r.case)}: {escape.markdown(r.reason)}"
+        for r in records
+        if r.verdict is Verdict.UNSUPPORTED
     )
     return [
         *rows,
@@ -149,15 +153,15 @@ def _owners(records: Sequence[Record]) -> list[str]:
         taken = arm.figures.get("cuda_peak_allocated_bytes", 0) if arm else 0
         if taken >= WORTH_BYTES:
             peak = show(taken, "bytes")
-            parts = [f"{show(o['bytes'], 'bytes')} in {o['count']} by `{o['made_by']}`" for o in owners[:OWNERS]]
-            rows.append(f"| {record.condition} | {record.cell} | {peak} | {reported.ended(arm)} | {'; '.join(parts)} |")
+            parts = [f"{show(o['bytes'], 'bytes')} in {o['count']} by {code(o['made_by'])}" for o in owners[:OWNERS]]
+            rows.append(row(record.condition, record.cell, peak, reported.ended(arm), Safe("; ".join(parts))))
     if not rows:
         return []
     return [
         "## Peaks on the card", "",
         "What the allocator had given out at the peak as installed, how an arm ended that did not get to its end, and "
         "who had asked for the memory.", "",
-        "| condition | cell | peak allocated | ended | the largest parts |", "|---|---|---|---|---|", *rows, "",
+        *head("condition", "cell", "peak allocated", "ended", "the largest parts"), *rows, "",
     ]  # fmt: skip
 
 
@@ -169,28 +173,25 @@ def _figures(records: Sequence[Record]) -> list[str]:
         "",
     ]
     for name in dict.fromkeys(record.case for record in records):
-        rows += [
-            f"### {name}", "",
-            "| condition | cell | verdict | figure | budget | " + " | ".join(ARMS) + " | margins | fix |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
-        ]  # fmt: skip
+        rows += [f"### {escape.markdown(name)}", ""]
+        rows += head("condition", "cell", "verdict", "figure", "budget", *ARMS, "margins", "fix")
         for record in records:
             if record.case == name and record.arms:
-                unit = record.budget["unit"]
-                arms = [_arm(record, arm, unit) for arm in ARMS]
-                limit = show(float(record.budget["limit"]), unit)
+                unit, limit = record.budget["unit"], float(record.budget["limit"])
+                more = apart(map(record.figure, ARMS), limit, unit)
+                arms = [_arm(record, arm, unit, more) for arm in ARMS]
                 fix = record.proposed["effect"] if record.proposed else ""
-                row = [record.condition, record.cell, record.verdict.value, record.budget["figure"], limit]
-                rows.append("| " + " | ".join([*row, *arms, margins(record), fix]) + " |")
+                of = [record.condition, record.cell, record.verdict.value, record.budget["figure"]]
+                rows.append(row(*of, show(limit, unit, more), *arms, margins(record), fix))
         rows.append("")
     return rows
 
 
-def _arm(record: Record, arm: str, unit: str) -> str:
+def _arm(record: Record, arm: str, unit: str, more: int) -> str:
     found = record.arm(arm)
     if found is None:
         return ""
     value = record.figure(arm)
     if found.state == "raised" and found.exception:
         return f"raised {found.exception['types'][0]}"
-    return show(value, unit) if value is not None else found.state
+    return show(value, unit, more) if value is not None else found.state

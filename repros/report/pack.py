@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from operator import itemgetter, sub
 from typing import Any
 
-import orjson
-
 from repros.redact import Redactor
-from repros.report.scripts import Pieces
+from repros.report.scripts import Pieces, dumps
 from repros.results import Record
 from repros.verdict import Observation, to_number
 
@@ -81,7 +79,7 @@ class Job:
             trials = [packer.trial(record) for record in mine]
             for trial, pieces in zip(trials, self.scripts[start : start + BLOCK], strict=False):
                 trial["script"] = pieces
-            data = orjson.dumps({"kept": packer.kept, "trials": trials})
+            data = dumps({"kept": packer.kept, "trials": trials})
             found.append(base64.b64encode(zlib.compress(data, 6)).decode())
         return found, self.redactor.removed - before
 
@@ -116,7 +114,7 @@ class Packer:
 
     def keep(self, value: Any) -> int:
         """Return the number of a value, entered at its first mention."""
-        key = orjson.dumps(value)
+        key = dumps(value)
         number = self._numbers.get(key)
         if number is None:
             number = self._numbers[key] = len(self.kept)

@@ -8,6 +8,7 @@ from typing import Any
 
 from repros.errors import UserError
 from repros.redact import Redactor
+from repros.report.escape import drawn
 from repros.report.pack import COLUMNS, is_timeline
 from repros.results import Record
 from repros.verdict import Observation, show
@@ -35,25 +36,28 @@ def draw(record: Record, folder: Path, redactor: Redactor) -> list[Path]:
         raise UserError(f"the timeline cannot be drawn: {error}", "python3 -m pip install matplotlib") from error
     names = max((line.names for line in lines), key=len)
     starts, widths = layout(lines, len(names))
-    with matplotlib.rc_context({"svg.hashsalt": "repros", "font.size": 10}):
+    # `$` is no mathematics here, and a label that begins with `_` would be left out.
+    with matplotlib.rc_context({"svg.hashsalt": "repros", "font.size": 10, "text.parse_math": False}):
         figure, axes = pyplot.subplots(figsize=(9, 4), constrained_layout=True)
         unit, scale = scale_of(max(max(line.values) for line in lines))
         for line in lines:
             color, style, width = STYLES.get(line.arm, ("#555555", "-", 1.2))
             x = [line.place(t, starts, widths) for t in (*line.times, line.end)]
             y = [value / scale for value in (*line.values, line.values[-1])]
-            axes.step(x, y, where="post", color=color, linestyle=style, linewidth=width, label=redactor.text(line.arm))
+            label = drawn(redactor.text(line.arm)).lstrip("_")
+            axes.step(x, y, where="post", color=color, linestyle=style, linewidth=width, label=label)
         for number, (start, width) in enumerate(zip(starts, widths, strict=True)):
             if number % 2:
                 axes.axvspan(start, start + width, color="#eef1f4", zorder=0)
         if record.budget["unit"] == "bytes":
             limit = float(record.budget["limit"])
-            said = redactor.text(f"budget {show(limit, 'bytes')} on {record.budget['figure']}")
+            said = drawn(redactor.text(f"budget {show(limit, 'bytes')} on {record.budget['figure']}"))
             axes.axhline(limit / scale, color="#1b1f24", linewidth=1, linestyle=(0, (8, 3, 2, 3)), label=said)
         middles = [start + width / 2 for start, width in zip(starts, widths, strict=True)]
-        axes.set_xticks(middles, [redactor.text(name) for name in names])
-        axes.set(xlim=(0, 1), ylim=(0, None), ylabel=redactor.text(f"{found[2]}, {unit}"))
-        axes.set_title(redactor.text(f"{record.case} [{record.condition}] in {record.cell}: {record.verdict.value}"))
+        axes.set_xticks(middles, [drawn(redactor.text(name)) for name in names])
+        axes.set(xlim=(0, 1), ylim=(0, None), ylabel=drawn(redactor.text(f"{found[2]}, {unit}")))
+        title = redactor.text(f"{record.case} [{record.condition}] in {record.cell}: {record.verdict.value}")
+        axes.set_title(drawn(title))
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))
         paths = [folder / "timeline.svg", folder / "timeline.png"]
         figure.savefig(paths[0], metadata={"Date": None, "Creator": "repros"})

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from repros.cases import Entry
+from repros.report.escape import bold, code, head, markdown, row
 from repros.report.machine import machines, torch
 from repros.results import Record, shown
 from repros.trial import declared
@@ -37,14 +38,15 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
     agree = sum(how[verdict, verdict] for verdict in SETTLED)
     conditions = [c for r in gpu if r.verdict in SETTLED and (c := declared(r, known))]
     settled, lone = len(conditions), sum(not condition.proxy for condition in conditions)
+    releases = [markdown(torch(mine)) for mine in ([a for a, _ in found], [b for _, b in found])]
     rows = [
         "# What the CPU proxies are worth",
         "",
-        f"{agree} of {len(found)} verdicts on a GPU (torch {torch([a for a, _ in found])}) are those of their proxies "
-        f"on a CPU (torch {torch([b for _, b in found])}) in the same releases of {' and '.join(PAIRED_BY)}. "
-        f"Made from {', '.join(f'`{shown(s)}`' for s in sources)} by `python -m repros proxies`.",
+        f"{agree} of {len(found)} verdicts on a GPU (torch {releases[0]}) are those of their proxies "
+        f"on a CPU (torch {releases[1]}) in the same releases of {' and '.join(PAIRED_BY)}. "
+        f"Made from {', '.join(code(shown(s)) for s in sources)} by `python -m repros proxies`.",
         "",
-        *(f"- {line}" for line in machines([record for pair in found for record in pair])),
+        *(f"- {markdown(line)}" for line in machines([record for pair in found for record in pair])),
         "",
         "| | " + " | ".join(f"{verdict.value} on a CPU" for verdict in SETTLED) + " |",
         "|---|---|---|",
@@ -58,12 +60,14 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
     for name in dict.fromkeys(a.case for a, _ in found):
         mine = [(a, b) for a, b in found if a.case == name]
         same = sum(a.verdict is b.verdict for a, b in mine)
-        rows += [f"## {name}: {same} of {len(mine)}", "", "| on a GPU | proxy | cell | GPU | CPU | |"]
-        rows.append("|---|---|---|---|---|---|")
+        rows += [
+            f"## {markdown(name)}: {same} of {len(mine)}",
+            "",
+            *head("on a GPU", "proxy", "cell", "GPU", "CPU", ""),
+        ]
         for a, b in mine:
-            sign = "agree" if a.verdict is b.verdict else "**differ**"
-            cells = [a.condition, b.condition, a.cell, a.verdict.value, b.verdict.value, sign]
-            rows.append("| " + " | ".join(cells) + " |")
+            sign = "agree" if a.verdict is b.verdict else bold("differ")
+            rows.append(row(a.condition, b.condition, a.cell, a.verdict.value, b.verdict.value, sign))
         rows.append("")
     return "\n".join(rows) + "\n"
 

@@ -11,7 +11,8 @@ from typing import Any, NotRequired, TypedDict
 from repros.case import Case
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.report import standing
+from repros.report import escape, standing
+from repros.report.escape import Safe, bold
 from repros.report.machine import when
 from repros.results import RESULTS, Record, lines, load, load_all
 from repros.schema import Benchmarks, document
@@ -80,15 +81,15 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
             for claim in case.claims:
                 devices = {c.device for c in case.conditions if claim.covers(c.name)} or {"cpu"}
                 words = (
-                    f"**{standing.of_claim(claim, _of([entry], records)).word}**" if device in devices else "-"
+                    bold(standing.of_claim(claim, _of([entry], records)).word) if device in devices else "-"
                     for device, records in (("cpu", without), ("cuda", on_cards))
                 )  # fmt: skip
-                rows.append(row(case, claim.text, *words))
+                rows.append(row(case, Safe(claim.text), *words))
             if case.proposes:
                 fixes.setdefault(case.proposes, []).append(entry)
         for proposes, several in fixes.items():
             does = (standing.of_fix(_of(several, found), conditions=False) or "-" for found in (without, on_cards))
-            rows.append(row(several[0].case, f"proposed fix: {proposes}", *does))
+            rows.append(row(several[0].case, Safe(f"proposed fix: {proposes}"), *does))
     return "\n".join(rows)
 
 
@@ -103,8 +104,7 @@ def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:
 
 def row(case: Case, *cells: str) -> str:
     """Return one row of the table; a bar inside a cell would end it."""
-    inside = " | ".join(text.replace("|", "\\|") for text in cells)
-    return f"| [{case.package}#{case.number}]({case.url}) | {inside} |"
+    return escape.row(Safe(f"[{case.package}#{case.number}]({case.url})"), *cells)
 
 
 def costs(bench: Mapping[str, Any], run: str) -> str:
@@ -114,9 +114,9 @@ def costs(bench: Mapping[str, Any], run: str) -> str:
         for name, value in figures.items():
             unit = " s" if name.endswith("(s)") else "×"
             text = f"{value:.3g}{unit}" if isinstance(value, float) else str(value)
-            rows.append(f"| {name.removesuffix(' (s)')} | {text} |")
+            rows.append(escape.row(name.removesuffix(" (s)"), text))
     machine = f"{bench['cpu']}, {bench['cores']} cores, Python {bench['python']}, {bench['date']}"
-    return "\n".join([*rows, "", f"({machine}.)", "", run])
+    return "\n".join([*rows, "", f"({escape.markdown(machine)}.)", "", run])
 
 
 def spent(evidence: Path) -> str:
@@ -134,7 +134,7 @@ def spent(evidence: Path) -> str:
     arms = sum(len(record.arms) for record in records)
     settled = sum(record.verdict in SETTLED for record in records)
     done = f"{settled} of {len(records)} trials came to a verdict, {arms} arms in {total.get('total', 0):.0f} s"
-    return f"The committed evidence ({machine}, {when(records)}): {done}: {split}."
+    return f"The committed evidence ({escape.markdown(machine)}, {when(records)}): {done}: {split}."
 
 
 def refreshed(text: str, made: Mapping[str, str]) -> str:

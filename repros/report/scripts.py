@@ -7,8 +7,10 @@ again a list of numbers. Put one behind the other they are the file that `repros
 from __future__ import annotations
 
 import base64
+import json
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -20,6 +22,14 @@ from repros.results import Record
 
 #: The texts and numbers of a script; or in words why there is none.
 Pieces = Sequence[int | str] | str
+
+
+def dumps(value: Any) -> bytes:
+    """Return JSON, also of a text with a lone surrogate, which UTF-8 cannot hold and JSON's own escapes can."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 class Scripts:
@@ -47,7 +57,7 @@ class Scripts:
 
     def block(self) -> str:
         """Return the table as the page keeps it: JSON, deflated, in base64."""
-        return base64.b64encode(zlib.compress(orjson.dumps(self.table), 9)).decode()
+        return base64.b64encode(zlib.compress(dumps(self.table), 9)).decode()
 
     def _frame(self, frame: onefile.Frame) -> tuple[int, int, int]:
         if frame not in self._frames:

@@ -20,9 +20,10 @@ from repros.case import Claim, unit_of
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import reported, standing
+from repros.report.escape import Safe, bold, code
 from repros.report.machine import machines
 from repros.results import ROOT, Record, shown
-from repros.verdict import SETTLED, Verdict, multiple, show
+from repros.verdict import SETTLED, Verdict, apart, multiple, show
 
 PARTS = ("in short", "claimed", "measured", "conditions", "fix", "today")
 STORIES = ROOT / "reports" / "stories"
@@ -50,7 +51,8 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         rows = [record for record in mine if record.case == entry.name]
         for claim in entry.case.claims:
             numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
-            claims.append({"text": claim.text, "reported": numbers, "word": standing.of_claim(claim, rows).word})
+            word = bold(standing.of_claim(claim, rows).word)
+            claims.append([Safe(claim.text), Safe(numbers or "no figure"), word])
         if entry.case.proposes:
             does = standing.of_fix(rows) or "untested here"
             fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
@@ -60,15 +62,15 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         kind=first.kind,
         status=first.status,
         url=first.url,
-        sources=sources,
+        command=f"python -m repros stories {' '.join(sources)}",
         reading=shown(path),
         parts=parts(path, Results(records, path, entries)),  # one report may lean on another's trials
-        claims=[{key: value.replace("|", "\\|") for key, value in claim.items()} for claim in claims],
+        claims=claims,
         figures=[figures(rows) for rows in conditions(mine)],
         releases=releases(mine),
         fixes=fixes,
         machines=machines(mine),
-        cells=list(dict.fromkeys(f"`{record.cell}`" for record in mine)),
+        cells=list(dict.fromkeys(record.cell for record in mine)),
         example=next(record.repeat for record in mine if record.arms),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -210,22 +212,24 @@ def figures(rows: Sequence[Record]) -> list[str]:
     one = rows[0]
     unit = str(one.budget["unit"])
     limits = sorted({float(row.budget["limit"]) for row in rows})
+    measured = [row.figure(arm) for row in rows for arm in ("subject", "proposed")]
+    more = max(apart(measured, limit, unit) for limit in limits)
     planted = [value for row in rows if (value := row.margins.get("planted_over_budget")) is not None]
     reference = [value for row in rows if (value := row.margins.get("budget_over_reference")) is not None]
     margins = [multiple(min(values)) if values else "raised" for values in (planted, reference)]
     return [
-        f"`{one.case}`", f"`{one.condition}`", one.budget["figure"], span([show(limit, unit) for limit in limits]),
-        arm_range(rows, "subject", unit), arm_range(rows, "proposed", unit), f"≥ {margins[0]}, ≥ {margins[1]}",
+        code(one.case), code(one.condition), one.budget["figure"], span([show(limit, unit, more) for limit in limits]),
+        *(arm_range(rows, arm, unit, more) for arm in ("subject", "proposed")), f"≥ {margins[0]}, ≥ {margins[1]}",
     ]  # fmt: skip
 
 
-def arm_range(rows: Sequence[Record], arm: str, unit: str) -> str:
+def arm_range(rows: Sequence[Record], arm: str, unit: str, more: int) -> str:
     """Return the range of an arm's judged figure, and how often it ended otherwise before it had one."""
     values = sorted(value for row in rows if (value := row.figure(arm)) is not None)
     otherwise = Counter(
         reported.ended(found) or "no figure" for row in rows if (found := row.arm(arm)) and row.figure(arm) is None
     )
-    parts = [span([show(value, unit) for value in (values[0], values[-1])])] if values else []
+    parts = [span([show(value, unit, more) for value in (values[0], values[-1])])] if values else []
     parts += [f"{how} in {count}" for how, count in sorted(otherwise.items())]
     return ", ".join(parts) or "not tried"
 
@@ -244,5 +248,5 @@ def releases(records: Sequence[Record]) -> list[list[str]]:
         said = standing.edges(rows).text if bad else "absent in every cell"
         if said.endswith("every cell"):
             said += f" ({cells})"
-        found.setdefault((rows[0].case, said), []).append(f"`{rows[0].condition}`")
-    return [[f"`{case}`", ", ".join(names), said] for (case, said), names in found.items()]
+        found.setdefault((rows[0].case, said), []).append(code(rows[0].condition))
+    return [[code(case), Safe(", ".join(names)), said] for (case, said), names in found.items()]

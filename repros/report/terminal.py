@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from repros.matrix import AXES
+from repros.report.escape import line, visible
 from repros.results import Record
 from repros.trial import two_lines
-from repros.verdict import Verdict, multiple, show
+from repros.verdict import Verdict, apart, multiple, show
 
 #: Width of tables where no terminal says its own.
 PIPE_WIDTH = 140
@@ -28,9 +29,17 @@ STYLES: Mapping[Verdict, str] = {
 }
 
 
+class Plain(Console):
+    """A console to which a string is text: no markup, no emoji, nothing in it that a terminal would follow."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make visible what is in a string, also in one of a table."""
+        return super().render_str(visible(text), **options)
+
+
 def console(**options: Any) -> Console:
     """Return a console that breaks no line of a log or a pipe at 80 columns."""
-    found = Console(highlight=False, **options)
+    found = Plain(highlight=False, markup=False, emoji=False, **options)
     if not found.is_terminal:
         found.width = PIPE_WIDTH
     return found
@@ -41,20 +50,20 @@ def matrix(records: Sequence[Record], console: Console) -> None:
     cells = list(dict.fromkeys(record.cell for record in records))
     for case in dict.fromkeys(record.case for record in records):
         mine = [record for record in records if record.case == case]
-        table = Table(box=box.SIMPLE_HEAD, title=Text(case, "bold"), title_justify="left", pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, title=Text(line(case), "bold"), title_justify="left", pad_edge=False)
         table.add_column("condition", no_wrap=True)
         shown = [v for v in Verdict if any(r.verdict is v for r in mine)]
         for verdict in shown:
             table.add_column(verdict.value, style=STYLES[verdict])
         for condition in dict.fromkeys(record.condition for record in mine):
             row = [r for r in mine if r.condition == condition]
-            table.add_row(condition, *(_numbers([r for r in row if r.verdict is v], cells) for v in shown))
+            table.add_row(line(condition), *(_numbers([r for r in row if r.verdict is v], cells) for v in shown))
         console.print(table)
     for number, cell in enumerate(cells, 1):
         known = [r.environment["packages"] for r in records if r.cell == cell and r.environment]
         packages: Mapping[str, str] = known[0] if known else {}
         pins = ", ".join(f"{name} {packages[name]}" for name in AXES if name in packages)
-        console.print(f"[{number}] {cell}" + (f"  ({pins})" if pins else ""), markup=False)
+        console.print(line(f"[{number}] {cell}" + (f"  ({pins})" if pins else "")))
 
 
 def _numbers(records: Sequence[Record], cells: Sequence[str]) -> str:
@@ -67,7 +76,7 @@ def detail(record: Record, console: Console) -> None:
     limit = float(record.budget["limit"])
     console.print(
         Text.assemble(
-            f"{record.case} [{record.condition}] in {record.cell}: ",
+            line(f"{record.case} [{record.condition}] in {record.cell}: "),
             (record.verdict.value, STYLES[record.verdict]),
             f" ({record.outcome.value})",
         )
@@ -75,19 +84,20 @@ def detail(record: Record, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("arm", "reading", figure, record.budget["second"] or "", "error", "seconds"):
         if name:
-            table.add_column(name)
+            table.add_column(line(name))
+    judged = [name for name in (figure, record.budget["second"]) if name]
+    more = apart((arm.reached(name) for arm in record.arms for name in judged), limit, unit)
     for arm in record.arms:
-        row = [arm.arm, record.readings.get(arm.arm, ""), show(arm.reached(figure), unit)]
-        if record.budget["second"]:
-            row.append(show(arm.reached(record.budget["second"]), unit))
+        row = [line(arm.arm), line(record.readings.get(arm.arm, ""))]
+        row += [show(arm.reached(name), unit, more) for name in judged]
         row += [show(arm.figures.get("error"), "ratio"), f"{arm.seconds.get('total', 0):.2f}"]
         table.add_row(*row)
-    table.add_row("budget", "", show(limit, unit))
+    table.add_row("budget", "", show(limit, unit, more))
     console.print(table)
     console.print(f"margins: {margins(record)}")
-    console.print(f"reason: {record.reason}", markup=False)
+    console.print(f"reason: {line(record.reason)}")
     if record.proposed:
-        console.print(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}", markup=False)
+        console.print(line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}"))
 
 
 def margins(record: Record) -> str:
@@ -101,7 +111,7 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
     console.print(f"{len(records)} trials: {counts(records)}")
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
-        console.print(f"unsupported in {count}: {reason}", markup=False)
+        console.print(f"unsupported in {count}: {line(reason)}")
     failed = [record for record in records if record.failed]
     for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)

@@ -4,8 +4,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 function svg(name, attributes, ...children) {
   const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, visible(String(value)));
+  made.append(...children.map((child) => typeof child === "string" ? visible(child) : child));
   return made;
 }
 
@@ -13,14 +13,24 @@ function number(value) {
   return value === "inf" ? Infinity : value === "-inf" ? -Infinity : value === "nan" ? NaN : value;
 }
 
-function show(value, unit) {
+function show(value, unit, more = 0) {
   value = number(value);
   if (value === undefined || value === null) return "-";
   if (!Number.isFinite(value)) return "non-finite";
-  if (unit !== "bytes") return String(Number(value.toPrecision(unit === "ratio" ? 3 : 6)));
+  if (unit === "parameters") return `${Number((value / 1e9).toPrecision(3 + more))}B`;
+  if (unit === "times") return `${value.toFixed(2 + more)}×`;
+  if (unit !== "bytes") return String(Number(value.toPrecision((unit === "ratio" ? 3 : 6) + more)));
   for (const [scale, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [1024, "KiB"]])
-    if (Math.abs(value) >= scale) return `${(value / scale).toFixed(2)} ${name}`;
-  return `${Math.round(value)} B`;
+    if (Math.abs(value) >= scale) return `${(value / scale).toFixed(2 + more)} ${name}`;
+  return `${value.toFixed(more)} B`;
+}
+
+// How many digits more it takes until no figure prints like the limit that it is not.
+function apart(values, limit, unit) {
+  const differ = values.map(number).filter((value) => Number.isFinite(value) && value !== number(limit));
+  let more = 0;
+  while (more < 24 && differ.some((value) => show(value, unit, more) === show(limit, unit, more))) more++;
+  return more;
 }
 
 function unitOf(name) {

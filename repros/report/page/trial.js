@@ -1,12 +1,21 @@
 // What opening a trial shows. Figures are printed under the names that the record has.
 
+// Controls, bidirectional and zero-width characters of a text by their numbers, as `repros.errors.printable` writes them.
+const UNSEEN = /[^\P{C}\n\t]|[\p{Zl}\p{Zp}]|(?! )\p{Zs}|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]|(?<=\p{M}{3})\p{M}/gu;
+function visible(text) {
+  return text.replace(UNSEEN, (one) => {
+    const number = one.codePointAt(0), [sign, digits] = number > 0xffff ? ["U", 8] : number > 0xff ? ["u", 4] : ["x", 2];
+    return `\\${sign}${number.toString(16).padStart(digits, "0")}`;
+  });
+}
+
 function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value === true ? "" : value);
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value === true ? "" : visible(String(value)));
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
+  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => typeof child === "string" ? visible(child) : child));
   return made;
 }
 
@@ -39,6 +48,8 @@ function armsTable(trial) {
   const { figure, second, limit, unit } = trial.budget, budget = number(limit);
   const values = trial.arms.map((arm) => number(arm.figures[figure])).filter((v) => Number.isFinite(v));
   const largest = Math.max(budget, ...values, 0);
+  const judged = trial.arms.flatMap((arm) => [arm.figures[figure], ...(second ? [arm.figures[second]] : [])]);
+  const more = apart(judged, limit, unit);
   const error = figure !== "error" && trial.arms.some((arm) => "error" in arm.figures);
   const heads = ["arm", "reading", figure, el("span", { class: "sr" }, "beside the budget"), ...(second ? [second] : []), ...(error ? ["error"] : []), "seconds"];
   const rows = trial.arms.map((arm, i) => {
@@ -46,12 +57,12 @@ function armsTable(trial) {
     const repeated = trial.arms.findIndex((other) => other.arm === arm.arm) !== i;
     const reading = repeated ? "repeat" : trial.readings[arm.arm] || "";
     const said = arm.state === "done" ? reading : `${reading} (${arm.state})`;
-    return [th(arm.arm), td(said), td(show(value, unit), "num"),
+    return [th(arm.arm), td(said), td(show(value, unit, more), "num"),
       el("td", {}, value === undefined ? "" : bar(arm.arm, value, budget, largest)),
-      ...(second ? [td(show(arm.figures[second], unit), "num")] : []),
+      ...(second ? [td(show(arm.figures[second], unit, more), "num")] : []),
       ...(error ? [td(show(arm.figures.error, "ratio"), "num")] : []), td((arm.seconds.total || 0).toFixed(2), "num")];
   });
-  rows.push([th("budget"), td(""), td(show(budget, unit), "num"), td(""), ...(second ? [td(show(budget, unit), "num")] : []), ...(error ? [td("")] : []), td("")]);
+  rows.push([th("budget"), td(""), td(show(budget, unit, more), "num"), td(""), ...(second ? [td(show(budget, unit, more), "num")] : []), ...(error ? [td("")] : []), td("")]);
   return table(heads, rows, "Figures of all arms against the budget", "plain arms");
 }
 
@@ -64,7 +75,7 @@ function figuresTable(trial) {
 
 function times(value) {
   value = number(value);
-  return value === null || value === undefined ? "-" : Number.isFinite(value) ? `${Number(value.toPrecision(3))}×` : "∞";
+  return value === null || value === undefined ? "-" : Number.isFinite(value) ? show(value, "times", apart([value], 1, "times")) : "∞";
 }
 
 // The series of timelines that the arms have, the one that the budget is about first.
