@@ -120,7 +120,7 @@ def nothing(value: str) -> bool:
 def secret_value(name: str, value: str) -> bool:
     """Return whether what a mapping holds under this name is a secret."""
     if name.lower() in ("authorization", "proxy-authorization", "cookie", "set-cookie"):
-        return len(value) > 3 and not nothing(value)
+        return len(value) > 2 and not nothing(value)
     grade = strength(name)
     return bool(grade) and _proves(value[:_LOOK], name, grade)
 
@@ -179,12 +179,13 @@ def _proves(value: str, name: str, grade: int) -> bool:
     if len(value) < 3 or value[0] in " ,)]}+" or nothing(value):
         return False
     plain = wordy(value)
-    if plain and set(split(value)) <= _NAMES:
+    found = split(value) if plain else []
+    if found and (set(found) <= _NAMES or (value.isupper() and found[-1] in _SECRET_WORDS)):
         return False
     if grade == STRONG:
         return not (_NUMBER.fullmatch(value) and len(value) < 4)
     if name.lower() in ("pass", "pw"):
-        return len(value) > 5 and mixed(value) and " " not in value
+        return len(value) > 5 and mixed(value) and not re.search(r"[ =(,]", value)
     if ":" in value and "cred" in name.lower():
         return True
     if plain or " " in value:

@@ -25,7 +25,9 @@ _FOLDER = re.compile(
     rf"|/u/(?=[\w-]{{1,40}}/)|/{either('disks')}/(?:(?:beegfs|fs\d{{1,2}}|gpfs|home|lustre|projects?|scratch|users?|work)/){{0,3}}"
     r"))(?P<user>[A-Za-z][\w-]{1,40}(?:\.[A-Za-z][\w-]{1,40})?)(?=[/\s\"'`:;,)\]]|$)"
 )
-_TEMPORARY = re.compile(rf"(?P<keep>{either('temporary')})(?P<user>[A-Za-z][\w.-]{{1,40}}?)(?=[/\\\s\"'`:;,)\]]|$)")
+_TEMPORARY = re.compile(
+    rf"(?P<keep>(?:(?<=[/\\])|(?=pytest-of-)){either('temporary')})(?P<user>[A-Za-z][\w.-]{{1,40}}?)(?=[/\\\s\"'`:;,)\]]|$)"
+)
 _FOLDERS = re.compile(r"(?P<keep>/var/folders/)(?P<user>[\w+-]{2}/[\w+-]{20,40})")
 _FILE = re.compile(rf"\.{either('files')}$")
 _TILDE = re.compile(

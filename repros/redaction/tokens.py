@@ -12,7 +12,7 @@ from repros.redaction.data import FORMS
 from repros.redaction.words import wordy
 
 #: Where a prefix that is short, or none, may begin: not inside a word; behind an escaped line end it does.
-_LEFT = r"(?:(?<![A-Za-z0-9.+/])|(?<=\\[nrt]))"
+_LEFT = r"(?:(?<![A-Za-z0-9.])|(?<=\\[nrt]))"
 #: Found from the start of what it stands in, so that a run of many such starts is read once.
 _JWT = re.compile(r"(?<![\w-])(?P<keep>(?:(?!eyJ)[\w-])*+)eyJ[\w-]{8,}+(?:\.[\w-]*+){2,4}")
 

@@ -149,13 +149,13 @@ class Packer:
         rest: dict[str, Any] = {}
         for given, value in evidence.items():
             name = self._redactor.text(given)
-            if name in ("phases", "marks"):
+            if given in ("phases", "marks"):
                 rest[name] = self.keep(value)
-            elif is_timeline(name, value):
+            elif is_timeline(given, value):
                 timelines[name] = self.timeline(name, value, evidence.get(f"{given}_columns"))
             elif is_rows(value):
                 lists[name] = [self.keep(row) for row in value]
-            elif not name.endswith("_columns"):
+            elif not given.endswith("_columns"):
                 rest[name] = value if isinstance(value, (int, float)) else self._redactor.value(value)
         clean = self._redactor.text  # names of figures are a case's own, and a figure may be of any name
         figures = {clean(name): to_number(value) for name, value in one.figures.items()}
