@@ -74,13 +74,13 @@ def take() -> dict[signal.Signals, object]:
 
 @contextmanager
 def taken() -> Iterator[None]:
-    """Take the signals while the block runs."""
+    """Take the signals while the block runs; after one, the process is to end, and others are ignored."""
     before = take()
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, signal.SIG_IGN if _State.first else handler)  # type: ignore[arg-type]
 
 
 def guard(main: Callable[[], int]) -> int:

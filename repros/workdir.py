@@ -7,6 +7,7 @@ whatever its age, and whatever process has the number of its maker by now.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -43,6 +44,7 @@ class WorkFolder:
             owner = _own(self.path, label)
             if owner is not None:
                 self._owner: int | None = owner
+                atexit.register(self.close)  # whoever was to close it may have been interrupted before it could
                 return
 
     def scratch(self, label: str) -> Path:
@@ -58,6 +60,7 @@ class WorkFolder:
     def close(self) -> None:
         """End what still works in the folder, and remove it."""
         if self._owner is not None:
+            atexit.unregister(self.close)
             _remove(self.path)
             os.close(self._owner)
             self._owner = None

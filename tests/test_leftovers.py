@@ -82,6 +82,14 @@ def test_what_is_not_ours_stays(temp: Path) -> None:
     assert sorted(temp.rglob("*")) == before
 
 
+def test_a_folder_that_nobody_closed_goes_with_the_process(temp: Path) -> None:
+    """An interrupt may come between its making and whoever was to close it."""
+    environment = {**os.environ, "TMPDIR": str(temp), "PYTHONPATH": os.pathsep.join(sys.path)}
+    script = DIES.replace("os._exit(9)", "raise KeyboardInterrupt")
+    subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, check=False)
+    assert list(temp.iterdir()) == []
+
+
 @pytest.mark.parametrize("cut", ["made", "owned"])
 def test_a_folder_whose_maker_died_at_once_is_cleared(temp: Path, cut: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="repros-"))
@@ -117,14 +125,16 @@ def test_no_folder_is_taken_from_a_run_that_is_just_making_it(temp: Path) -> Non
 
     with ThreadPoolExecutor(2) as sweepers:
         sweeping = [sweepers.submit(sweep) for _ in range(2)]
-        for _ in range(400):
-            made = WorkFolder("mine")
-            (made.path / "file").write_text("kept")
-            time.sleep(0.0005)
-            assert (made.path / "file").exists()
-            assert (made.path / OWNER).read_bytes().startswith(MARK)
-            made.close()
-        over.set()
+        try:
+            for _ in range(400):
+                made = WorkFolder("mine")
+                (made.path / "file").write_text("kept")
+                time.sleep(0.0005)
+                assert (made.path / "file").exists()
+                assert (made.path / OWNER).read_bytes().startswith(MARK)
+                made.close()
+        finally:
+            over.set()
     for one in sweeping:
         one.result()
 
@@ -157,6 +167,7 @@ def test_the_lock_goes_with_the_process_and_not_with_its_children(temp: Path) ->
         assert clear(temp) == []
         assert folder._owner is not None
         os.close(folder._owner)  # as if this process had ended
+        folder._owner = None
         deadline = time.monotonic() + 10  # Popen returns a moment before the child's copy is closed
         while clear(temp) != [path]:
             assert time.monotonic() < deadline
