@@ -195,8 +195,8 @@ def masked(text: str) -> str:
 def _bounded(kind: str, word: str) -> str:
     """Return the pattern of a word of this machine.
 
-    A long one may be a part of another name (a folder for temporary files), a short one is often a part of an ordinary word. Under
-    a domain of one's own every host is one's own.
+    A long one may be a part of another name (a folder for temporary files), a short one is often a part of an
+    ordinary word. Under a domain of one's own every host is one's own.
     """
     escaped = re.escape(word)
     if kind == "host name" and "." in word:

@@ -219,7 +219,7 @@ def test_a_users_name_may_be_a_word_of_a_source_and_a_secret_may_not(
     here = Redactor.here({"HOME": "/home/max", "USER": "max", "APP_TOKEN": "plain-words-token"}, {})
     assert "max(" in onefile.Writer(here).of(record, KNOWN[record.case]).text()
     monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", "A = 'plain-words-token'\n")]))
-    with pytest.raises(UserError, match=r"x\.py: it would put something private .*1 × environment variable"):
+    with pytest.raises(UserError, match=r"x\.py:1: it would put something private .*in line 1, environment variable"):
         onefile.Writer(here).of(record, KNOWN[record.case])
 
 
@@ -274,7 +274,7 @@ def test_a_source_with_a_secret_is_refused(records: list[Record], monkeypatch: p
     monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", "TOKEN = 'ghp_" + "a1B2" * 9 + "'\n")]))
     record = trial(records, "gh1935_saved_weight", "nf4-eager")
     entry = KNOWN[record.case]
-    with pytest.raises(UserError, match=r"x\.py: it would put something private into the script"):
+    with pytest.raises(UserError, match=r"x\.py:1: it would put something private into the script"):
         onefile.Writer(Redactor()).of(record, entry)
 
 

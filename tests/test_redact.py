@@ -145,13 +145,16 @@ def plant(record: Record, text: str) -> Record:
         rows = [{**row, "made_by": f"op {text}"} for row in arm.evidence["alive_at_peak"]]
         exception = {"types": ["ValueError"], "text": text, "phase": "forward", "frames": [f"{text}:1 run"]}
         arms.append(
-            replace(arm, reason=f"died of {text}", exception=exception, log=f"logs/{text}", evidence={
+            replace(arm, reason=f"died of {text}", figures={**arm.figures, text: 1.0},
+                    seconds={**arm.seconds, text: 1.0},
+                     exception=exception, log=f"logs/{text}", evidence={
                 **arm.evidence, "alive_at_peak": rows, "held": rows, "note": {text: [text]}
             })
         )  # fmt: skip
     environment = {**record.environment, "overrides": {"bitsandbytes": text}, "build": text}
     return replace(
-        record, reason=f"because {text}", arms=tuple(arms), environment=environment, repeat=f"run {text}",
+        record, reason=f"because {text}", date=text, margins={text: 1.0},
+        arms=tuple(arms), environment=environment, repeat=f"run {text}",
         machine={**record.machine, "cxx": text, "cpu_model": text, "gpus": [text]},
         proposed={"effect": "fails", "reason": text},
     )  # fmt: skip

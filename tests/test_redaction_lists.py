@@ -161,7 +161,7 @@ def test_time_is_linear_in_the_text(unit: str) -> None:
     """A word of 40 KB took five seconds."""
     text = (unit * (SIZE // len(unit) + 1))[:SIZE]
     whole = seconds(text)
-    assert whole < 5
+    assert whole < 2
     assert whole < FLOOR_S or whole < 3 * seconds(text[: SIZE // 2])
 
 
@@ -171,7 +171,7 @@ def test_time_is_linear_in_the_text(unit: str) -> None:
         ("AutoModelForCausalLM", True), ("layers.0.self_attn.q_proj", True), ("Llama-3-8b", True),
         ("Sam2VideoSession", True),
         ("a1B2a1B2a1B2", False), ("QwErTyUiOp", False), ("abcdefghijklmnopqrst", False), ("0123456789abcdef", False),
-        ("-" * 150 + "9z9", False),
+        ("a" + "-" * 150 + "9z9", False),
     ],
 )  # fmt: skip
 def test_words_are_told_from_random_texts(text: str, words: bool) -> None:

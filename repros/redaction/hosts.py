@@ -17,7 +17,8 @@ _MAIL_RIGHT = re.compile(rf"@(?:[A-Za-z0-9-]{{1,63}}\.){{1,8}}{either('domains')
 _HOST_RIGHT = re.compile(r"@((?:[A-Za-z0-9-]{1,63}\.){0,8}[A-Za-z0-9-]{1,63})")
 _SHELL = re.compile(r"(?:\b(?:ssh|scp|sftp|rsync|mosh|ssh-copy-id|by|user|login|as)\b[^\n@]{0,80}[ \"'`(]|\()$")
 _CODE_BEFORE = re.compile(r"(?:[\w)\]=+*/,<>-]|\b(?:return|in|and|or|not|if|else|assert|yield|print)[ ]?|=[ ])\($")
-_REMOTE = re.compile(r":[~/]|:\d+|[$#] |\)$|\)\s")
+_REMOTE = re.compile(r":[~/]|:\d+|[$#] ")
+_VERSION = re.compile(r"[vV]?\d|sha\d|md5")
 _NUMBERED = re.compile(
     r"(?:[A-Za-z0-9-]+\.)*[A-Za-z]+[A-Za-z0-9]*-[A-Za-z0-9-]*[a-z0-9]|[A-Za-z]{3,}-?\d{2,4}(?:[.][\w.-]+)?"
 )
@@ -57,7 +58,7 @@ def people(text: str, remove: Remove) -> str:
         if not left:
             continue
         start = sign - len(left[0])
-        found = _MAIL_RIGHT.match(text, sign, sign + 300)
+        found = _MAIL_RIGHT.match(text, sign, sign + 300) if "." in text[sign + 2 : sign + 65] else None
         if found and not _public_mail(left[0], found[0]):
             kind, stop = "e-mail address", found.end()
         elif not found and (stop := _user_at_host(text, start, sign, left[0])):
@@ -76,34 +77,22 @@ def _public_mail(user: str, host: str) -> bool:
 
 
 def _user_at_host(text: str, start: int, sign: int, user: str) -> int:
-    """Return where a host ends that a user is on; 0 where it is none."""
-    found = _HOST_RIGHT.match(text, sign, sign + 300)
-    if not found or user == "git" or not re.match(r"[A-Za-z_]", user):
+    """Return where a host ends that a user is on; 0 where it is none, but a product of matrices."""
+    found = _HOST_RIGHT.match(text, sign, sign + 300) if len(user) > 1 and user != "git" else None
+    if not found or user[0].isdigit():
         return 0
     host, after = found[1], text[found.end() : found.end() + 4]
-    if after.startswith(("(", "[", "_", "@")) or host.split(".")[0] in _CODE or re.match(r"[vV]?\d|sha\d|md5", host):
+    if after.startswith(("(", "[", "_", "@")) or host.split(".")[0] in _CODE or _VERSION.match(host):
         return 0
+    if len(user) > 2 and _NUMBERED.fullmatch(host) and re.search(r"-[A-Za-z0-9-]*\d|[A-Za-z]{3}\d{2}", host):
+        return found.end()
     before = text[max(0, start - 100) : start]
     shell = _SHELL.search(before) and not _CODE_BEFORE.search(before)
-    if shell and before[-1] == "(" and after[1:2] in (".", "[", "(", "*"):
-        return 0
-    if (
-        shell
-        and (before[-1] != "(" or after.startswith(")"))
-        and len(host) > 2
-        and len(user) > 1
-        and "." not in host.strip(".")
-    ):
-        return found.end()
-    if (shell and before[-1] != "(") or (
-        _REMOTE.match(after) and len(user) > 1 and len(host) > 2 and not after.startswith(")")
-    ):
-        return found.end()
-    return (
-        found.end()
-        if len(user) > 2 and _NUMBERED.fullmatch(host) and (re.search(r"-[A-Za-z0-9-]*\d|[A-Za-z]{3}\d{2}", host))
-        else 0
-    )
+    if shell and before[-1] == "(":  # a comment on a key or a commit: `(mira@workbox)`
+        alone = after.startswith(")") and after[1:2] not in (*".[(*",) and len(host) > 2 and "." not in host
+        return found.end() if alone else 0
+    prompt = _REMOTE.match(after) and len(host) > 2
+    return found.end() if shell or prompt else 0
 
 
 def hosts(text: str, remove: Remove) -> str:

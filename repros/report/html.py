@@ -89,7 +89,7 @@ def page(
         "counts": [(v.value, SIGNS[v], MEANS[v], sum(record.verdict is v for record in records)) for v in Verdict],
         "failed": sum(record.failed for record in records),
         "machines": machines(records, days=False),
-        "dates": sorted(record.date[:16].replace("T", " ") for record in records if record.date),
+        "dates": sorted(redactor.text(record.date)[:16].replace("T", " ") for record in records if record.date),
         "sources": list(sources),
         "against": against[0] if against else "",
         "changes": [change_row(change, numbers) for change in changed.values() if not change.lone],
