@@ -234,6 +234,14 @@ def test_orphans_among_the_locks_are_removed_and_the_users_files_are_not(home: P
     assert sorted(path.name for path in home.iterdir()) == ["link.cpu.txt", "notes.cpu.txt"]
 
 
+@pytest.mark.parametrize("kind", ["a run", "a run from before there were markers", "another kind"])
+@pytest.mark.parametrize("command", ["bundle", "report", "stories"])
+def test_force_does_not_make_another_folder_of_a_run(
+    command: str, kind: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused([*FOLDERS[command], "--force"], TARGETS[kind](home / "it"), home, capsys)
+
+
 # --- a folder of ours ------------------------------------------------------------------------------
 
 
@@ -304,13 +312,14 @@ def test_a_death_in_the_middle_leaves_files_that_are_known_for_ours(home: Path) 
     fill(home / "f", {"a": "1", "b": "2"})
     marker = Marker.of(home / "f")
     assert marker
-    coming = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (("a", "3"), ("b", "4"))}
+    coming = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in (("a", "3"), ("b", "4"), ("c", "5"))}
     Marker("kind", marker.files, coming).write(home / "f")
-    (home / "f" / "a").write_text("3")  # moved into place; `b` was to be the next
+    (home / "f" / "a").write_text("3")  # moved into place, as was a new one; `b` was to be the next
+    (home / "f" / "c").write_text("5")
     (home / "f" / f"{files.MARKER}.part").mkdir()
     (home / "f" / f"{files.MARKER}.part" / "b").write_text("4")
-    fill(home / "f", {"a": "5", "b": "6"})
-    assert listed(home / "f") == {"a": "5", "b": "6"}
+    fill(home / "f", {"a": "5", "b": "6", "c": "7"})
+    assert listed(home / "f") == {"a": "5", "b": "6", "c": "7"}
     assert not Marker.of(home / "f").coming  # type: ignore[union-attr]
 
 
