@@ -193,6 +193,25 @@ def test_every_case_keeps_the_rules_of_a_case() -> None:
             assert ("proposed" in e.arms_of(condition)) <= (e.case.proposes is not None), e.name
 
 
+def test_every_finding_of_the_hunt_is_a_case_still() -> None:
+    files = sorted((results.ROOT / "reports" / "hunt").glob("*/hunt_*.py"))
+    found = [cases.from_file(path) for path in files if not path.stem.endswith("_script")]
+    assert len(found) > 100
+
+
+def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:
+    """Nox reads the matrix for the names of its sessions."""
+    for name in ("noxfile.py", "pyproject.toml", "repros"):
+        (tmp_path / name).symlink_to(results.ROOT / name)
+    (tmp_path / "matrix.yaml").write_text("cells: [\n")
+    code = "import sys, types; sys.modules['nox'] = types.ModuleType('nox'); import runpy; runpy.run_path('noxfile.py')"
+    code = code.replace("import runpy", "sys.modules['nox'].options = types.SimpleNamespace(); import runpy")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("matrix.yaml: line 2, column 1: ")
+    assert done.stderr.count("\n") == 2
+
+
 def test_cases_import_nothing_heavy() -> None:
     """The parent reads declarations; torch and the packages under test stay out of it."""
     code = (

@@ -71,6 +71,8 @@ def test_what_failed_last_is_chosen_by_its_id(tmp_path: Path) -> None:
         (["--cell", "nope"], "matrix.yaml: no cell `nope`", "hint: cells: "),
         (["--tier", "nope"], "matrix.yaml: no tier `nope`", "hint: tiers: "),
         (["--cell", CELL, "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "hint: write"),
+        (["--cell", CELL, "--jobs", "-5"], "--jobs: `-5` is not a whole number from 1 to 1,024", "hint: see `pytest"),
+        (["--cell", CELL, "--run", "/dev/null"], "--run: `/dev/null` is not a folder", "hint: see `pytest"),
         (["--cell", CELL, "--resume"], "runs: no run there", "hint: make one: `nox -s cpu`"),
     ],
 )
@@ -80,6 +82,19 @@ def test_bad_options_get_two_lines_and_exit_2(tmp_path: Path, arguments: list[st
     assert first in done.stderr
     assert second in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_broken_case_file_is_two_lines_and_exit_2(tmp_path: Path) -> None:
+    broken = results.ROOT / "repros" / "cases" / "bitsandbytes" / f"gh0_broken_{os.getpid()}.py"
+    broken.write_text("CASE = Case(foo=1)\n")
+    try:
+        done = run("--dry-run", "--cell", CELL, reports=tmp_path)
+    finally:
+        broken.unlink()
+    assert done.returncode == 2
+    place = f"repros/cases/bitsandbytes/{broken.name}:1: NameError: name 'Case' is not defined"
+    assert f"{place}\nhint: a case file declares" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_run_end_to_end_with_junit_and_resume(tmp_path: Path) -> None:

@@ -36,6 +36,6 @@ def at_the_door(door: str) -> Iterator[None]:
     assert spent < LIMIT_S, f"{door}: {spent:.1f} s for one input"
 
 
-def part(share: int) -> settings:
+def part(share: float) -> settings:
     """Return settings for a share of the profile's examples: the tests of a door have them together."""
-    return settings(max_examples=max(15, settings().max_examples // share))
+    return settings(max_examples=max(15, int(settings().max_examples / share)))

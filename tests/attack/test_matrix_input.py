@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("matrix")
 
 
-@part(3)
+@part(4)
 @given(seed=st.integers(0, 2**32), cuts=st.integers(1, 8))
 def test_bytes_lines_and_tokens(folder: Path, seed: int, cuts: int) -> None:
     """Flip bits, drop, double and swap bytes, lines and words of the shipped file."""
@@ -85,7 +85,7 @@ def test_bytes_lines_and_tokens(folder: Path, seed: int, cuts: int) -> None:
     load(folder, bytes(data))
 
 
-@part(3)
+@part(4)
 @given(seed=st.integers(0, 2**32), hostile=st.sampled_from(HOSTILE) | st.text(max_size=20))
 def test_a_value_or_a_key_is_replaced(folder: Path, seed: int, hostile: str) -> None:
     """Put a hostile text in the place of one scalar, as it is written in the file."""
@@ -106,7 +106,7 @@ values = st.recursive(
 )  # fmt: skip
 
 
-@part(3)
+@part(4)
 @given(seed=st.integers(0, 2**32), value=values, edits=st.integers(1, 3))
 def test_the_tree_is_bent(folder: Path, seed: int, value: Any, edits: int) -> None:
     """Replace, delete, double and move parts of the parsed tree, and write it as YAML again."""
@@ -141,7 +141,7 @@ def containers(tree: Any) -> Any:
             yield from containers(value)
 
 
-@part(3)
+@part(4)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 @example(b"\xef\xbb\xbf" + SHIPPED.encode())
 @example(b"")
