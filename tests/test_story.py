@@ -65,7 +65,7 @@ def test_an_arm_that_ran_out_of_memory_is_in_no_range(records: list[Record]) -> 
     reached, ran_out = ([r for r in compiled if (r.figure("subject") is None) is raised] for raised in (False, True))
     assert reached and ran_out
     (figure,) = {round(float(r.figure("subject") or 0) / 2**30, 2) for r in reached}
-    assert story.arm_range(compiled, "subject", "bytes") == f"{figure:.2f} GiB, out of memory in {len(ran_out)}"
+    assert story.arm_range(compiled, "subject", "bytes", 0) == f"{figure:.2f} GiB, out of memory in {len(ran_out)}"
 
 
 def test_a_story_follows_its_results(records: list[Record]) -> None:
