@@ -68,7 +68,8 @@ def test_a_trial_without_a_script_says_why(records: list[Record], monkeypatch: p
     monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", f"A = '{secret}'\n")]))
     text = html.page([one], KNOWN, ["x"], Redactor())
     (trial,) = packed(text)
-    assert trial["script"] == "x.py: it would put something private into the script (removed: 1 × GitHub token)"
+    said = "x.py:1: it would put something private into the script (`ghp_a1…` in line 1, GitHub token)"
+    assert trial["script"] == said
     assert secret not in text + inflated(text) + scripts(text)
 
 
