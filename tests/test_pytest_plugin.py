@@ -29,7 +29,7 @@ CELL = "tf5.23.0-bnb0.50.2"
 def begin(*arguments: str, reports: Path) -> subprocess.Popen[str]:
     """Start pytest with the plugin on the suite's cases."""
     command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "--no-header"]
-    command += ["-o", f"cache_dir={reports / 'cache'}"]
+    command += ["-o", f"cache_dir={reports}-cache"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
     for ours in ("PYTEST_XDIST_WORKER", "NOX_CURRENT_SESSION"):
         environment.pop(ours, None)
@@ -58,7 +58,7 @@ def test_ids_are_readable_and_k_selects_by_number_condition_and_cell(tmp_path: P
 
 def test_what_failed_last_is_chosen_by_its_id(tmp_path: Path) -> None:
     failed = f"repros/cases/bitsandbytes/gh1935_saved_weight.py::nf4-eager[{CELL}]"
-    kept = tmp_path / "cache" / "v" / "cache" / "lastfailed"
+    kept = Path(f"{tmp_path}-cache") / "v" / "cache" / "lastfailed"
     kept.parent.mkdir(parents=True)
     kept.write_text(json.dumps({failed: True}))
     listed = run("--collect-only", "-q", "--cell", CELL, "--lf", reports=tmp_path).stdout
