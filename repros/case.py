@@ -146,9 +146,9 @@ class _Declared:
         """Return the error of this part, with the place where it is written."""
         return DeclarationError(f"{place_of(Path(self.place[0]), self.place[1])}: {what}", hint)
 
-    def _within(self, name: str, value: str, known: tuple[str, ...]) -> None:
+    def _within(self, name: str, value: str, known: tuple[str, ...], word: str = "") -> None:
         if value not in known:
-            what = f"{type(self).__name__}.{name}: unknown {name.rstrip('s')} `{shortened(value)}`"
+            what = f"{type(self).__name__}.{name}: unknown {word or name} `{shortened(value)}`"
             raise self.error(what, f"one of: {', '.join(known)}")
 
 
@@ -301,8 +301,7 @@ class Condition(_Declared):
             raise self.error(what, "use letters, digits, `-`, `.`, `_` and `+`: it is chosen by globs and names files")
         self._within("device", self.device, DEVICES)
         for arm in self.without:
-            # A verdict needs the other three.
-            self._within("without", arm, ("proposed",))
+            self._within("without", arm, ("proposed",), "arm, or one that a verdict needs,")
         for name in self.env:
             if not name or "=" in name:
                 raise self.error(f"Condition.env: `{name}` is not a name of a variable", "such as `OMP_NUM_THREADS`")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repros.case import Budget, Symptom
+from repros.errors import UserError
 from repros.verdict import (
     Effect,
     Observation,
@@ -284,7 +285,7 @@ def test_a_line_of_an_exception_holds_what_was_reported(text: str, wanted: str, 
 
 @pytest.mark.parametrize("name", ["held_mb", "peak_GB", "peak_MiB", "live_kb"])
 def test_a_budget_in_megabytes_is_rejected(name: str) -> None:
-    with pytest.raises(ValueError, match="memory is counted in bytes\nhint: name a `\\*_bytes` figure"):
+    with pytest.raises(UserError, match="memory is counted in bytes\nhint: name a `\\*_bytes` figure"):
         Budget(name, lambda p: 1)
 
 

@@ -108,7 +108,7 @@ MISTAKES = [
     ('{"dtype": "float32"}', '{"dtype": object()}', "Condition.params: `{'dtype': <object object", "write a mapping"),
     ('{"dtype": "float32"}', '{3: 4}', "Condition.params: `{3: 4}` is not a mapping", "write a mapping"),
     ('{"dtype": "float32"}', '{"dtype": "float32", "device": "gpu"}', "Condition.device: unknown device `gpu`", "one of: cpu, cuda"),
-    ('("proposed",)', '("planted",)', "Condition.without: unknown without `planted`", "one of: proposed"),
+    ('("proposed",)', '("planted",)', "Condition.without: unknown arm, or one that a verdict needs, `planted`", "one of: proposed"),
     ('("proposed",)', '"proposed"', "Condition.without: `'proposed'` is not a tuple of texts", "write a tuple"),
     ('{"A": "1"}', '{"A": 1}', "Condition.env: `{'A': 1}` is not a mapping from texts to texts", "write a mapping"),
     ('{"A": "1"}', '{"A=B": "1"}', "Condition.env: `A=B` is not a name of a variable", "such as"),
