@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -58,11 +59,38 @@ def _harness() -> frozenset[str]:
 
 
 def digest(module: str) -> str:
-    """Return the SHA-256 of a case's own source, by which a record knows what it was made from."""
+    """Return the SHA-256 of a case's own source, by which a record knows what it was made from.
+
+    What a case records as affected is left out: it is read from trials and decides none of their figures.
+    """
     total = hashlib.sha256()
     for _, text in sorted(own(module).items()):
-        total.update(hashlib.sha256(text.encode()).digest())
+        total.update(hashlib.sha256(without_record(text).encode()).digest())
     return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def without_record(text: str) -> str:
+    """Return a module's text without what records affected versions: ``affected=…``, or a function of that name."""
+    if "affected" not in text:
+        return text
+    data = text.encode()
+    starts = [0, *itertools.accumulate(map(len, data.splitlines(keepends=True)))]
+    nodes = [_recording(node) for node in ast.walk(ast.parse(text))]
+    spans = [
+        (starts[n.lineno - 1] + n.col_offset, starts[(n.end_lineno or 0) - 1] + (n.end_col_offset or 0))
+        for n in nodes
+        if n is not None
+    ]
+    for first, last in sorted(spans, reverse=True):
+        data = data[:first] + data[last:]
+    return data.decode()
+
+
+def _recording(node: ast.AST) -> ast.expr | ast.stmt | None:
+    if isinstance(node, ast.keyword) and node.arg == "affected":
+        return node.value
+    return node if isinstance(node, ast.FunctionDef) and node.name == "affected" else None
 
 
 def last_edited(module: str) -> tuple[str, str]:
