@@ -60,8 +60,16 @@ def printable(text: str, keep: str = "", most: int | None = None) -> str:
     ``keep`` stay. Of a text beyond ``most`` characters the middle is left out, and its length is told.
     """
     if most is not None and len(text) > most:
-        head, tail = text[: most * 3 // 4], text[-(most // 4) :]
-        text = f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
+        return _ends(_seen(text[:most], keep), _seen(text[-most:], keep), len(text) - most, most)
+    shown = _seen(text, keep)
+    return shown if most is None or len(shown) <= most else _ends(shown, shown, len(shown) - most, most)
+
+
+def _ends(head: str, tail: str, left: int, most: int) -> str:
+    return f"{head[: most - most // 4]} … ({left:,} characters left out) … {tail[-(most // 4) :]}"
+
+
+def _seen(text: str, keep: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
     if not text.isascii():

@@ -93,7 +93,12 @@ def made_of(text: str, case: str, innocent: str = "word") -> Record:
     }  # fmt: skip
     subject = replace(raised, arm="subject", evidence=evidence)
     done = replace(
-        full.arms[0], arm=innocent, figures={innocent: 200 << 20, "error": 0.5, "cuda_peak_allocated_bytes": 200 << 20}
+        full.arms[0],
+        arm=innocent,
+        reason=innocent,
+        log=innocent,
+        seconds={"total": 1.0},
+        figures={innocent: 200 << 20, "error": 0.5, "cuda_peak_allocated_bytes": 200 << 20},
     )
     full = replace(
         full,

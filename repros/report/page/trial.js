@@ -122,7 +122,7 @@ function listsPart(trial) {
     const known = ["dtype", "shape", "made_by", "count", "bytes", "file_backed"];
     const extra = [...new Set(rows.flatMap((row) => Object.keys(row)))].filter((name) => !known.includes(name));
     holder.replaceChildren(table(["shape", "dtype", "count", "bytes", "made by", ...extra], rows.map((row) => [
-      td(row.shape ? `[${row.shape.join(", ")}]` : "-"), td(row.dtype || "-"), td(String(row.count ?? 1), "num"), td(show(row.bytes, "bytes"), "num"),
+      td(row.shape ? `[${[row.shape].flat().join(", ")}]` : "-"), td(row.dtype || "-"), td(String(row.count ?? 1), "num"), td(show(row.bytes, "bytes"), "num"),
       td((row.made_by || "-") + (row.file_backed ? " (file mapping)" : "")), ...extra.map((name) => td(String(row[name] ?? "")))]),
       "Tensors, largest first"));
   };
