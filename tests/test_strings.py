@@ -162,6 +162,17 @@ def active(tokens: Sequence[Token]) -> list[str]:
     return found
 
 
+def test_what_is_private_is_taken_out_before_it_is_escaped() -> None:
+    """An escape may come between a secret and what its form begins or ends with."""
+    secret = "mira.voss@example.org"
+    one = replace(trial(f"a|\x1b[1m{secret}` <b>"), condition="c", failed=True)
+    outputs = evidence.Outputs([one], KNOWN, [Path(secret)])
+    outputs.__dict__["redactor"] = Redactor()
+    for page in (outputs.markdown(), outputs.summary(), outputs.junit()):
+        assert "voss" not in page
+        assert "[e-mail address removed]" in page
+
+
 _innocent: dict[str, str] = {}
 
 
