@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
 #: Characters that are printed of one text at most, where a text is printed among others.
 MOST = 2000
-#: What Unicode calls printable and no reader sees, and the fourth mark in a row on one letter.
+#: What Unicode calls printable and no reader sees.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
-    "|(?<=[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{3})"
-    "[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 )
+#: Marks that one letter has at most, in print.
+_MOST_MARKS = 3
 #: What a CI system takes for an order where it stands in a log (GitHub Actions, Azure Pipelines, TeamCity).
 _ORDER = re.compile(
     r":(?=:(?:add-(?:mask|matcher|path)|debug|echo|end-?group|error|group|internal-set-repo-path|notice|remove-matcher|"
@@ -64,12 +65,30 @@ def printable(text: str, keep: str = "", most: int | None = None) -> str:
     ``keep`` stay. Of a text beyond ``most`` characters the middle is left out, and its length is told.
     """
     if most is not None and len(text) > most:
-        head, tail = text[: most * 3 // 4], text[-(most // 4) :]
-        text = f"{head} … ({len(text) - len(head) - len(tail):,} characters left out) … {tail}"
+        return _ends(_seen(text[:most], keep), _seen(text[-most:], keep), len(text) - most, most)
+    shown = _seen(text, keep)
+    return shown if most is None or len(shown) <= most else _ends(shown, shown, len(shown) - most, most)
+
+
+def _ends(head: str, tail: str, left: int, most: int) -> str:
+    return f"{head[: most - most // 4]} … ({left:,} characters left out) … {tail[-(most // 4) :]}"
+
+
+def _seen(text: str, keep: str) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() or c in keep else _escaped(c) for c in text)
-    text = text if text.isascii() else _UNSEEN.sub(lambda found: _escaped(found[0]), text)
+    if not text.isascii():
+        text = _few_marks(_UNSEEN.sub(lambda found: _escaped(found[0]), text))
     return _ORDER.sub(lambda found: "".join(f"\\x{ord(c):x}" for c in found[0]), text)
+
+
+def _few_marks(text: str) -> str:
+    """Escape the marks that pile up on one letter."""
+    found, marks = [], 0
+    for c in text:
+        marks = marks + 1 if unicodedata.category(c).startswith("M") else 0
+        found.append(c if marks <= _MOST_MARKS else _escaped(c))
+    return "".join(found)
 
 
 def _escaped(character: str) -> str:

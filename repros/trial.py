@@ -296,13 +296,13 @@ def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: M
 def two_lines(record: Record) -> str:
     """Return the message of a failed trial: what was observed against what was allowed; then what to do."""
     name = f"{record.case}[{record.condition}] in {record.cell}"
-    observed = printable(f"{name}: {record.verdict.value}: ") + printable(record.reason, most=MOST)
+    observed = printable(f"{name}: {record.verdict.value}: ", most=MOST) + printable(record.reason, most=MOST)
     hints = {
         Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
         Outcome.FIXED: "the record says that this version is affected; if that is over, narrow `affected` in the case",
         Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)} in the run's folder), then `{record.repeat}`",
     }
-    return f"{observed}\nhint: {printable(hints.get(record.outcome, 'nothing to do'))}"
+    return f"{observed}\nhint: {printable(hints.get(record.outcome, 'nothing to do'), most=MOST)}"
 
 
 def log_of(record: Record) -> str:

@@ -46,7 +46,7 @@ def markdown(text: str) -> Safe:
 @lru_cache(maxsize=1 << 15)
 def _markdown(text: str) -> Safe:
     shown = printable(text, most=MOST)
-    return Safe(shown) if _is_plain(shown) else code(shown)
+    return Safe(shown) if _is_plain(shown) else _span(shown)
 
 
 def _is_plain(text: str) -> bool:
@@ -62,9 +62,11 @@ def _is_plain(text: str) -> bool:
 
 def code(text: str) -> Safe:
     """Return a code span, in which Markdown and GitHub leave every character alone."""
-    if isinstance(text, Safe):
-        return text
-    shown = _short_runs(printable(text, most=MOST))
+    return text if isinstance(text, Safe) else _span(printable(text, most=MOST))
+
+
+def _span(text: str) -> Safe:
+    shown = _short_runs(text)
     fence = "`" * (_longest_run(shown) + 1)
     pad = " " if shown.startswith("`") or shown.endswith("`") or shown[:1] == shown[-1:] == " " else ""
     return Safe(f"{fence}{pad}{shown}{pad}{fence}" if shown else "")
@@ -138,9 +140,10 @@ def visible(text: str) -> str:
     return printable(text, keep="\n\t")
 
 
-def drawn(text: str) -> str:
-    """Return a text for a picture."""
-    return printable(text, most=MOST_DRAWN)
+def drawn(text: str, most: int = MOST_DRAWN) -> str:
+    """Return a text for a picture, which has room for so much of it."""
+    shown = printable(text, most=4 * most)
+    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def xml(text: str) -> str:

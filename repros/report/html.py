@@ -18,7 +18,6 @@ from itertools import groupby
 from typing import Any
 
 import jinja2
-from packaging.version import InvalidVersion, Version
 
 from repros import __version__
 from repros.case import Claim
@@ -28,7 +27,7 @@ from repros.matrix import AXES
 from repros.redact import Redactor
 from repros.report import changes, pack, reported, standing
 from repros.report.escape import visible
-from repros.report.machine import machines
+from repros.report.machine import machines, rank
 from repros.report.scripts import Scripts
 from repros.results import Record
 from repros.verdict import SCHEMA, SETTLED, Verdict, multiple, show, show_pair
@@ -184,14 +183,6 @@ def columns_of(records: Sequence[Record]) -> list[Column]:
             versions = {name: packages[name] for name in AXES if packages.get(name)}
             found[record.cell] = Column(record.cell, record.device, versions)
     return sorted(found.values(), key=lambda c: (c.device, *(rank(c.versions.get(name, "")) for name in AXES), c.label))
-
-
-def rank(version: str) -> Version:
-    """Return what a version sorts by; what is none sorts last."""
-    try:
-        return Version(version)
-    except InvalidVersion:
-        return Version("999999")
 
 
 # -- sections

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from repros.results import Record
 from repros.verdict import show
@@ -41,8 +41,16 @@ def torch(records: Sequence[Record]) -> str:
         if "torch" in record.environment.get("packages", {})
     }
     host = re.compile(r"host \((.*)\)")
-    ordered = sorted(found.items(), key=lambda item: Version(item[0]))
+    ordered = sorted(found.items(), key=lambda item: rank(item[0]))
     return ", ".join(match[1] if (match := host.fullmatch(build)) else release for release, build in ordered)
+
+
+def rank(version: str) -> Version:
+    """Return what a version sorts by; what is none sorts last."""
+    try:
+        return Version(version)
+    except InvalidVersion:
+        return Version("999999")
 
 
 def when(records: Sequence[Record]) -> str:

@@ -44,18 +44,18 @@ def draw(record: Record, folder: Path, redactor: Redactor) -> list[Path]:
             color, style, width = STYLES.get(line.arm, ("#555555", "-", 1.2))
             x = [line.place(t, starts, widths) for t in (*line.times, line.end)]
             y = [value / scale for value in (*line.values, line.values[-1])]
-            label = drawn(redactor.text(line.arm)).lstrip("_")
+            label = drawn(redactor.text(line.arm), 20).lstrip("_")
             axes.step(x, y, where="post", color=color, linestyle=style, linewidth=width, label=label)
         for number, (start, width) in enumerate(zip(starts, widths, strict=True)):
             if number % 2:
                 axes.axvspan(start, start + width, color="#eef1f4", zorder=0)
         if record.budget["unit"] == "bytes":
             limit = float(record.budget["limit"])
-            said = drawn(redactor.text(f"budget {show(limit, 'bytes')} on {record.budget['figure']}"))
+            said = drawn(redactor.text(f"budget {show(limit, 'bytes')} on {record.budget['figure']}"), 60)
             axes.axhline(limit / scale, color="#1b1f24", linewidth=1, linestyle=(0, (8, 3, 2, 3)), label=said)
         middles = [start + width / 2 for start, width in zip(starts, widths, strict=True)]
-        axes.set_xticks(middles, [drawn(redactor.text(name)) for name in names])
-        axes.set(xlim=(0, 1), ylim=(0, None), ylabel=drawn(redactor.text(f"{found[2]}, {unit}")))
+        axes.set_xticks(middles, [drawn(redactor.text(name), 20) for name in names])
+        axes.set(xlim=(0, 1), ylim=(0, None), ylabel=drawn(redactor.text(f"{found[2]}, {unit}"), 40))
         title = redactor.text(f"{record.case} [{record.condition}] in {record.cell}: {record.verdict.value}")
         axes.set_title(drawn(title))
         axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08))

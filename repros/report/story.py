@@ -223,7 +223,7 @@ def figures(rows: Sequence[Record]) -> list[str]:
     ]  # fmt: skip
 
 
-def arm_range(rows: Sequence[Record], arm: str, unit: str, more: int) -> str:
+def arm_range(rows: Sequence[Record], arm: str, unit: str, more: int = 0) -> str:
     """Return the range of an arm's judged figure, and how often it ended otherwise before it had one."""
     values = sorted(value for row in rows if (value := row.figure(arm)) is not None)
     otherwise = Counter(

@@ -4,8 +4,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 function svg(name, attributes, ...children) {
   const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, visible(String(value)));
-  made.append(...children.map((child) => typeof child === "string" ? visible(child) : child));
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, seen(String(value)));
+  made.append(...children.map((child) => typeof child === "string" ? seen(child) : child));
   return made;
 }
 

@@ -18,7 +18,7 @@ function copier(text, block, what) {
 
 // A command is one line, whatever a cell is called: more of them would run as soon as they are pasted.
 function command(said, what) {
-  const text = visible(said).replaceAll("\n", "\\n").replaceAll("\t", "\\t");
+  const text = seen(said).replaceAll("\n", "\\n").replaceAll("\t", "\\t");
   const block = el("pre", {}, el("code", {}, text));
   return el("div", { class: "copy" }, block, copier(text, block, what));
 }

@@ -2,7 +2,7 @@
 
 // Controls, bidirectional and zero-width characters of a text by their numbers, as `repros.errors.printable` writes them.
 const UNSEEN = /[^\P{C}\n\t]|[\p{Zl}\p{Zp}]|(?! )\p{Zs}|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]|(?<=\p{M}{3})\p{M}/gu;
-function visible(text) {
+function seen(text) {
   return text.replace(UNSEEN, (one) => {
     const number = one.codePointAt(0), [sign, digits] = number > 0xffff ? ["U", 8] : number > 0xff ? ["u", 4] : ["x", 2];
     return `\\${sign}${number.toString(16).padStart(digits, "0")}`;
@@ -13,9 +13,9 @@ function el(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value === true ? "" : visible(String(value)));
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(key, value === true ? "" : seen(String(value)));
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => typeof child === "string" ? visible(child) : child));
+  made.append(...children.filter((child) => child !== null && child !== undefined).map((child) => typeof child === "string" ? seen(child) : child));
   return made;
 }
 
@@ -122,7 +122,7 @@ function listsPart(trial) {
     const known = ["dtype", "shape", "made_by", "count", "bytes", "file_backed"];
     const extra = [...new Set(rows.flatMap((row) => Object.keys(row)))].filter((name) => !known.includes(name));
     holder.replaceChildren(table(["shape", "dtype", "count", "bytes", "made by", ...extra], rows.map((row) => [
-      td(row.shape ? `[${row.shape.join(", ")}]` : "-"), td(row.dtype || "-"), td(String(row.count ?? 1), "num"), td(show(row.bytes, "bytes"), "num"),
+      td(row.shape ? `[${[row.shape].flat().join(", ")}]` : "-"), td(row.dtype || "-"), td(String(row.count ?? 1), "num"), td(show(row.bytes, "bytes"), "num"),
       td((row.made_by || "-") + (row.file_backed ? " (file mapping)" : "")), ...extra.map((name) => td(String(row[name] ?? "")))]),
       "Tensors, largest first"));
   };
