@@ -132,7 +132,7 @@ PURE = ("list", "show", "cells", "doctor", "report", "proxies", "fits")
 assert {*PURE, *REFUSED_BY} == set(COMMANDS), "a new command: say which it is"
 
 
-@part(1.2)
+@part(1.1)
 @given(seed=st.integers(0, 2**32), command=st.sampled_from(sorted(COMMANDS)))
 def test_any_command_with_hostile_values(seed: int, command: str) -> None:
     argv = line(command, random.Random(seed), HOSTILE)
