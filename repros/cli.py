@@ -479,7 +479,7 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.benchmarks:
         try:
             figures = readme.trimmed(json.loads(arguments.benchmarks.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             what = f"{arguments.benchmarks}: not figures of pytest-benchmark: {type(error).__name__}: {error}"
             raise UserError(what, "write them by `nox -s bench`") from None
         (arguments.evidence[0] / readme.BENCHMARKS).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
