@@ -421,10 +421,10 @@ class Case(_Declared):
             if names.count(condition.name) > 1:
                 what = f"condition `{condition.name}`: the name of another condition too"
                 raise condition.error(what, "give each condition a name of its own")
-        self._check_references(names)
 
-    def _check_references(self, names: list[str]) -> None:
-        """Refuse globs and names that mean no condition of this case."""
+    def check_names(self) -> None:
+        """Refuse globs and names that mean no condition of this case; not asked of a case made from another."""
+        names = [condition.name for condition in self.conditions]
         for claim in self.claims:
             for glob in claim.conditions.split():
                 _matches(claim, "Claim.conditions", glob, names)

@@ -150,6 +150,7 @@ def declaration(module: ModuleType) -> Case:
         what = f"{place_of(file, 1)}: no docstring"
         raise DeclarationError(what, "say first what is claimed, how it comes about and what the budget allows")
     check_arms(module, file)
+    case.check_names()
     check_versions(case)
     check_sources(case, file)
     for condition in case.conditions:

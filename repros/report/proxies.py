@@ -19,7 +19,7 @@ PAIRED_BY = ("transformers", "bitsandbytes")
 
 def pairs(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry]) -> list[tuple[Record, Record]]:
     """Return each settled trial on a GPU with the settled trial of its proxy in the same releases."""
-    by_key = {(r.case, r.condition, *_releases(r)): r for r in cpu if r.verdict in SETTLED}
+    by_key = {(r.case, r.condition, *_releases(r)): r for r in cpu if r.verdict in SETTLED and all(_releases(r))}
     found = []
     for record in gpu:
         condition = declared(record, known)
@@ -73,4 +73,4 @@ def page(gpu: Sequence[Record], cpu: Sequence[Record], known: Mapping[str, Entry
 
 
 def _releases(record: Record) -> tuple[str, ...]:
-    return tuple(record.versions[name] for name in PAIRED_BY)
+    return tuple(record.versions.get(name, "") for name in PAIRED_BY)

@@ -132,7 +132,7 @@ PURE = ("list", "show", "cells", "doctor", "report", "proxies", "fits")
 assert {*PURE, *REFUSED_BY} == set(COMMANDS), "a new command: say which it is"
 
 
-@part(1.2)
+@part(1.1)
 @given(seed=st.integers(0, 2**32), command=st.sampled_from(sorted(COMMANDS)))
 def test_any_command_with_hostile_values(seed: int, command: str) -> None:
     argv = line(command, random.Random(seed), HOSTILE)
@@ -183,6 +183,14 @@ def test_any_words(argv: list[str]) -> None:
         (["bisect", "gh1935", "--package", "torch", "--ahead", "-1"], "--ahead: `-1` is not a whole number from 0"),
         (["bisect", "gh1935", "--package", "torch", "--racy", "nan"], "--racy: `nan` is not a number above 0, up to 1"),
         (["bisect", "gh1935", "--package", "torch", "--repo", "file"], "--repo: `file` is not a folder"),
+        (
+            ["readme", "--evidence", "cut", "--card", "cut", "--benchmarks", "/proc/self/mem"],
+            "not figures of pytest-bench",
+        ),
+        (
+            ["readme", "--evidence", "cut", "--card", "cut", "--benchmarks", "file"],
+            "file: not figures of pytest-benchmark",
+        ),
         (["wheelhouse", "--out", "w", "--python", "python"], "--python: `python` is not a Python, such as `3.12`"),
         (["wheelhouse", "--out", "w", "--tier", "nope"], "no tier `nope`"),
         (["nope"], "COMMAND: invalid choice: 'nope'"),
