@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from repros.errors import UserError
+
 
 def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     """Return ``$REPROS_CACHE``, or ``repros`` in ``$XDG_CACHE_HOME`` or in ``~/.cache``.
@@ -18,7 +20,10 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
     A relative ``$XDG_CACHE_HOME`` is passed over, as the XDG base directory specification asks.
     """
     if own := environ.get("REPROS_CACHE"):
-        return Path(own).expanduser().absolute()
+        try:
+            return Path(own).expanduser().absolute()
+        except RuntimeError as error:
+            raise UserError(f"REPROS_CACHE: `{own}`: {error}", "name a folder by its path") from None
     xdg = Path(environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return (xdg if xdg.is_absolute() else Path("~/.cache").expanduser()) / "repros"
 

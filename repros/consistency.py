@@ -17,6 +17,7 @@ from repros.verdict import (
     Observation,
     Reading,
     Verdict,
+    as_symptom,
     decide,
     effect,
     is_failure,
@@ -67,7 +68,7 @@ def _ways(arm: Observation, budget: Budget, limit: float) -> Ways:
     """Return how an observation can be read: an exception is an error, or the reported symptom."""
     found = [read(arm, budget, limit, ())]
     if arm.exception and arm.state in ("raised", "crashed"):
-        found.append(read(arm, budget, limit, (Symptom(arm.exception["types"][0]),)))
+        found.append(as_symptom(arm.exception))
     return found
 
 

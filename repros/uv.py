@@ -139,7 +139,14 @@ def _in_uv_form(option: str, value: str) -> str:
     """Turn pip's blank-separated list into uv's; folders become absolute, as uv runs elsewhere."""
     if option != "find-links":
         return " ".join(value.split())
-    return ",".join(v if "://" in v else str(Path(v).expanduser().absolute()) for v in value.split())
+    return ",".join(v if "://" in v else str(_home(v).absolute()) for v in value.split())
+
+
+def _home(text: str) -> Path:
+    """Return a path with `~` put in full; one of a user who is not there stays as it is, for uv to complain of."""
+    with contextlib.suppress(RuntimeError):
+        return Path(text).expanduser()
+    return Path(text)
 
 
 def pip_settings() -> dict[str, str]:

@@ -134,7 +134,7 @@ def read(observation: Observation, budget: Budget, limit: float, symptoms: Seque
         assert observation.exception is not None
         types, text = tuple(observation.exception["types"]), observation.exception["text"]
         wanted = next(symptom.text for symptom in symptoms if symptom.matches(types, text))
-        return Reading.OVER, f"raised {types[0]}: {in_a_line(text, wanted)}"
+        return as_symptom(observation.exception, wanted)
     if observation.state != "done":
         return Reading.ERROR, observation.reason
     if budget.figure not in observation.figures:
@@ -147,6 +147,11 @@ def read(observation: Observation, budget: Budget, limit: float, symptoms: Seque
     if second is not None and exceeds(second, limit + budget.second_slack) != over:
         return Reading.DISAGREE, f"{says}, but {budget.second} {show_pair(second, limit, budget.unit)[0]}"
     return (Reading.OVER if over else Reading.INSIDE), says
+
+
+def as_symptom(exception: Mapping[str, Any], wanted: str = "") -> tuple[Reading, str]:
+    """Return how an exception that is the reported symptom is read; ``wanted`` is what was looked for in its text."""
+    return Reading.OVER, f"raised {exception['types'][0]}: {in_a_line(exception['text'], wanted)}"
 
 
 def in_a_line(text: str, wanted: str = "", most: int = 300) -> str:

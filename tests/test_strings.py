@@ -15,7 +15,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from repros import bundle, cases, cli, onefile
+from repros import bundle, cases, cli, ending, onefile
 from repros.bisection import Hunt
 from repros.errors import UserError, printable
 from repros.redact import Redactor
@@ -27,6 +27,7 @@ from repros.trial import two_lines
 from repros.verdict import Observation, Verdict
 from tests.chromium import Chromium, until
 from tests.hostile import HOSTILE, made_of
+from tests.records import record
 from tests.test_bisection import BASE, hunts, monotone, work
 
 
@@ -262,6 +263,10 @@ def test_two_lines_are_two(text: str) -> None:
     assert said == printable(said, keep="\n")
 
 
+#: Nothing is recorded of these cells, so that what is reproduced fails; what cannot run never does.
+PASSES = (Verdict.UNSUPPORTED, Verdict.ABSENT)
+
+
 @pytest.mark.parametrize("verdict", list(Verdict))
 def test_the_command_line_prints_a_run_of_hostile_texts(
     verdict: Verdict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -269,8 +274,14 @@ def test_the_command_line_prints_a_run_of_hostile_texts(
     run = Run(tmp_path / "run")
     texts = [text for name, text in HOSTILE.items() if name != "half a pair" and len(text) < 1000]
     for number, text in enumerate(texts):
-        run.append(replace(trial(text), condition=f"{number} {text}", verdict=verdict))
-    assert cli.main(["report", str(run.folder)]) == cli.EXIT_FAILED
+        subject, *controls = record(verdict=verdict).arms
+        seen = subject.exception and {**subject.exception, "types": [text], "text": text}
+        arms = (replace(subject, reason=text, exception=seen, log=text), *controls)
+        made = record(ENTRY.name, f"{number} {text}", text, arms=arms, expected=False)
+        assert made.verdict is verdict
+        packages = {"torch": text, "transformers": "5.2.0", "bitsandbytes": "0.49.2"}
+        run.append(replace(made, environment={"packages": packages}, machine={"cpu_model": text}, repeat=text))
+    assert cli.main(["report", str(run.folder)]) == (ending.AS_EXPECTED if verdict in PASSES else ending.FAILED)
     out = capsys.readouterr().out
     assert out == printable(out, keep="\n")
     assert not [line for line in out.split("\n") if ORDER.search(line)]
