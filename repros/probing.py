@@ -196,7 +196,8 @@ def signature(entry: Entry, observation: Observation, figure: str, limit: float)
     case = entry.case
     if is_symptom(observation, case.symptoms):
         assert observation.exception is not None
-        text = re.sub(r"\b(0x[0-9a-f]+|\d+)\b", "N", observation.exception["text"].strip().splitlines()[0])
+        line = next(iter(observation.exception["text"].strip().splitlines()), "")
+        text = re.sub(r"\b(0x[0-9a-f]+|\d+)\b", "N", line)
         return f"{observation.exception['types'][0]}: {text[:120]}"
     if figure.endswith("error"):
         errors = observation.evidence.get("errors", {})

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import orjson
 
+from repros.case import AXES
 from repros.errors import UserError
+from repros.overrides import is_version
 from repros.runs import shown
 from repros.verdict import SCHEMA, Effect, Outcome, Reading, Verdict
 
@@ -303,7 +306,12 @@ def check(line: Mapping[str, Any]) -> None:
     fit(line, KINDS[kind])
     if kind == "time" and "total" not in line["seconds"]:
         raise MisfitError("`seconds`: no `total`")
-    for number, arm in enumerate(line["arms"] if kind == "trial" else ()):
+    if kind != "trial":
+        return
+    for name, version in line.get("environment", {}).get("packages", {}).items():
+        if name in AXES and version and not _is_release(version):
+            raise MisfitError(f"`environment.packages.{name}`: {_shown(version)} is not a release")
+    for number, arm in enumerate(line["arms"]):
         for name, value in arm.get("evidence", {}).items():
             if name.endswith("timeline"):
                 _check_timeline(f"arms[{number}].evidence.{name}", value)
@@ -317,6 +325,11 @@ def document(path: Path, kind: Any, hint: str) -> dict[str, Any]:
     except (OSError, ValueError, MisfitError) as error:
         raise UserError(f"{shown(path)}: {getattr(error, 'strerror', None) or error}", hint) from error
     return found
+
+
+@lru_cache
+def _is_release(version: str) -> bool:
+    return is_version(version)
 
 
 def _check_timeline(place: str, value: object) -> None:

@@ -83,6 +83,15 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, text: str) -> None:
     assert text.partition("\n")[2] in str(error.value)
 
 
+def test_a_release_that_is_none_is_named(tmp_path: Path) -> None:
+    made = replace(record(), environment={"packages": {"torch": "2.13.0", "bitsandbytes": "newest"}})
+    Run(tmp_path / "r").append(made)
+    with pytest.raises(
+        UserError, match=r":1: not a record: `environment.packages.bitsandbytes`: `newest` is not a rel"
+    ):
+        results.load(tmp_path / "r")
+
+
 def test_resume_tries_again_what_came_to_no_verdict(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     for verdict in Verdict:

@@ -279,7 +279,7 @@ def test_the_command_line_prints_a_run_of_hostile_texts(
         arms = (replace(subject, reason=text, exception=seen, log=text), *controls)
         made = record(ENTRY.name, f"{number} {text}", text, arms=arms, expected=False)
         assert made.verdict is verdict
-        packages = {"torch": text, "transformers": "5.2.0", "bitsandbytes": "0.49.2"}
+        packages = {"accelerate": text, "transformers": "5.2.0", "bitsandbytes": "0.49.2"}
         run.append(replace(made, environment={"packages": packages}, machine={"cpu_model": text}, repeat=text))
     assert cli.main(["report", str(run.folder)]) == (ending.AS_EXPECTED if verdict in PASSES else ending.FAILED)
     out = capsys.readouterr().out

@@ -11,6 +11,7 @@ from packaging.version import Version
 
 from repros import matrix
 from repros.case import Claim
+from repros.report.machine import rank
 from repros.results import Record
 from repros.verdict import SETTLED, Verdict
 
@@ -168,7 +169,7 @@ def _span(versions: Sequence[Version]) -> str:
 
 
 def _version(record: Record, package: str) -> Version:
-    return Version(record.versions[package])
+    return rank(record.versions.get(package, ""))
 
 
 def _spread(records: Iterable[Record]) -> str:
