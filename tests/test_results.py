@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -172,6 +173,7 @@ def test_the_newest_run_is_told_by_its_name(tmp_path: Path) -> None:
 BIG = 200_000
 WRITER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from dataclasses import replace
 from repros.results import Run
@@ -185,6 +187,7 @@ for n in range(count):
 """
 OPENER = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 from repros import results
 for n in range(int(sys.argv[2])):
