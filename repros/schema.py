@@ -323,7 +323,8 @@ def document(path: Path, kind: Any, hint: str) -> dict[str, Any]:
         found: dict[str, Any] = orjson.loads(path.read_bytes())
         fit(found, kind)
     except (OSError, ValueError, MisfitError) as error:
-        raise UserError(f"{shown(path)}: {getattr(error, 'strerror', None) or error}", hint) from error
+        says = f"not JSON: {error}" if isinstance(error, ValueError) else getattr(error, "strerror", None) or error
+        raise UserError(f"{shown(path)}: {says}", hint) from error
     return found
 
 
