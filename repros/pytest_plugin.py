@@ -107,7 +107,7 @@ class Plugin:
         if option.collectonly:  # nothing is written where nothing is tried
             work = WorkFolder("dry run")
             config.add_cleanup(work.close)
-            folder = work.path
+            folder = work.path / "run"
         folder = folder or results.new_run(option.tier or "run", option.reports)
         self.run = results.Run(folder)
         self.done = results.settled(self.run.folder) if option.resume else set()

@@ -82,6 +82,7 @@ class Redactor:
         self.removed: Counter[str] = Counter()
         self._given = {kind: list(several) for kind, several in (words or {}).items()}
         self._memo: dict[str, tuple[str, Counter[str]]] = {}
+        self._found: dict[str, list[Find]] = {}
         self._words: list[tuple[str, re.Pattern[str]]] = []
         for kind, several in self._given.items():
             found = sorted({word for word in several if word and word.lower() not in COMMON}, key=len, reverse=True)
@@ -148,11 +149,13 @@ class Redactor:
 
     def finds(self, text: str) -> list[Find]:
         """Return what would be removed from a text, in the order of its lines; nothing is counted."""
-        found: list[tuple[str, str]] = []
-        self._clean(text, Counter(), found)
-        coded = _coded(text)[0]
-        made = {Find(coded.count("\n", 0, max(0, coded.find(one))) + 1, kind, masked(one)) for kind, one in found}
-        return sorted(made, key=lambda find: (find.line, find.kind, find.text))
+        if text not in self._found:
+            found: list[tuple[str, str]] = []
+            self._clean(text, Counter(), found)
+            coded = _coded(text)[0]
+            made = {Find(coded.count("\n", 0, max(0, coded.find(one))) + 1, kind, masked(one)) for kind, one in found}
+            self._found[text] = sorted(made, key=lambda find: (find.line, find.kind, find.text))
+        return self._found[text]
 
     def says(self) -> str:
         """Return what was removed, by kind and count."""

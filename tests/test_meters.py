@@ -344,11 +344,12 @@ def test_what_an_arm_did_is_told_though_its_meters_fail(harness: Entry, monkeypa
 @pytest.mark.parametrize(
     ("short", "state", "reason"),
     [
-        ("", "raised", "out of memory in phase forward: CUDA out of memory. Tried to allocate 2 GiB"),
+        ("", "raised", "out of memory in phase forward: CUDA out of memory. Tried to allocate 2 GiB / and more lines"),
         (
             "the card had 3 MiB",
             "disturbed",
-            "the card had 3 MiB; out of memory in phase forward: CUDA out of memory. Tried to allocate 2 GiB",
+            "the card had 3 MiB; out of memory in phase forward: CUDA out of memory. Tried to allocate 2 GiB / "
+            "and more lines",
         ),
     ],
 )

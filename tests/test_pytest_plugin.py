@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,14 +86,15 @@ def test_bad_options_get_two_lines_and_exit_2(tmp_path: Path, arguments: list[st
 
 
 def test_a_broken_case_file_is_two_lines_and_exit_2(tmp_path: Path) -> None:
-    broken = results.ROOT / "repros" / "cases" / "bitsandbytes" / f"gh0_broken_{os.getpid()}.py"
+    broken = results.ROOT / "reports" / "runs" / f"broken_{os.getpid()}" / "gh0_broken.py"
+    broken.parent.mkdir(parents=True)
     broken.write_text("CASE = Case(foo=1)\n")
     try:
-        done = run("--dry-run", "--cell", CELL, reports=tmp_path)
+        done = run("--dry-run", "--cell", CELL, str(broken), reports=tmp_path)
     finally:
-        broken.unlink()
+        shutil.rmtree(broken.parent)
     assert done.returncode == 2
-    place = f"repros/cases/bitsandbytes/{broken.name}:1: NameError: name 'Case' is not defined"
+    place = f"{broken.relative_to(results.ROOT)}:1: NameError: name 'Case' is not defined"
     assert f"{place}\nhint: a case file declares" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 

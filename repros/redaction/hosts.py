@@ -88,7 +88,7 @@ def _user_at_host(text: str, start: int, sign: int, user: str) -> int:
         return found.end()
     before = text[max(0, start - 100) : start]
     shell = _SHELL.search(before) and not _CODE_BEFORE.search(before)
-    if shell and before[-1] == "(":  # a comment on a key or a commit: `(mira@workbox)`
+    if shell and before[-1] == "(":  # a comment on a key or a commit: user and host in brackets
         alone = after.startswith(")") and after[1:2] not in (*".[(*",) and len(host) > 2 and "." not in host
         return found.end() if alone else 0
     prompt = _REMOTE.match(after) and len(host) > 2

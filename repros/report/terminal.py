@@ -60,7 +60,7 @@ def matrix(records: Sequence[Record], console: Console) -> None:
             table.add_row(line(condition), *(_numbers([r for r in row if r.verdict is v], cells) for v in shown))
         console.print(table)
     for number, cell in enumerate(cells, 1):
-        known = [r.environment["packages"] for r in records if r.cell == cell and r.environment]
+        known = [r.environment.get("packages", {}) for r in records if r.cell == cell and r.environment]
         packages: Mapping[str, str] = known[0] if known else {}
         pins = ", ".join(f"{name} {packages[name]}" for name in AXES if name in packages)
         console.print(line(f"[{number}] {cell}" + (f"  ({pins})" if pins else "")))

@@ -65,14 +65,13 @@ class Victim:
     @property
     def run(self) -> Path:
         """Return the run's folder; one of a fixed name until there is one."""
-        found = sorted(self.reports.glob("runs/*"))
+        found = sorted(path.parent for path in self.reports.glob(f"runs/*/{results.RESULTS}"))
         return found[0] if found else self.reports / "runs" / "r"
 
     def begin(self) -> subprocess.Popen[str]:
         """Start a process of the run, in a process group of its own."""
         if self.runner == "pytest":
             self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / results.RESULTS).touch()
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST_", "NOX_", "REPROS_"))}
         paths = os.pathsep.join([str(results.ROOT), *filter(None, sys.path)])
         environment = {**kept, "TMPDIR": str(self.temp), "LEFTOVERS_MARK": self.mark, "PYTHONPATH": paths}

@@ -160,7 +160,8 @@ def test_no_contradiction_is_taken(number: int, data: st.DataObject) -> None:
         line["margins"]["budget_over_reference"] = data.draw(st.sampled_from([0.1, 77.7]))
     else:
         arm = data.draw(st.sampled_from(judged))
-        arm["figures"][line["budget"]["figure"]] = data.draw(st.sampled_from([0, 10**15, "nan"]))
+        inside = line["readings"][arm["arm"]] == "inside"
+        arm["figures"][line["budget"]["figure"]] = data.draw(st.sampled_from([10**15, "nan"] if inside else [0, -1]))
     same = Record.from_json(line)
     # What settles nothing may be expected or not: `unsettled` either way.
     if same == kept or (way == "expected" and kept.outcome.value == "unsettled"):
