@@ -30,7 +30,6 @@ from tests.hostile import HOSTILE, made_of
 from tests.records import record
 from tests.test_bisection import BASE, hunts, monotone, work
 
-
 T = TypeVar("T")
 
 
