@@ -458,11 +458,12 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
     """Write the story of each report."""
     from repros.redact import Redactor
     from repros.report import story
+    from repros.report.clean import redacted
 
     target = arguments.to or story.STORIES
     kept = files.Folder(target, "stories", force=arguments.force)
     redactor = Redactor.here()
-    records = [evidence.redacted(record, redactor) for record in results.load_all(arguments.run)[0]]
+    records = [redacted(record, redactor) for record in results.load_all(arguments.run)[0]]
     made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
     with kept:
         for name, text in made.items():

@@ -21,6 +21,7 @@ from repros.errors import UserError, printable
 from repros.redact import Redactor
 from repros.report import bisection, edge_plot, escape, evidence, fits, html, junit, markdown, plot, proxies, story
 from repros.report import terminal as screen
+from repros.report.clean import redacted
 from repros.report.machine import machines
 from repros.results import Record, Run
 from repros.trial import two_lines
@@ -95,7 +96,7 @@ def pages(text: str, walk: list[Hunt]) -> dict[str, str]:
     unsupported = replace(one, verdict=Verdict.UNSUPPORTED, condition=f"{text} ")
     other = replace(one, verdict=Verdict.ABSENT, proposed=None)
     entry, redactor = entry_of(text), Idle()
-    clean = [evidence.redacted(record, redactor) for record in (one, unsupported)]
+    clean = [redacted(record, redactor) for record in (one, unsupported)]
     made = clean, KNOWN, [text]
     poisoned(walk, text)
     return {

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
 
 from repros import files, results
 from repros.cases import Entry
 from repros.redact import Redactor
+from repros.report.clean import redacted
 from repros.results import Record
 from repros.uv import pip_settings
-from repros.verdict import Observation
 
 PAGE = "index.html"
-#: The evidence that pages in Markdown tell of.
-TOLD = ("alive_at_peak", "cuda_phases")
-
-Kept = TypeVar("Kept", Record, Observation)
 
 
 class Outputs:
@@ -76,26 +69,6 @@ class Outputs:
         from repros.report import junit
 
         return junit.document(self._records, self.redactor)
-
-
-def redacted(record: Record, redactor: Redactor) -> Record:
-    """Return a record whose words hold nothing private; of the evidence it keeps what a page in Markdown tells."""
-    arms = tuple(
-        replace(one, evidence={name: value for name, value in one.evidence.items() if name in TOLD})
-        for one in record.arms
-    )
-    return replace(_words(record, redactor), arms=tuple(_words(one, redactor) for one in arms))
-
-
-def _words(kept: Kept, redactor: Redactor) -> Kept:
-    """Return what was kept with every text in it redacted; what is neither text nor a mapping stays."""
-    found = ((field.name, getattr(kept, field.name)) for field in fields(kept))
-    words: dict[str, Any] = {
-        name: redactor.value(value)
-        for name, value in found
-        if isinstance(value, (str, Mapping)) and not isinstance(value, Enum)
-    }
-    return replace(kept, **words)
 
 
 def write(path: Path, text: str, *, force: bool = False) -> None:

@@ -7,8 +7,8 @@ from itertools import groupby
 from xml.etree import ElementTree as Xml
 
 from repros.redact import Redactor
+from repros.report.clean import redacted
 from repros.report.escape import line
-from repros.report.evidence import redacted
 from repros.results import Record
 from repros.trial import two_lines
 from repros.verdict import Outcome, Verdict
