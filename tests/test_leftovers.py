@@ -27,7 +27,10 @@ from tests.conftest import Bench
 
 # --- work folders --------------------------------------------------------------------------------
 
-DIES = "import os, repros.workdir as w; f = w.WorkFolder('x'); (f.path / 'a').mkdir(); print(f.path); os._exit(9)"
+DIES = (
+    "import os, repros.workdir as w; f = w.WorkFolder('x'); (f.path / 'a').mkdir(); "
+    "print(f.path, flush=True); os._exit(9)"
+)
 
 
 @pytest.fixture

@@ -27,6 +27,11 @@ from tests.records import record
 CELL = "tf5.23.0-bnb0.50.2"
 
 
+def takes_signals() -> None:
+    """Have a child take Ctrl-C, also where these tests run in the background of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def begin(*arguments: str, reports: Path) -> subprocess.Popen[str]:
     """Start pytest with the plugin on the suite's cases."""
     command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "--no-header"]
@@ -38,6 +43,7 @@ def begin(*arguments: str, reports: Path) -> subprocess.Popen[str]:
         # A relative path, as people write one.
         [*command, "--reports", os.path.relpath(reports, results.ROOT), *arguments, "repros/cases"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=results.ROOT, env=environment,
+        preexec_fn=takes_signals,
     )  # fmt: skip
 
 

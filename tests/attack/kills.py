@@ -20,6 +20,7 @@ from pathlib import Path
 from repros import results
 from repros.verdict import SETTLED
 from tests.attack import harness_run
+from tests.test_pytest_plugin import takes_signals
 
 RUNNERS = ("harness", "cli", "harness", "pytest", "harness")
 CELL = "tf5.23.0-bnb0.50.2"
@@ -77,7 +78,7 @@ class Victim:
         environment = {**kept, "TMPDIR": str(self.temp), "LEFTOVERS_MARK": self.mark, "PYTHONPATH": paths}
         return subprocess.Popen(
             self.command(), cwd=results.ROOT, env=environment, start_new_session=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=takes_signals,
         )  # fmt: skip
 
     def processes(self) -> list[str]:
