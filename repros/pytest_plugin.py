@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +189,12 @@ class Plugin:
             with interrupts.held():
                 self.run.note("time", seconds=self.session.clock.summary())
         if not self.worker and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-            failed = ending.code(self.records()[0])
+            failed = ending.code(self.records[0])
             session.exitstatus = pytest.ExitCode.TESTS_FAILED if failed else exitstatus
 
+    @cached_property
     def records(self) -> tuple[list[results.Record], list[str]]:
-        """Return what the run has of these cells by now, those of earlier calls too."""
+        """Return what the run has of these cells at its end, those of earlier calls too."""
         with contextlib.suppress(UserError):  # nothing was finished yet
             found, notices = ending.judged([self.run.folder], {e.name: e for e in find()})
             labels = {cell.label for cell in self.cells}
@@ -205,7 +207,7 @@ class Plugin:
         """Print the verdicts of this run, and what is missing from it where it was cut."""
         if self.config.option.collectonly:
             return
-        records, notices = self.records()
+        records, notices = self.records
         console = terminal.console()
         terminalreporter.ensure_newline()
         if records:
