@@ -20,9 +20,10 @@ nox.options.sessions = ["tests"]
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from repros import host, runs  # noqa: E402 - found by the line above
+from repros.cells.matrix import load_matrix  # noqa: E402
 from repros.errors import UserError  # noqa: E402
-from repros.matrix import load_matrix  # noqa: E402
+from repros.machine import host  # noqa: E402 - found by the line above
+from repros.run import folders  # noqa: E402 - found by the line above
 
 try:
     CELLS = load_matrix(HERE / "matrix.yaml").cells
@@ -44,7 +45,7 @@ def group(session: nox.Session, *names: str) -> None:
 @functools.cache
 def new_run(tier: str) -> str:
     """Make the folder that the cells of one invocation share."""
-    return str(runs.new_run(tier))
+    return str(folders.new_run(tier))
 
 
 def trials(session: nox.Session, tier: str, cell: str) -> None:
@@ -127,6 +128,7 @@ def tests(session: nox.Session) -> None:
     group(session, "test", "lint")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", "--no-logo", "--no-cache", env={"PYTHONPATH": str(HERE)})
     borrow_cell(session)
     session.run("mypy")
     session.run("pytest", "--benchmark-skip", *session.posargs, env={"OMP_NUM_THREADS": "1"})

@@ -2,7 +2,7 @@
 
 import sys
 
-from repros import interrupts
+from repros.machine import interrupts
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
 
 def _main() -> int:
     try:
-        from repros.cli import main as command_line
+        from repros.commands.cli import main as command_line
     except ModuleNotFoundError as missing:
         if missing.name not in ("yaml", "packaging", "rich", "orjson", "jinja2"):
             raise

@@ -41,6 +41,7 @@ from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from repros import ROOT
 from repros.errors import UserError, shortened
 
 ARMS = ("subject", "reference", "planted", "proposed")
@@ -162,8 +163,7 @@ def _place() -> tuple[str, int]:
 
 def place_of(path: Path, line: int) -> str:
     """Return ``file:line``, the file as seen from the project's folder where it lies inside."""
-    root = Path(__file__).resolve().parents[1]
-    return f"{path.relative_to(root) if path.is_relative_to(root) else path}:{line}"
+    return f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{line}"
 
 
 def _quoted(value: object) -> str:

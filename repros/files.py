@@ -23,10 +23,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
+from repros import ROOT
 from repros.errors import UserError
 
 MARKER = ".repros"
-OWN_REPORTS = Path(__file__).resolve().parents[1] / "reports"
+OWN_REPORTS = ROOT / "reports"
 #: File -> kind of the folders that were begun before there was a marker. A folder of logs beside it makes it certain.
 UNMARKED = {"results.jsonl": "run", "probes.jsonl": "probes"}
 FORCE = "`--force` writes there: it replaces files of the names that are written, and leaves all others"

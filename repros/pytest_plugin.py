@@ -17,17 +17,19 @@ from typing import Any
 
 import pytest
 
-from repros import ending, interrupts, results
-from repros.arguments import MOST_AT_ONCE, a_folder, check_words, whole
+from repros import ROOT
 from repros.cases import find, from_file
+from repros.cells.matrix import Cell, chosen_cells, load_matrix
+from repros.commands.arguments import MOST_AT_ONCE, a_folder, check_words, whole
 from repros.errors import UserError
-from repros.host import without_gpu
-from repros.matrix import Cell, chosen_cells, load_matrix
+from repros.machine import interrupts
+from repros.machine.host import without_gpu
+from repros.machine.workdir import WorkFolder
 from repros.report import escape, terminal
-from repros.session import Session
-from repros.trial import Trial, two_lines
+from repros.run import ending, results
+from repros.run.session import Session
+from repros.run.trial import Trial, two_lines
 from repros.verdict import Verdict
-from repros.workdir import WorkFolder
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,7 +97,7 @@ class Plugin:
     def __init__(self, config: pytest.Config) -> None:
         option = config.option
         self.config = config
-        matrix = load_matrix(results.ROOT / "matrix.yaml")
+        matrix = load_matrix(ROOT / "matrix.yaml")
         self.cells = chosen_cells(matrix, option.tier, option.cell, option.overrides)
         option.collectonly = option.collectonly or option.dry_run
         on_cards = [cell.label for cell in self.cells if cell.device == "cuda"]
@@ -232,7 +234,7 @@ class Plugin:
             says = f"not tried: the rest of the trials in {where}"  # pytest-xdist's workers know of how many
         else:
             return []
-        folder = results.shown(self.run.folder) if Path.cwd() == results.ROOT else self.run.folder.absolute()
+        folder = results.shown(self.run.folder) if Path.cwd() == ROOT else self.run.folder.absolute()
         dashes = "-- " if "NOX_CURRENT_SESSION" in os.environ else ""
         return [says, f"hint: the same command goes on with `{dashes}--resume --run {folder}`"]
 

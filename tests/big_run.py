@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from repros import cases, results
+from repros import cases
 from repros.case import Symptom
 from repros.cases import Entry
-from repros.consistency import budget_of, decided
-from repros.results import Record, Run
+from repros.run import results
+from repros.run.consistency import budget_of, decided
+from repros.run.results import Record, Run
 from repros.verdict import margins
 
 EVIDENCE = Path(__file__).parents[1] / "reports/cpu"

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from repros import cards
-from repros.arms import CellServer, Clock, pool
 from repros.cases import Entry, entry
-from repros.results import Record
-from repros.trial import Running, Trial
+from repros.machine import cards
+from repros.run.results import Record
+from repros.run.server import CellServer, Clock, pool
+from repros.run.trial import Running, Trial
 from repros.verdict import Observation
 
 #: `--hypothesis-profile deep` is what `nox -s prove` asks for, `attack` what `nox -s attack` does.
@@ -41,7 +41,7 @@ class Bench:
         self.clock = Clock()
         self.folder = folder
         self.server = CellServer(
-            Path(sys.executable), self.clock, "here", "cpu", ("torch", "torch._dynamo", "repros.worker", *METERS)
+            Path(sys.executable), self.clock, "here", "cpu", ("torch", "torch._dynamo", "repros.worker.arm", *METERS)
         )
 
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:

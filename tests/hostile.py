@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from repros.results import Record
+from repros.run.results import Record
 from repros.verdict import Observation, Outcome, Verdict
 from tests.records import record
 

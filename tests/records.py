@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from repros.case import Budget, Symptom
-from repros.record import Record
+from repros.run.record import Record
 from repros.verdict import Observation, Verdict, decide, is_failure, margins, outcome, read
 
 BUDGET, LIMIT = Budget("held_bytes", lambda _: 10), 10

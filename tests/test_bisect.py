@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repros.bisect import BAD, GOOD, SKIP, Answer, Kind, Result, Search, Votes, bound, is_bad
+from repros.bisect.search import BAD, GOOD, SKIP, Answer, Kind, Result, Search, Votes, bound, is_bad
 
 LETTERS = {"g": GOOD, "b": BAD, "s": SKIP, "x": "bad: ValueError"}
 

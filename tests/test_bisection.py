@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 import yaml
 
-from repros import cases, cli, cli_bisect, results
-from repros.bisect import Result, Search
-from repros.bisection import Bisection, Hunt
+from repros import ROOT, cases
+from repros.bisect import page as pages
+from repros.bisect.bisection import Bisection, Hunt
+from repros.bisect.edge_plot import BOTTOM, HEIGHT, TOP, Point, Scale, labelled, plot
+from repros.bisect.probe import Kept, Probe, load, signature, votes_of
+from repros.bisect.revisions import Revision
+from repros.bisect.search import Result, Search
 from repros.cases import Entry
+from repros.cells.matrix import Cell, load_matrix
+from repros.commands import bisect, cli
+from repros.commands.arguments import MATRIX
 from repros.errors import EnvError, UserError
-from repros.matrix import Cell, load_matrix
-from repros.probing import Kept, Probe, load, signature, votes_of
-from repros.report import bisection as pages
-from repros.report.edge_plot import BOTTOM, HEIGHT, TOP, Point, Scale, labelled, plot
-from repros.results import Record
-from repros.revisions import Revision
+from repros.run.results import Record
 from repros.verdict import Observation, Verdict
 from tests.records import record
 
@@ -59,7 +61,7 @@ class InventedWorkshop:
         pass
 
     def try_here(self, entry: Entry, condition: str, revision: Revision, future: Any, fresh: bool) -> Probe:
-        from repros.probing import identity
+        from repros.bisect.probe import identity
 
         self.tried.append((condition, revision.name, fresh))
         vote = self.history(revision.name, fresh)
@@ -329,8 +331,8 @@ def test_a_probe_that_cannot_be_made_aborts_in_place_of_voting(
 
 
 def test_gits_codes() -> None:
-    assert [cli_bisect.as_probe(code) for code in (0, 1, 125)] == [0, 1, 125]
-    assert all(cli_bisect.as_probe(code) >= 128 for code in (2, 3, 130))
+    assert [bisect.as_probe(code) for code in (0, 1, 125)] == [0, 1, 125]
+    assert all(bisect.as_probe(code) >= 128 for code in (2, 3, 130))
 
 
 def test_a_probe_that_is_ruled_out_skips_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -363,11 +365,11 @@ def test_what_raised_and_what_is_infinite_stand_on_the_rim_of_the_plot() -> None
 
 
 def test_the_documented_workflow_is_yaml_and_its_probe_one_that_the_command_line_takes() -> None:
-    text = (results.ROOT / "reports" / "bisect" / "README.md").read_text()
+    text = (ROOT / "reports" / "bisect" / "README.md").read_text()
     workflow = yaml.safe_load(text.partition("```yaml\n")[2].partition("\n```\n")[0])
     (job,) = workflow["jobs"].values()
     (command,) = [step["run"] for step in job["steps"] if step.get("id") == "probe"]
     words = shlex.split(command.replace("\\\n", "").partition("-m repros ")[2].partition(" > ")[0])
     options = cli.parser().parse_args(words)
-    assert cli_bisect.only(options.case, options.condition).condition(options.condition)
-    assert load_matrix(cli_bisect.MATRIX).cell(options.base)
+    assert bisect.only(options.case, options.condition).condition(options.condition)
+    assert load_matrix(MATRIX).cell(options.base)

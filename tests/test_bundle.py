@@ -17,15 +17,17 @@ from typing import Any
 
 import pytest
 
-from repros import bundle, cases, onefile, results
+from repros import ROOT, cases
 from repros.cases import Entry
-from repros.envs import ensure
+from repros.cells.envs import ensure
+from repros.cells.locks import LOCKS, Lock
+from repros.cells.matrix import load_matrix
 from repros.errors import UserError
-from repros.locks import LOCKS, Lock
-from repros.matrix import load_matrix
-from repros.redact import Redactor
-from repros.results import Record
-from repros.trial import declared
+from repros.redaction.redact import Redactor
+from repros.report import bundle, onefile
+from repros.run import results
+from repros.run.results import Record
+from repros.run.trial import declared
 from repros.verdict import Verdict
 from tests.test_cli import errors
 
@@ -72,7 +74,7 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(one.folder / "repro.py", alone)
-    python = ensure(load_matrix(results.ROOT / "matrix.yaml").cell(CELL), root=results.ROOT).python
+    python = ensure(load_matrix(ROOT / "matrix.yaml").cell(CELL), root=ROOT).python
     done = subprocess.run(
         [str(python), "-I", "repro.py", "--json", "seen.json"],
         cwd=alone, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "REPROS_CACHE": str(tmp_path / "cache")},
@@ -96,7 +98,7 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
     assert f"verdict: {record.verdict.value}" in done.stdout
     assert "budget: " in done.stdout
     assert "versions: torch 2.13.0" in done.stdout
-    assert str(results.ROOT) not in done.stdout + (alone / "repro.py").read_text()
+    assert str(ROOT) not in done.stdout + (alone / "repro.py").read_text()
 
 
 def test_a_script_without_its_packages_could_not_tell(records: list[Record], tmp_path: Path) -> None:
@@ -140,7 +142,7 @@ def test_the_sources_in_a_script_are_the_files_to_the_letter(records: list[Recor
         assert f"repros/{name}" in files
     for name, text in files.items():
         if name.endswith(".py"):
-            assert text == (results.ROOT / name).read_text(), name
+            assert text == (ROOT / name).read_text(), name
     for name in ("cli", "session", "results", "matrix", "report/html"):
         assert f"repros/{name}.py" not in files
 
@@ -166,7 +168,7 @@ def test_the_pins_are_those_of_the_trials_lock(records: list[Record], tmp_path: 
 
 def lock_of(record: Record) -> str:
     """Return the committed lock that a trial's environment was installed from."""
-    texts = [path.read_text() for path in (results.ROOT / LOCKS).glob("*.txt")]
+    texts = [path.read_text() for path in (ROOT / LOCKS).glob("*.txt")]
     return next(text for text in texts if Lock(text, committed=True).digest == record.environment["lock"])
 
 

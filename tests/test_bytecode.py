@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from repros import bytecode
-from repros.bytecode import false_bytecode, lend
-from repros.integrity import FINGERPRINT, seal, true_bytecode
+from repros.cells import bytecode
+from repros.cells.bytecode import false_bytecode, lend
+from repros.cells.integrity import FINGERPRINT, seal, true_bytecode
 
 
 def environment(envs: Path, name: str) -> Path:

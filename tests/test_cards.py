@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from repros import cards, cases
+from repros import cases
 from repros.case import Requires
+from repros.machine import cards
 from repros.meters.cuda import CudaMeters
-from repros.trial import Running, Trial, unmet_cards
+from repros.requirements import unmet_cards
+from repros.run.trial import Running, Trial
 from repros.verdict import Observation
 
 pytestmark = pytest.mark.usefixtures("two_cards")

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from repros import checkpoints
-from repros.cache import cache_root
-from repros.checkpoints import Recipe, digest, ensure, recipe_of, recipes, shards, tensors
 from repros.errors import UserError
+from repros.machine.cache import cache_root
+from repros.worker import checkpoints
+from repros.worker.checkpoints import Recipe, digest, ensure, recipe_of, recipes, shards, tensors
 
 TINY = Recipe("tiny", "smollm2-135m", "bfloat16", layers=1, vocab=16, shard_bytes=1_500_000)
 
@@ -263,7 +263,7 @@ def test_more_layers_than_the_model_has() -> None:
 
 def test_the_command_prints_the_folder_and_two_lines_for_an_unknown_name(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "repros.checkpoints", *arguments]
+        command = [sys.executable, "-m", "repros.worker.checkpoints", *arguments]
         environment = {"REPROS_CACHE": str(tmp_path), "PYTHONPATH": str(Path(checkpoints.__file__).parent.parent)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -278,7 +278,7 @@ def test_the_command_prints_the_folder_and_two_lines_for_an_unknown_name(tmp_pat
 
 def test_importing_it_needs_the_standard_library_alone() -> None:
     code = (
-        "import sys, repros.checkpoints as c; c.tensors(c.recipe_of('qwen2.5-7b'));"
+        "import sys, repros.worker.checkpoints as c; c.tensors(c.recipe_of('qwen2.5-7b'));"
         "assert not {'torch', 'yaml', 'numpy', 'packaging'} & set(sys.modules)"
     )
     root = str(Path(checkpoints.__file__).parent.parent)

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from repros import cases, cli, results, scaffold
+from repros import ROOT, cases
 from repros.cases import Entry
+from repros.commands import cli, new
 from repros.errors import UserError
-from repros.results import Run
-from repros.trial import Trial, holds, two_lines
+from repros.requirements import holds
+from repros.run import results
+from repros.run.results import Run
+from repros.run.trial import Trial, two_lines
 from repros.verdict import Outcome, Verdict
 from tests.conftest import Bench
 from tests.records import record
@@ -120,7 +123,7 @@ def test_a_fault_of_the_harness_is_told_apart(
 
 def test_a_missing_dependency_is_said_in_two_lines() -> None:
     code = "import sys; sys.modules['yaml'] = None; import runpy; runpy.run_module('repros', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=results.ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (
         2,
         "repros: the package yaml is missing\nhint: python3 -m pip install -e .\n",
@@ -131,9 +134,9 @@ def test_a_scaffolded_case_runs_as_it_is(tmp_path: Path, bench: Bench, monkeypat
     import importlib
 
     (tmp_path / "bitsandbytes").mkdir()
-    path = scaffold.write_case("bitsandbytes", 12345, "try_me", tmp_path)
+    path = new.write_case("bitsandbytes", 12345, "try_me", tmp_path)
     module = f"tests.selftest.{path.stem}"
-    target = results.ROOT / "tests" / "selftest" / path.name
+    target = ROOT / "tests" / "selftest" / path.name
     try:
         target.write_text(path.read_text())
         found = cases.entry(importlib.import_module(module))
@@ -141,7 +144,7 @@ def test_a_scaffolded_case_runs_as_it_is(tmp_path: Path, bench: Bench, monkeypat
     finally:
         target.unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"gh12345_try_me\.py is there already"):
-        scaffold.write_case("bitsandbytes", 12345, "try_me", tmp_path)
+        new.write_case("bitsandbytes", 12345, "try_me", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +189,7 @@ def test_every_case_keeps_the_rules_of_a_case() -> None:
                 assert matching(names, glob), (e.name, glob)
         for window in e.case.affected:
             assert matching(names, window.conditions), (e.name, window.conditions)
-            assert (results.ROOT / window.source).exists(), (e.name, window.source)
+            assert (ROOT / window.source).exists(), (e.name, window.source)
         for condition in e.case.conditions:
             limit = e.case.budget_of(condition).limit(condition.params)
             assert limit >= 0, (e.name, condition.name)
@@ -194,7 +197,7 @@ def test_every_case_keeps_the_rules_of_a_case() -> None:
 
 
 def test_every_finding_of_the_hunt_is_a_case_still() -> None:
-    files = sorted((results.ROOT / "reports" / "hunt").glob("*/hunt_*.py"))
+    files = sorted((ROOT / "reports" / "hunt").glob("*/hunt_*.py"))
     found = [cases.from_file(path) for path in files if not path.stem.endswith("_script")]
     assert len(found) > 100
 
@@ -202,7 +205,7 @@ def test_every_finding_of_the_hunt_is_a_case_still() -> None:
 def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:
     """Nox reads the matrix for the names of its sessions."""
     for name in ("noxfile.py", "pyproject.toml", "repros"):
-        (tmp_path / name).symlink_to(results.ROOT / name)
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "matrix.yaml").write_text("cells: [\n")
     code = "import sys, types; sys.modules['nox'] = types.ModuleType('nox'); import runpy; runpy.run_path('noxfile.py')"
     code = code.replace("import runpy", "sys.modules['nox'].options = types.SimpleNamespace(); import runpy")
@@ -219,7 +222,7 @@ def test_cases_import_nothing_heavy() -> None:
         "heavy = {'torch', 'bitsandbytes', 'transformers', 'numpy', 'accelerate', 'peft'} & sys.modules.keys()\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=results.ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

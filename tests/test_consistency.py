@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from repros import cases, cli, ending, results
+from repros import cases
 from repros.case import Symptom
-from repros.consistency import alike, contradiction
+from repros.commands import cli
 from repros.errors import UserError
-from repros.results import Record, Run
+from repros.run import ending, results
+from repros.run.consistency import alike, contradiction
+from repros.run.results import Record, Run
 from repros.verdict import Observation, Verdict
 from tests.records import record
 

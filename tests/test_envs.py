@@ -23,14 +23,14 @@ from pathlib import Path
 
 import pytest
 
-from repros import envs, uv
-from repros.cache import cache_root
-from repros.envs import EnvError, Environment, ensure, health_check
+from repros.cells import envs, uv
+from repros.cells.envs import EnvError, Environment, ensure, health_check
+from repros.cells.integrity import FINGERPRINT, Fingerprint, look
+from repros.cells.locks import committed_lock, write_locks
+from repros.cells.matrix import PACKAGES, Cell, load_matrix
+from repros.cells.uv import Uv, install_error, parse_pip_config, pip_settings, redact, uv_environ
 from repros.errors import UserError
-from repros.integrity import FINGERPRINT, Fingerprint, look
-from repros.locks import committed_lock, write_locks
-from repros.matrix import PACKAGES, Cell, load_matrix
-from repros.uv import Uv, install_error, parse_pip_config, pip_settings, redact, uv_environ
+from repros.machine.cache import cache_root
 
 ROOT = Path(__file__).parent.parent
 PIP_COMMANDS = uv.pip_commands
@@ -524,8 +524,8 @@ def test_host_torch_is_unsupported_here(world: World) -> None:
 BUILD = """
 import sys
 from pathlib import Path
-from repros import envs
-from repros.matrix import Cell
+from repros.cells import envs
+from repros.cells.matrix import Cell
 envs.gpu_kind = lambda: ""
 cell = Cell("tiny", "cpu", {"slow": "1.0.0"})
 env = envs.ensure(cell, root=Path(sys.argv[1]), cache=Path(sys.argv[2]))

@@ -15,13 +15,19 @@ from xml.etree import ElementTree as Xml
 
 import pytest
 
-from repros import bundle, cases, checkpoints, cli, files, locks, results, scaffold, sources
-from repros.envs import Store
+from repros import ROOT, cases, files
+from repros.cases import sources
+from repros.cells import locks
+from repros.cells.envs import Store
+from repros.commands import cli, new
 from repros.errors import UserError
+from repros.evidence import committed
 from repros.files import Folder, Marker
-from repros.redact import Redactor
-from repros.report import evidence
-from repros.results import Record, Run
+from repros.redaction.redact import Redactor
+from repros.report import bundle
+from repros.run import results
+from repros.run.results import Record, Run
+from repros.worker import checkpoints
 from tests.conftest import Bench
 from tests.test_cli import errors
 
@@ -62,7 +68,7 @@ def documents(folder: Path) -> Path:
 
 
 def checkout(folder: Path) -> Path:
-    for name in (".git/HEAD", "pyproject.toml", "README.md", "repros/cli.py", "reports/cpu/results.jsonl"):
+    for name in (".git/HEAD", "pyproject.toml", "README.md", "repros/commands/cli.py", "reports/cpu/results.jsonl"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"# the project's own {name}\n")
     return folder
@@ -179,7 +185,7 @@ def test_a_run_of_pytest_leaves_the_users(kind: str, more: list[str], home: Path
     ]
     done = subprocess.run(
         [*command, "--run", str(target), *more, "repros/cases"],
-        cwd=results.ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert everything(home) == before
     assert done.returncode == 2, done.stdout + done.stderr
@@ -213,7 +219,7 @@ def test_a_new_case_is_never_written_over_another(path: str, home: Path) -> None
     place.symlink_to(home / "elsewhere.py") if "link" in path else a_file(place)
     before = everything(home)
     with pytest.raises(UserError, match=r"is there already\nhint: choose another slug"):
-        scaffold.write_case("bitsandbytes", 77, path[5:-3], home)
+        new.write_case("bitsandbytes", 77, path[5:-3], home)
     assert everything(home) == before
 
 
@@ -349,11 +355,11 @@ def test_a_damaged_marker_is_said(home: Path) -> None:
 
 def test_a_run_may_be_opened_by_several_at_once(home: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from repros.results import Run; "
+        "import sys; from pathlib import Path; from repros.run.results import Run; "
         "Run(Path(sys.argv[1])).note('time', seconds={'total': 1})"
     )
     command = [sys.executable, "-c", code, str(home / "r")]
-    several = [subprocess.Popen(command, cwd=results.ROOT) for _ in range(6)]
+    several = [subprocess.Popen(command, cwd=ROOT) for _ in range(6)]
     assert [one.wait() for one in several] == [0] * 6
     assert len(results.lines(home / "r" / results.RESULTS)[0]) == 6
 
@@ -422,7 +428,7 @@ def test_what_goes_to_a_stream_is_printed_whole(name: str, home: Path) -> None:
     log.write_text("said before\n")
     with log.open("ab") as out:
         command = [sys.executable, "-m", "repros", "report", str(RUN), "--markdown", name]
-        assert subprocess.run(command, cwd=results.ROOT, stdout=out, stderr=subprocess.DEVNULL).returncode == 0
+        assert subprocess.run(command, cwd=ROOT, stdout=out, stderr=subprocess.DEVNULL).returncode == 0
     assert log.read_text().startswith("said before\n# Verdicts\n\n")
     assert "made by repros" not in log.read_text()
 
@@ -438,7 +444,7 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(home: Path) -> None:
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "files.put(Path(sys.argv[1]), '# longer\\n' * 1000)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=results.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert "UserError" in done.stderr
     assert "File too large" in done.stderr
     assert everything(home) == before
@@ -609,5 +615,5 @@ def test_evidence_is_refused_before_it_is_made(home: Path) -> None:
     documents(home / "f")
     before = everything(home)
     with pytest.raises(UserError, match="not a folder of this suite"):
-        evidence.commit([RUN], [RECORD], KNOWN, home / "f")
+        committed.commit([RUN], [RECORD], KNOWN, home / "f")
     assert everything(home) == before

@@ -9,16 +9,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from repros import cli, results
 from repros.cases import _loading, _qlora
 from repros.cases.bitsandbytes import gh1849_fused_experts as fused
 from repros.cases.bitsandbytes import gh1935_card_table as table
 from repros.cases.bitsandbytes import gh1935_card_table_checkpointed as checkpointed
 from repros.cases.bitsandbytes import gh1935_card_table_compiled as compiled
-from repros.checkpoints import recipe_of, tensors
-from repros.report import fits
-from repros.results import Record
+from repros.commands import cli
+from repros.evidence import fits
+from repros.run import results
+from repros.run.results import Record
 from repros.verdict import Observation
+from repros.worker.checkpoints import recipe_of, tensors
 from tests.records import record
 
 GIB = 1 << 30

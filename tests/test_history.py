@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from repros import history
+from repros.bisect import commits
+from repros.bisect.revisions import Source
+from repros.cells.matrix import Cell
 from repros.errors import UserError
-from repros.matrix import Cell
-from repros.revisions import Source
 
 PINS = {"torch": "2.13.0", "bitsandbytes": "0.49.2", "huggingface_hub": "1.0.0", "tokenizers": "0.22.2"}
 CELL = Cell("here", "cpu", PINS)
@@ -61,7 +61,7 @@ def clone(tmp_path: Path) -> Clone:
 
 
 def test_first_parent_history_with_merges_named(clone: Clone) -> None:
-    found = history.commits(clone.path, "bitsandbytes", "0.49.2", "0.50.0", CELL)
+    found = commits.commits(clone.path, "bitsandbytes", "0.49.2", "0.50.0", CELL)
     assert [revision.subject for revision in found] == [
         f"{n} subject" for n in ("one", "two", "three", "four", "five", "six")
     ]
@@ -70,12 +70,12 @@ def test_first_parent_history_with_merges_named(clone: Clone) -> None:
 
 
 def test_the_bad_end_may_be_the_older_one(clone: Clone) -> None:
-    there = history.commits(clone.path, "bitsandbytes", "0.50.0", "0.49.2", CELL)
-    assert there == history.commits(clone.path, "bitsandbytes", "0.49.2", "0.50.0", CELL)
+    there = commits.commits(clone.path, "bitsandbytes", "0.50.0", "0.49.2", CELL)
+    assert there == commits.commits(clone.path, "bitsandbytes", "0.49.2", "0.50.0", CELL)
 
 
 def test_the_library_is_of_the_nearest_release_and_says_how_near(clone: Clone) -> None:
-    found = history.commits(clone.path, "bitsandbytes", "0.49.2", "0.50.0", CELL)
+    found = commits.commits(clone.path, "bitsandbytes", "0.49.2", "0.50.0", CELL)
     assert [revision.native.partition("; ")[::2] for revision in found] == [
         ("library of bitsandbytes 0.49.2", "the same native sources"),
         ("library of bitsandbytes 0.49.2", "the same native sources"),
@@ -97,19 +97,19 @@ def test_the_library_is_of_the_nearest_release_and_says_how_near(clone: Clone) -
 )
 def test_ends_that_cannot_be(clone: Clone, good: str, bad: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        history.commits(clone.path, "bitsandbytes", good, bad, CELL)
+        commits.commits(clone.path, "bitsandbytes", good, bad, CELL)
     assert words in caught.value.what
     assert str(caught.value).count("\n") == 1
 
 
 def test_a_folder_that_is_no_clone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"git rev-parse in .*not a git repository.*\nhint: give the folder of a clone"):
-        history.commits(tmp_path, "bitsandbytes", "a", "b", CELL)
+        commits.commits(tmp_path, "bitsandbytes", "a", "b", CELL)
 
 
 def test_a_clone_of_another_package(clone: Clone) -> None:
     with pytest.raises(UserError, match="no folder of transformers at"):
-        history.commits(clone.path, "transformers", "0.49.2", "0.50.0", CELL)
+        commits.commits(clone.path, "transformers", "0.49.2", "0.50.0", CELL)
 
 
 def test_sources_of_a_commit_with_the_installed_library(clone: Clone, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_sources_of_a_commit_with_the_installed_library(clone: Clone, tmp_path: 
     (installed / "libbitsandbytes_cpu.so").write_bytes(b"native")
     (installed / "ops").write_text("installed")
     source = Source(clone.path, clone.shas["two"], "bitsandbytes")
-    folder = history.extract(source, "bitsandbytes", tmp_path / "out", installed)
+    folder = commits.extract(source, "bitsandbytes", tmp_path / "out", installed)
     assert folder == tmp_path / "out" / "bitsandbytes"
     assert (folder / "ops").read_text() == "2"
     assert (folder / "libbitsandbytes_cpu.so").read_bytes() == b"native"
@@ -128,9 +128,9 @@ def test_sources_of_a_commit_with_the_installed_library(clone: Clone, tmp_path: 
 
 def test_a_worktree_as_it_lies_there(clone: Clone, tmp_path: Path) -> None:
     (clone.path / "bitsandbytes" / "ops").write_text("edited")
-    revision = history.worktree(clone.path, "bitsandbytes", CELL)
+    revision = commits.worktree(clone.path, "bitsandbytes", CELL)
     assert revision.source is not None and revision.source.dirty
-    folder = history.extract(revision.source, "bitsandbytes", tmp_path / "out", tmp_path)
+    folder = commits.extract(revision.source, "bitsandbytes", tmp_path / "out", tmp_path)
     assert (folder / "ops").read_text() == "edited"
 
 
@@ -144,12 +144,12 @@ def test_nothing_of_the_clone_is_written(clone: Clone, tmp_path: Path) -> None:
         return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
 
     before = state()
-    rows = history.commits(clone.path, "bitsandbytes", clone.shas["one"], clone.shas["six"], CELL)
+    rows = commits.commits(clone.path, "bitsandbytes", clone.shas["one"], clone.shas["six"], CELL)
     installed = tmp_path / "installed"
     installed.mkdir()
     (installed / "lib.so").write_text("native")
-    for number, revision in enumerate((*rows[-2:], history.worktree(clone.path, "bitsandbytes", CELL))):
+    for number, revision in enumerate((*rows[-2:], commits.worktree(clone.path, "bitsandbytes", CELL))):
         assert revision.source
-        made = history.extract(revision.source, "bitsandbytes", tmp_path / f"sources{number}", installed)
+        made = commits.extract(revision.source, "bitsandbytes", tmp_path / f"sources{number}", installed)
         (made / "ops").write_text("an arm writes here")
     assert state() == before

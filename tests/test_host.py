@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from repros import host
-from repros.host import gpu_kind, probe_host
+from repros.machine import host
+from repros.machine.host import gpu_kind, probe_host
 
 
 def test_facts_are_plain_and_plausible(tmp_path: Path) -> None:

@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from repros import cases
+from repros import ROOT, cases
 from repros.errors import UserError
 from repros.files import Folder
 from repros.hunt import write
 from repros.hunt.known import KNOWN, Known, number_of
 from repros.hunt.life import SPEC, STEPS, Departure, Life, matches
 from repros.hunt.search import FaultOfReferenceError, Finding, Hunt, smaller
-from repros.results import ROOT
 from repros.verdict import Observation
 
 Steps = list[tuple[str, dict[str, Any]]]

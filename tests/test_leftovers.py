@@ -17,18 +17,20 @@ from typing import Any
 
 import pytest
 
-from repros import link, serve, workdir
-from repros.arms import CellServer, Clock
 from repros.cases import Entry
-from repros.link import LostError
+from repros.machine import workdir
+from repros.machine.workdir import MARK, OWNER, WorkFolder, clear
+from repros.run import link
+from repros.run.link import LostError
+from repros.run.server import CellServer, Clock
 from repros.verdict import Verdict
-from repros.workdir import MARK, OWNER, WorkFolder, clear
+from repros.worker import supervisor
 from tests.conftest import Bench
 
 # --- work folders --------------------------------------------------------------------------------
 
 DIES = (
-    "import os, repros.workdir as w; f = w.WorkFolder('x'); (f.path / 'a').mkdir(); "
+    "import os, repros.machine.workdir as w; f = w.WorkFolder('x'); (f.path / 'a').mkdir(); "
     "print(f.path, flush=True); os._exit(9)"
 )
 
@@ -252,7 +254,7 @@ def test_a_stopped_arm_is_a_timeout_that_names_it_long_before_its_own(
 def test_a_stopped_supervisor_is_a_timeout_that_names_it_and_the_cell_goes_on(
     own: Bench, harness: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    monkeypatch.setattr(serve, "STOPPED_LOOKS", 3)
+    monkeypatch.setattr(supervisor, "STOPPED_LOOKS", 3)
     own.server.start()
     mine = own.server._link
     assert mine is not None

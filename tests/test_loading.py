@@ -9,13 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from repros import checkpoints
 from repros.cases import _loading
 from repros.cases.transformers import gh44387_reserved_memory as reserved
 from repros.cases.transformers import gh44728_fp16_load_leak as leak
-from repros.checkpoints import Recipe
 from repros.reference.checkpoint import Entry
 from repros.reference.loader import StreamingLoader
+from repros.worker import checkpoints
+from repros.worker.checkpoints import Recipe
 
 CONDITIONS = [*reserved.CASE.conditions, *leak.CASE.conditions]
 LAYER = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
 
+from repros.cells.matrix import AXES, COMPANIONS, PACKAGES, Cell, load_matrix
+from repros.cells.overrides import parse_override
 from repros.errors import UserError
-from repros.matrix import AXES, COMPANIONS, PACKAGES, Cell, load_matrix
-from repros.overrides import parse_override
 
 SHIPPED = Path(__file__).parent.parent / "matrix.yaml"
 

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repros import worker
 from repros.cases import Entry
 from repros.meters.cpu import CpuMeters
 from repros.meters.heap import open_heap
 from repros.meters.ledger import Ledger, tally
 from repros.meters.numerics import compare, relative_error
 from repros.meters.saved import SavedTensors
+from repros.worker import arm
 
 MIB = 1 << 20
 
@@ -326,17 +326,17 @@ def test_the_allocators_history_is_replayed() -> None:
 
 
 def test_what_an_arm_did_is_told_though_its_meters_fail(harness: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: worker.Probe) -> None:
+    def broken(self: arm.Probe) -> None:
         raise KeyError("addr")
 
-    monkeypatch.setattr(worker.Probe, "results", broken)
+    monkeypatch.setattr(arm.Probe, "results", broken)
     request = {
         "module": harness.module,
         "params": dict(harness.condition("passes").params),
         "checkpoint": None,
         "log": "",
     }
-    seen = worker.observe({**request, "arm": "reference"})
+    seen = arm.observe({**request, "arm": "reference"})
     assert (seen.state, seen.figures) == ("raised", {})
     assert seen.reason == "the meters failed: KeyError: 'addr'"
 
@@ -370,7 +370,7 @@ def test_an_arm_that_was_left_too_little_memory_is_disturbed(
 
     monkeypatch.setattr(CpuMeters, "short_of", short_of)
     request = {"module": harness.module, "arm": "subject", "params": {"subject": "runs out"}, "checkpoint": None}
-    seen = worker.observe({**request, "log": "", "card_bytes": 7})
+    seen = arm.observe({**request, "log": "", "card_bytes": 7})
     assert (seen.state, seen.reason, asked) == (state, reason, [7])
 
 
@@ -391,7 +391,7 @@ def test_so_is_one_that_went_on_after_it(
     monkeypatch.setattr(CpuMeters, "short_of", lambda self, card_bytes: short)
     monkeypatch.setattr(CpuMeters, "results", lambda self: ({}, {"cuda_ooms": ooms}))
     request = {"module": harness.module, "arm": "subject", "params": {"subject": "stumbles"}, "checkpoint": None}
-    seen = worker.observe({**request, "log": ""})
+    seen = arm.observe({**request, "log": ""})
     told = ["the card had 3 MiB", "it ran out of memory and went on"] if disturbed else []
     told += ["RuntimeError in phase forward: no layer 7"] if fails else []
     assert seen.state == ("disturbed" if disturbed else "raised" if fails else "done")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from repros.errors import UserError
-from repros.report import oracle
+from repros.evidence import oracle
 
 
 def put(path: Path, content: dict[str, Any]) -> None:

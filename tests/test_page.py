@@ -15,10 +15,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from repros import cases, cli, results
-from repros.redact import Redactor
-from repros.report import changes, html, pack
-from repros.results import Record, Run
+from repros import ROOT, cases
+from repros.commands import cli
+from repros.redaction.redact import Redactor
+from repros.report.page import changes, html, pack
+from repros.run import results
+from repros.run.results import Record, Run
 from repros.verdict import Observation, Verdict
 from tests.big_run import known, ten_thousand
 from tests.chromium import Chromium
@@ -229,7 +231,7 @@ def test_a_run_of_an_older_schema(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without an upgrade it is refused in two lines; with one it makes a page."""
-    old = results.ROOT / "fixtures" / "observations" / "schema0.jsonl"
+    old = ROOT / "fixtures" / "observations" / "schema0.jsonl"
     said = errors(["report", str(old), *outputs(tmp_path)], capsys)
     assert "schema0.jsonl:1: schema version 0, this version reads 1" in said
     monkeypatch.setitem(results.UPGRADES, 0, lambda line: {**line, "schema": 1})
@@ -245,7 +247,7 @@ def test_a_missing_part_is_said_in_two_lines(
 ) -> None:
     root = tmp_path / "installed"
     for folder in ("report/page", "templates"):
-        shutil.copytree(results.ROOT / "repros" / folder, root / Path(folder).name)
+        shutil.copytree(ROOT / "repros" / folder, root / Path(folder).name)
     (root / part.removeprefix("report/")).unlink()
     monkeypatch.setattr("importlib.resources.files", lambda package: root)
     run = Run(tmp_path / "r")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from repros.redact import Redactor
-from repros.report import html
-from repros.results import Record
+from repros.redaction.redact import Redactor
+from repros.report.page import html
+from repros.run.results import Record
 from repros.verdict import Verdict
 from tests import test_page
 from tests.chromium import Chromium, until

@@ -1,4 +1,4 @@
-"""The one-file scripts in the page: what `repros.onefile` writes, to the letter, each shared text once."""
+"""The one-file scripts in the page: what `repros.report.onefile` writes, to the letter, each shared text once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from repros import bundle, cases, onefile
-from repros.redact import Redactor
-from repros.report import html
-from repros.report.scripts import Scripts
-from repros.results import Record
-from repros.trial import declared
+from repros import cases
+from repros.redaction.redact import Redactor
+from repros.report import bundle, onefile
+from repros.report.page import html
+from repros.report.page.scripts import Scripts
+from repros.run.results import Record
+from repros.run.trial import declared
 from tests import test_page
 from tests.test_page import DORA, KNOWN, field, split
 from tests.test_redact import inflated, scripts

@@ -17,10 +17,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from repros import results
-from repros.matrix import load_matrix
+from repros import ROOT
+from repros.cells.matrix import load_matrix
 from repros.pytest_plugin import Plugin
-from repros.results import Run
+from repros.run import results
+from repros.run.results import Run
 from repros.verdict import Verdict
 from tests.records import record
 
@@ -36,13 +37,13 @@ def begin(*arguments: str, reports: Path) -> subprocess.Popen[str]:
     """Start pytest with the plugin on the suite's cases."""
     command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "--no-header"]
     command += ["-o", f"cache_dir={reports}-cache"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     for ours in ("PYTEST_XDIST_WORKER", "NOX_CURRENT_SESSION"):
         environment.pop(ours, None)
     return subprocess.Popen(
         # A relative path, as people write one.
-        [*command, "--reports", os.path.relpath(reports, results.ROOT), *arguments, "repros/cases"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=results.ROOT, env=environment,
+        [*command, "--reports", os.path.relpath(reports, ROOT), *arguments, "repros/cases"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
         preexec_fn=takes_signals,
     )  # fmt: skip
 
@@ -92,7 +93,7 @@ def test_bad_options_get_two_lines_and_exit_2(tmp_path: Path, arguments: list[st
 
 
 def test_a_broken_case_file_is_two_lines_and_exit_2(tmp_path: Path) -> None:
-    broken = results.ROOT / "reports" / "runs" / f"broken_{os.getpid()}" / "gh0_broken.py"
+    broken = ROOT / "reports" / "runs" / f"broken_{os.getpid()}" / "gh0_broken.py"
     broken.parent.mkdir(parents=True)
     broken.write_text("CASE = Case(foo=1)\n")
     try:
@@ -100,7 +101,7 @@ def test_a_broken_case_file_is_two_lines_and_exit_2(tmp_path: Path) -> None:
     finally:
         shutil.rmtree(broken.parent)
     assert done.returncode == 2
-    place = f"{broken.relative_to(results.ROOT)}:1: NameError: name 'Case' is not defined"
+    place = f"{broken.relative_to(ROOT)}:1: NameError: name 'Case' is not defined"
     assert f"{place}\nhint: a case file declares" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -160,11 +161,11 @@ def test_what_was_not_tried_is_told_where_a_run_was_cut_and_nowhere_else(
 ) -> None:
     plugin = object.__new__(Plugin)
     kept, told, left = (SimpleNamespace(nodeid=name, trial=SimpleNamespace(key=name)) for name in ("a", "b", "c"))
-    plugin.cells = load_matrix(results.ROOT / "matrix.yaml").tier("cpu")[:1]
-    plugin.run = Run(results.ROOT / "reports" / "runs" / "r")
+    plugin.cells = load_matrix(ROOT / "matrix.yaml").tier("cpu")[:1]
+    plugin.run = Run(ROOT / "reports" / "runs" / "r")
     plugin.items, plugin.told, plugin.began = [kept, told, left], {"b"}, True  # type: ignore[list-item]
     plugin.session = SimpleNamespace(kept={"a"})  # type: ignore[assignment]
-    monkeypatch.chdir(results.ROOT)
+    monkeypatch.chdir(ROOT)
     monkeypatch.delenv("NOX_CURRENT_SESSION", raising=False)
     says = [
         f"not tried: 1 of 3 trials in {plugin.cells[0].label}",
@@ -194,11 +195,11 @@ def test_a_regression_fails_with_its_two_lines(tmp_path: Path) -> None:
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "-p", "repros.pytest_plugin", "-p", "no:cacheprovider", "-q"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     chosen = ["--cell", "tf5.2.0-bnb0.49.2", "-k", "nf4-compile-default", "--reports", str(tmp_path)]
     done = subprocess.run(
         [*command, *chosen, "repros/cases/bitsandbytes/gh1935_saved_weight.py"],
-        capture_output=True, text=True, cwd=results.ROOT, env=environment, check=False,
+        capture_output=True, text=True, cwd=ROOT, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "gh1935_saved_weight[nf4-compile-default] in tf5.2.0-bnb0.49.2: reproduced: held_bytes" in done.stdout

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from repros import cases, results
-from repros.report import markdown, readme
+from repros import ROOT, cases
+from repros.evidence import readme
+from repros.report import markdown
+from repros.run import results
 from repros.verdict import Verdict
 
 EVIDENCE = sorted(path.parent for path in results.REPORTS.glob(f"*/{results.RESULTS}"))
-README = results.ROOT / "README.md"
+README = ROOT / "README.md"
 
 
 def test_there_is_evidence() -> None:

@@ -16,10 +16,13 @@ from typing import Any
 
 import pytest
 
-from repros import bundle, cases, results
-from repros.redact import Redactor
-from repros.report import evidence, html, junit
-from repros.results import Record
+from repros import ROOT, cases
+from repros.evidence import committed
+from repros.redaction.redact import Redactor
+from repros.report import bundle, junit
+from repros.report.page import html
+from repros.run import results
+from repros.run.results import Record
 
 #: kind -> what is planted. Put together here, so that no whole token stands in a file.
 FORMS = {
@@ -196,7 +199,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for one in records:
         run.append(one)
     results.keep([run.folder], kept, records, redactor().value)
-    texts = evidence.Outputs(records, known, [folder])
+    texts = committed.Outputs(records, known, [folder])
     texts.__dict__["redactor"] = redactor()
     return {
         **said, "page": page + inflated(page) + scripts(page), "junit": junit.document(records, redactor()),
@@ -256,7 +259,7 @@ def test_the_command_line_leaves_out_what_this_machine_knows(tmp_path: Path) -> 
     run = results.Run(home / "runs" / "r")
     run.append(plant_where_it_may_be_read(record, " ; ".join([*words.values(), f"{home}/x.py"])))
     environment = {
-        "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path]), "HOME": str(home),
+        "PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "HOME": str(home),
         "USER": "quillon", "HOSTNAME": "basalt-rack-3", "NIGHT_PASSWORD": "marmalade-otter",
         "PIP_CONFIG_FILE": str(home / "pip.conf"), "HTTPS_PROXY": "http://fjord.nightjar.example:3128",
     }  # fmt: skip

@@ -6,12 +6,13 @@ import time
 
 import pytest
 
-from repros import onefile, results
+from repros import ROOT
 from repros.cases import Entry, find
 from repros.errors import UserError
-from repros.redact import Redactor
+from repros.redaction.redact import Redactor
 from repros.redaction.words import wordy
-from repros.results import ROOT
+from repros.report import onefile
+from repros.run import results
 from tests.redaction import rows, secrets
 
 AROUND = ("{}", "before {} after", "line\n{}\nline", '{{"x": "{}"}}')

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from repros.bisect.releases import File, Places, Release, chosen, grouped, parse_html, parse_json, releases
+from repros.cells.uv import Uv
 from repros.errors import UserError
-from repros.releases import File, Places, Release, chosen, grouped, parse_html, parse_json, releases
-from repros.uv import Uv
 
 HTML = """<!DOCTYPE html><html><body>
 <a href="../../files/demo_pkg-1.0-py3-none-any.whl#sha256=00" data-requires-python="&gt;=3.8">x</a>

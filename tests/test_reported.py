@@ -9,9 +9,10 @@ import pytest
 
 from repros import cases
 from repros.case import Claim, Reading
-from repros.report import machine, proxies, reported
-from repros.results import Record
-from repros.trial import judged_again
+from repros.evidence import proxies
+from repros.report import machine, reported
+from repros.run.results import Record
+from repros.run.trial import judged_again
 from repros.verdict import Outcome, Verdict
 from tests.records import record
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from repros import results
+from repros import ROOT
 from repros.errors import UserError
-from repros.results import Run
+from repros.run import results
+from repros.run.results import Run
 from repros.verdict import Verdict
 from tests.records import record
 
@@ -132,11 +133,11 @@ def test_a_full_disk_keeps_the_line_elsewhere(tmp_path: Path, monkeypatch: pytes
 
 def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.records import record; from repros.results import Run\n"
+        "import sys; from pathlib import Path; from tests.records import record; from repros.run.results import Run\n"
         "run = Run(Path(sys.argv[1]))\n"
         "for n in range(50): run.append(record(condition=f'{sys.argv[2]}-{n}'))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     writers = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r"), name], env=environment)
         for name in ("a", "b")
@@ -176,7 +177,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from dataclasses import replace
-from repros.results import Run
+from repros.run.results import Run
 from tests.records import record
 folder, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 run = Run(folder)
@@ -189,7 +190,7 @@ OPENER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from repros import results
+from repros.run import results
 for n in range(int(sys.argv[2])):
     results.Run(Path(sys.argv[1]))
     found, notice = results.load(Path(sys.argv[1]))
@@ -200,7 +201,7 @@ for n in range(int(sys.argv[2])):
 @pytest.mark.slow
 def test_two_writers_and_readers_lose_nothing(tmp_path: Path) -> None:
     """Three thousand lines of 200 KB by two runs of one folder, while others open and read it."""
-    folder, environment = tmp_path / "r", {**os.environ, "PYTHONPATH": os.pathsep.join([str(results.ROOT), *sys.path])}
+    folder, environment = tmp_path / "r", {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     Run(folder)
 
     def started(code: str, *words: object) -> subprocess.Popen[bytes]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from repros.cases import Entry
-from repros.serve import kill_strays
 from repros.verdict import Verdict
+from repros.worker.supervisor import kill_strays
 from tests.conftest import Bench
 
 VERDICTS = {

@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 
-from repros import checkpoints, session
-from repros.arms import Clock
+from repros import ROOT
 from repros.cases import Entry
-from repros.envs import EnvError
+from repros.cells.envs import EnvError
+from repros.cells.matrix import load_matrix
 from repros.errors import UserError
-from repros.matrix import load_matrix
-from repros.results import ROOT, Record, Run, load, settled
-from repros.session import ReadyCell, Session
-from repros.trial import Running, Trial
+from repros.run import session
+from repros.run.results import Record, Run, load, settled
+from repros.run.server import Clock
+from repros.run.session import ReadyCell, Session
+from repros.run.trial import Running, Trial
 from repros.verdict import Verdict
+from repros.worker import checkpoints
 from tests.conftest import Bench
 from tests.records import record
 

@@ -17,14 +17,17 @@ from typing import Any
 import pytest
 import torch
 
-from repros import bundle, cases, results, snapshots, worker
+from repros import cases
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.meters import snapshot as meter
 from repros.meters.cuda import CudaMeters, replay
-from repros.redact import Redactor
-from repros.trial import Running, Trial
+from repros.redaction.redact import Redactor
+from repros.report import bundle, snapshots
+from repros.run import results
+from repros.run.trial import Running, Trial
 from repros.verdict import Observation
+from repros.worker import arm
 from tests.test_cli import errors
 
 KNOWN = {entry.name: entry for entry in cases.find()}
@@ -183,16 +186,16 @@ def test_the_meters_keep_a_snapshot_where_one_is_asked_for(tmp_path: Path, monke
 def test_the_worker_names_the_file_beside_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Path | None] = []
 
-    def meters_of(device: str, gate: Any, shared: bool = False, snapshot: Path | None = None) -> worker.Meters:
+    def meters_of(device: str, gate: Any, shared: bool = False, snapshot: Path | None = None) -> arm.Meters:
         asked.append(snapshot)
         raise RuntimeError("no card here")
 
-    monkeypatch.setattr(worker, "meters_of", meters_of)
+    monkeypatch.setattr(arm, "meters_of", meters_of)
     entry = KNOWN["gh1935_saved_weight"]
     request = {"module": entry.module, "arm": "subject", "params": {"device": "cuda"}, "log": "/x/a.b-0.49.2.c.log"}
     for more in ({"snapshot": True}, {"snapshot": False}, {}):
         with pytest.raises(RuntimeError, match="no card here"):
-            worker.Probe().run({**request, **more})
+            arm.Probe().run({**request, **more})
     assert asked == [Path("/x/a.b-0.49.2.c.pickle"), None, None]
 
 

@@ -11,7 +11,7 @@ from packaging.version import Version
 
 from repros.case import Claim
 from repros.report import standing
-from repros.results import Record
+from repros.run.results import Record
 from repros.verdict import Verdict
 from tests.records import record
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from repros import cases, cli, results
+from repros import ROOT, cases
+from repros.commands import cli
 from repros.errors import UserError
-from repros.report import story
-from repros.results import Record
+from repros.evidence import story
+from repros.run import results
+from repros.run.results import Record
 from repros.verdict import Verdict
 from tests.test_cli import errors
 
 KNOWN = {e.name: e for e in cases.find()}
 STORIES = sorted(story.STORIES.glob("*.md"))
-READINGS = sorted((results.ROOT / "repros" / "cases").glob("*/gh*.md"))
+READINGS = sorted((ROOT / "repros" / "cases").glob("*/gh*.md"))
 RUNS = [results.REPORTS / name for name in ("cpu", "cpu-edges", "cpu-torch", "h200", "h200-x2")]
 
 
@@ -38,7 +40,7 @@ def test_a_committed_story_is_what_its_results_make(path: Path) -> None:
     command = re.search(r"Made by `python -m repros stories ([^`]+)`", text)
     assert command
     sources = command[1].split()
-    made = story.stories(results.load_all([results.ROOT / source for source in sources])[0], KNOWN, sources)
+    made = story.stories(results.load_all([ROOT / source for source in sources])[0], KNOWN, sources)
     assert made[path.name] == text, f"make it again: python -m repros stories {command[1]}"
 
 

@@ -15,16 +15,21 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from repros import bundle, cases, cli, ending, onefile
-from repros.bisection import Hunt
+from repros import cases
+from repros.bisect import edge_plot, page
+from repros.bisect.bisection import Hunt
+from repros.commands import cli
 from repros.errors import UserError, printable
-from repros.redact import Redactor
-from repros.report import bisection, edge_plot, escape, evidence, fits, html, junit, markdown, plot, proxies, story
+from repros.evidence import committed, fits, proxies, story
+from repros.redaction.redact import Redactor
+from repros.report import bundle, escape, junit, markdown, onefile, plot
 from repros.report import terminal as screen
 from repros.report.clean import redacted
 from repros.report.machine import machines
-from repros.results import Record, Run
-from repros.trial import two_lines
+from repros.report.page import html
+from repros.run import ending
+from repros.run.results import Record, Run
+from repros.run.trial import two_lines
 from repros.verdict import Observation, Verdict
 from tests.chromium import Chromium, until
 from tests.hostile import HOSTILE, made_of
@@ -103,7 +108,7 @@ def pages(text: str, walk: list[Hunt]) -> dict[str, str]:
         "page": markdown.page(*made, against=(text, [other])),
         "summary": markdown.summary(*made),
         "comment": bundle.comment(one, [one], entry, redactor, True, [text]),
-        "bisection": bisection.page(walk, "bitsandbytes", BASE, f"x {text}"),
+        "bisection": page.page(walk, "bitsandbytes", BASE, f"x {text}"),
         "fits": fits.page([figures(one)], [Path("x")]),
         "proxies": proxies.page(clean, clean, {ENTRY.name: entry}, [Path("x")]),
         "row": escape.table(["a", "b"], [[text, text]]),
@@ -175,11 +180,11 @@ def test_what_is_private_is_taken_out_before_it_is_escaped() -> None:
     """An escape may come between a secret and what its form begins or ends with."""
     secret = "mira.voss@example.org"
     one = replace(trial(f"a|\x1b[1m{secret}` <b>"), condition="c", failed=True)
-    outputs = evidence.Outputs([one], KNOWN, [Path(secret)])
+    outputs = committed.Outputs([one], KNOWN, [Path(secret)])
     outputs.__dict__["redactor"] = Redactor()
-    for page in (outputs.markdown(), outputs.summary(), outputs.junit()):
-        assert "voss" not in page
-        assert "[e-mail address removed]" in page
+    for text in (outputs.markdown(), outputs.summary(), outputs.junit()):
+        assert "voss" not in text
+        assert "[e-mail address removed]" in text
 
 
 _innocent: dict[str, str] = {}
@@ -195,13 +200,13 @@ def innocent(walk: list[Hunt]) -> dict[str, str]:
 @every
 def test_markdown_shows_a_text_and_its_page_stays_as_it_is(text: str, walk: list[Hunt]) -> None:
     harmless = innocent(walk)
-    for name, page in pages(text, walk).items():
-        tokens = PARSER.parse(page)
+    for name, made in pages(text, walk).items():
+        tokens = PARSER.parse(made)
         assert active(tokens) == [], name
         assert skeleton(tokens) == skeleton(PARSER.parse(harmless[name])), name
-        assert max(map(len, page.split("\n"))) < 60_000, name
-        assert page == printable(page, keep="\n\t"), name
-        assert "`" * 10 not in page, "cmark takes a border of more than 80 backticks for text"
+        assert max(map(len, made.split("\n"))) < 60_000, name
+        assert made == printable(made, keep="\n\t"), name
+        assert "`" * 10 not in made, "cmark takes a border of more than 80 backticks for text"
         if len(text) < 100 and "|" not in text and "`" * 9 not in text:
             said = [part.content for token in tokens for part in token.children or ()]
             assert any(printable(text).strip() in part for part in said) or not text.strip(), name

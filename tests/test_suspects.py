@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repros.bisect import BAD, GOOD, SKIP
-from repros.matrix import Cell
-from repros.suspects import mixed, smallest
+from repros.bisect.search import BAD, GOOD, SKIP
+from repros.bisect.suspects import mixed, smallest
+from repros.cells.matrix import Cell
 
 SEVEN = ("torch", "transformers", "bitsandbytes", "accelerate", "peft", "huggingface_hub", "tokenizers")
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from repros import arms as arms_module
-from repros import cards, turns
-from repros.arms import CellServer, Clock
-from repros.turns import Want
+from repros.machine import cards, turns
+from repros.machine.turns import Want
+from repros.run import server as arms_module
+from repros.run.server import CellServer, Clock
 from repros.verdict import Observation
 from tests.conftest import CARDS, METERS
 from tests.test_selftest import working_below
@@ -344,7 +344,7 @@ def test_a_card_has_room_for_others_or_not(tmp_path: Path) -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
     """Yield a cell of this interpreter whose arms take turns on card 0, and whose driver tells processes apart."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ("torch", "repros.worker", *METERS))
+    made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ("torch", "repros.worker.arm", *METERS))
     made._apart = True
     monkeypatch.setattr(arms_module, "LATE_CUDA", ())  # what arms import is not at stake, and takes seconds
     yield made
@@ -451,7 +451,7 @@ def test_an_arm_that_waits_in_a_folder_that_is_gone_ends(tmp_path: Path) -> None
     """Without its supervisor there may be nobody left to tell it so."""
     gate = tmp_path / "work" / "gate"
     gate.parent.mkdir()
-    waits = "import sys; from repros.worker import Probe; Probe.__new__(Probe)._wait(sys.argv[1]); sys.exit(3)"
+    waits = "import sys; from repros.worker.arm import Probe; Probe.__new__(Probe)._wait(sys.argv[1]); sys.exit(3)"
     arm = subprocess.Popen([sys.executable, "-c", waits, str(gate)])
     with pytest.raises(subprocess.TimeoutExpired):
         arm.wait(1.5)

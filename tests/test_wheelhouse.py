@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repros import wheelhouse
+from repros.cells import wheelhouse
 from repros.errors import UserError
 
 NAME = "bitsandbytes-1.2.3-py3-none-any.whl"

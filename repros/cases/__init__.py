@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from repros import ROOT
 from repros.case import ARMS, Case, Condition
 from repros.errors import UserError
 
@@ -46,7 +47,7 @@ def find(packages: tuple[str, ...] = ("repros.cases.bitsandbytes", "repros.cases
             what = f"{one.module}: `{one.name}` is the name of {found[one.name].module} too"
             raise UserError(what, "rename one of the two files")
         found[one.name] = one
-    from repros import declared
+    from repros.cases import declared
 
     declared.check_readings({name: one.case for name, one in found.items()})
     return tuple(found.values())
@@ -61,14 +62,14 @@ def _find(package: str) -> Iterator[Entry]:
 
 def load(module: str) -> Entry:
     """Import a case file and read its declaration; whatever is wrong with it is a UserError with file and line."""
-    from repros import declared  # the parent's alone: it reads version specifiers
+    from repros.cases import declared  # the parent's alone: it reads version specifiers
 
     return entry(declared.imported(module))
 
 
 def entry(module: ModuleType) -> Entry:
     """Read the declaration of a case module; what is missing or cannot be is a UserError that names it."""
-    from repros import declared
+    from repros.cases import declared
 
     case = declared.declaration(module)
     arms = tuple(arm for arm in ARMS if inspect.isgeneratorfunction(getattr(module, arm, None)))
@@ -101,16 +102,15 @@ def refuse(entries: Sequence[Entry], condition: str) -> None:
 
 def from_file(path: Path) -> Entry:
     """Return the case in a file below this project that is not a registered one, such as a finding of the hunt."""
-    root = Path(__file__).resolve().parents[2]
     try:
-        parts = path.resolve().relative_to(root).with_suffix("").parts
+        parts = path.resolve().relative_to(ROOT).with_suffix("").parts
     except (ValueError, OSError, RuntimeError):
-        raise UserError(f"{path}: not below {root}, so a cell cannot import it", "copy it to reports/hunt/") from None
+        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", "copy it to reports/hunt/") from None
     if not path.is_file() or not all(part.isidentifier() for part in parts):
         problem = "names a folder or file that Python cannot import" if path.is_file() else "no such file"
         raise UserError(f"{path}: {problem}", "give the path of a case file, e.g. reports/hunt/NAME/hunt_NAME.py")
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
     return load(".".join(parts))
 
 

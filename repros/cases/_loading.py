@@ -26,7 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from repros.case import ITEMSIZE, Condition, Params, Requires
-from repros.checkpoints import Spec, recipe_of, tensors
+from repros.worker.checkpoints import Spec, recipe_of, tensors
 
 #: Of a number that a free-running loader makes.
 RACE = "how far the loader's threads get ahead of the quantizer is a race, so it moves from run to run"

@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from repros.arms import Clock
-from repros.envs import EnvError, ensure
+from repros import ROOT
+from repros.cells.envs import EnvError, ensure
+from repros.cells.matrix import Cell
 from repros.files import Folder
-from repros.host import probe_host
 from repros.hunt import write
 from repros.hunt.known import KNOWN
 from repros.hunt.search import FaultOfReferenceError, Finding, Hunt
-from repros.matrix import Cell
-from repros.results import ROOT
-from repros.session import ReadyCell
-from repros.workdir import WorkFolder
+from repros.machine.host import probe_host
+from repros.machine.workdir import WorkFolder
+from repros.run.server import Clock
+from repros.run.session import ReadyCell
 
 PINS = ("torch", "transformers", "bitsandbytes", "accelerate", "peft")
 

@@ -8,8 +8,8 @@ in it, so it is read against a moment before. *History*: every allocation with t
 which the timeline is made and the owners of the peak are named.
 
 Context, matrix library and its workspace are warmed before the baseline is taken. Where bytes are judged no other arm
-works on the card: the parent sees to that (`repros.cards`). At most the next ones have warmed up there, and only where
-the driver tells processes apart. On a card that others share the driver is not asked.
+works on the card: the parent sees to that (`repros.machine.turns`). At most the next ones have warmed up there, and
+only where the driver tells processes apart. On a card that others share the driver is not asked.
 """
 
 from __future__ import annotations

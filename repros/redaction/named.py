@@ -14,7 +14,7 @@ from repros.redaction.data import FORMS, words
 from repros.redaction.names import PASSWORDS, SECRETS, SOME, STRONG, TOKENS, password, strength
 from repros.redaction.words import mixed, split, wordy
 
-#: Signs that stand for codes of a terminal (`repros.redact`): they end a value and may stand before one.
+#: Signs that stand for codes of a terminal (`repros.redaction.redact`): they end a value and may stand before one.
 _ANSI = "\U00100000-\U0010ffff"
 _HINTS = (
     *("pass", "pw", "key", "token", "secret", "cred", "auth", "cookie", "sess", "sid", "jwt", "pat", "bearer"),

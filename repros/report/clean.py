@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from enum import Enum
 from typing import Any, TypeVar
 
-from repros.redact import Redactor
-from repros.results import Record
+from repros.redaction.redact import Redactor
+from repros.run.results import Record
 from repros.verdict import Observation
 
 #: The evidence that pages in Markdown tell of.

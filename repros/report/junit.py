@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from xml.etree import ElementTree as Xml
 
-from repros.redact import Redactor
+from repros.redaction.redact import Redactor
 from repros.report.clean import redacted
 from repros.report.escape import line
-from repros.results import Record
-from repros.trial import two_lines
+from repros.run.results import Record
+from repros.run.trial import two_lines
 from repros.verdict import Outcome, Verdict
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from repros.results import Record
+from repros.run.results import Record
 from repros.verdict import show
 
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from repros.case import ARMS, Claim
 from repros.cases import Entry
-from repros.report import changes, escape, reported, standing
+from repros.report import escape, reported, standing
 from repros.report.escape import Safe, bold, code, head, row
 from repros.report.machine import machines
+from repros.report.page import changes
 from repros.report.terminal import margins
-from repros.results import Record
-from repros.trial import two_lines
+from repros.run.results import Record
+from repros.run.trial import two_lines
 from repros.verdict import Verdict, apart, show
 
 #: How many of the peak's owners a row names.

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from repros.errors import UserError
-from repros.redact import Redactor
+from repros.redaction.redact import Redactor
 from repros.report.escape import drawn
-from repros.report.pack import COLUMNS, is_timeline
-from repros.results import Record
+from repros.report.page.pack import COLUMNS, is_timeline
+from repros.run.results import Record
 from repros.verdict import Observation, show
 
 STYLES = {

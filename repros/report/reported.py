@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from repros.case import Claim, Reading, unit_of
-from repros.results import Record
-from repros.trial import holds
+from repros.requirements import holds
+from repros.run.results import Record
 from repros.verdict import Observation
 
 #: How many bytes -> the unit in which they are printed, whatever the report calls them.

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from repros import matrix
 from repros.case import Claim
+from repros.cells import matrix
 from repros.report.machine import rank
-from repros.results import Record
+from repros.run.results import Record
 from repros.verdict import SETTLED, Verdict
 
 AXES = matrix.AXES[::-1]  # the package nearest to the report first

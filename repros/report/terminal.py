@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from repros.matrix import AXES
+from repros.cells.matrix import AXES
 from repros.report.escape import line, visible
-from repros.results import Record
-from repros.trial import two_lines
+from repros.run.results import Record
+from repros.run.trial import two_lines
 from repros.verdict import Verdict, apart, multiple, show
 
 #: Width of tables where no terminal says its own.

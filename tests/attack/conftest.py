@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from repros.host import probe_host
+from repros.machine.host import probe_host
 from tests.attack.tally import COUNTS, TALLY
 
 ENDED: dict[str, int] = {"passed": 0, "failed": 0}

@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from repros import interrupts
-from repros.arms import CellServer, Clock
+from repros import ROOT
 from repros.cases import entry
-from repros.matrix import Cell, load_matrix
-from repros.results import ROOT, Run, settled
-from repros.session import Session
-from repros.trial import Trial
+from repros.cells.matrix import Cell, load_matrix
+from repros.machine import interrupts
+from repros.run.results import Run, settled
+from repros.run.server import CellServer, Clock
+from repros.run.session import Session
+from repros.run.trial import Trial
 
 CONDITIONS = ("passes", "breaks", "raises-symptom", "leaves-daemon", "fix-cures", "fix-makes-wrong")
 METERS = tuple(f"repros.meters.{name}" for name in ("ledger", "saved", "heap", "numerics"))

@@ -17,7 +17,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from repros import results
+from repros import ROOT
+from repros.run import results
 from repros.verdict import SETTLED
 from tests.attack import harness_run
 from tests.test_pytest_plugin import takes_signals
@@ -74,10 +75,10 @@ class Victim:
         if self.runner == "pytest":
             self.run.mkdir(parents=True, exist_ok=True)
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("PYTEST_", "NOX_", "REPROS_"))}
-        paths = os.pathsep.join([str(results.ROOT), *filter(None, sys.path)])
+        paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
         environment = {**kept, "TMPDIR": str(self.temp), "LEFTOVERS_MARK": self.mark, "PYTHONPATH": paths}
         return subprocess.Popen(
-            self.command(), cwd=results.ROOT, env=environment, start_new_session=True, text=True,
+            self.command(), cwd=ROOT, env=environment, start_new_session=True, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=takes_signals,
         )  # fmt: skip
 

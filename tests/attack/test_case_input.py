@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repros import cases, results
+from repros import ROOT, cases
 from repros.cases import Entry
+from repros.commands.new import TEMPLATE
 from repros.errors import UserError
-from repros.scaffold import TEMPLATE
 from tests.attack.tally import at_the_door, part
 
 # ruff: noqa: E501 - a row a mistake
@@ -30,7 +30,7 @@ FULL = SCAFFOLD.replace("Budget, Case, Claim, Condition", "Affected, Budget, Cas
              '    affected=(Affected({"bitsandbytes": "<0.50"}, "eager", source="reports/cpu"),),\n    budget=Budget(') \
     .replace('{"dtype": "float32"}', '{"dtype": "float32"}, Requires({"torch": ">=2"}), ("proposed",), "a note", env={"A": "1"}')  # fmt: skip
 REAL = [
-    (results.ROOT / "repros" / "cases" / name).read_text(encoding="utf-8")
+    (ROOT / "repros" / "cases" / name).read_text(encoding="utf-8")
     for name in ("bitsandbytes/gh1935_saved_weight.py", "transformers/gh44387_reserved_memory.py")
 ]
 
@@ -232,7 +232,7 @@ def test_a_file_that_is_no_case(package: Path, content: bytes, says: str) -> Non
 
 
 def test_a_file_that_does_not_end_is_given_up(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repros.declared.PATIENCE_S", 0.3)
+    monkeypatch.setattr("repros.cases.declared.PATIENCE_S", 0.3)
     busy = "import time\nwhile True:\n    try:\n        time.sleep(9)\n    except Exception:\n        pass\n"
     with pytest.raises(UserError, match=r"gh\d+_x.py:4: still busy after 0.3 s\nhint: a case file declares"):
         read(package, busy)

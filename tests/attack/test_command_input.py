@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repros import cli
+from repros.commands import cli
+from repros.commands.arguments import MATRIX
 from repros.errors import UserError
-from repros.results import Run
+from repros.run.results import Run
 from tests.attack.tally import at_the_door, part
 from tests.records import record
 
@@ -215,9 +216,9 @@ def test_a_probe_that_is_refused_casts_no_vote(capsys: pytest.CaptureFixture[str
 
 def test_a_probe_takes_a_pin_as_the_other_commands_do(capsys: pytest.CaptureFixture[str]) -> None:
     """`--with bitsandbytes==0.50.1` is the version 0.50.1, in every command."""
-    from repros.matrix import load_matrix, overridden
+    from repros.cells.matrix import load_matrix, overridden
 
-    cell = load_matrix(cli.MATRIX).cell("tf5.2.0-bnb0.49.2")
+    cell = load_matrix(MATRIX).cell("tf5.2.0-bnb0.49.2")
     for word in ("bitsandbytes=0.50.1", "bitsandbytes==0.50.1", "bitsandbytes=bitsandbytes==0.50.1"):
         assert overridden(cell, [word]).pins["bitsandbytes"] == "0.50.1"
     argv = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from repros import results
+from repros.run import results
 from tests.attack.kills import Victim, kills
 from tests.attack.tally import COUNTS
 

@@ -13,8 +13,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from repros.cells.matrix import PACKAGES, Matrix, load_matrix
 from repros.errors import UserError
-from repros.matrix import PACKAGES, Matrix, load_matrix
 from tests.attack.tally import at_the_door, part
 
 SHIPPED = (Path(__file__).parents[2] / "matrix.yaml").read_text(encoding="utf-8")

@@ -19,11 +19,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repros import bundle, cases, ending, probing, results
+from repros import cases
+from repros.bisect import probe
 from repros.errors import UserError
-from repros.redact import Redactor
-from repros.report import fits, html, junit, markdown, proxies, readme, terminal
-from repros.results import Record
+from repros.evidence import fits, proxies, readme
+from repros.redaction.redact import Redactor
+from repros.report import bundle, junit, markdown, terminal
+from repros.report.page import html
+from repros.run import ending, results
+from repros.run.results import Record
 from tests.attack.tally import at_the_door
 
 KNOWN = {e.name: e for e in cases.find()}
@@ -185,8 +189,8 @@ def test_damaged_probes_are_refused_or_read(data: st.DataObject) -> None:
         file = Path(place) / "probes.jsonl"
         file.write_text(json.dumps(line) + "\n")
         with at_the_door("probes"):
-            for probe in probing.load(file):
-                assert probing.Kept(Path(place)).find(*probe.key) == [probe]
+            for one in probe.load(file):
+                assert probe.Kept(Path(place)).find(*one.key) == [one]
 
 
 def test_the_tally_tells_a_traceback_from_two_lines() -> None:

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from repros.arms import CellServer, Clock
 from repros.cases import Entry
 from repros.meters.heap import open_heap
 from repros.meters.ledger import Ledger
+from repros.run.server import CellServer, Clock
 
 Benchmark = Any
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from repros.checkpoints import ensure as checkpoint
-from repros.envs import EnvError, ensure
-from repros.matrix import load_matrix
+from repros import ROOT
+from repros.cells.envs import EnvError, ensure
+from repros.cells.matrix import load_matrix
 from repros.reference.checkpoint import list_entries
-from repros.results import ROOT
+from repros.worker.checkpoints import ensure as checkpoint
 from tests.benchmarks.load_once import ALLOWANCE_BYTES
 
 RECIPE = "smollm2-135m-2l"

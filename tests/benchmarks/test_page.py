@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from repros import cases, cli
+from repros import cases
+from repros.commands import cli
 from tests.big_run import known, ten_thousand
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from repros.host import probe_host
+from repros.machine.host import probe_host
 from repros.meters.ledger import Ledger
 from tests.properties.evidence import TALLY
 

@@ -9,12 +9,7 @@ import torch
 from torch import Tensor
 
 from repros.errors import UserError
-from repros.reference.blockwise import (
-    Quantized4bit,
-    dequantize_4bit,
-    dequantize_absmax,
-    quantize_4bit,
-)
+from repros.reference.blockwise import Quantized4bit, dequantize_4bit, dequantize_absmax, quantize_4bit
 from repros.reference.codebook import table_4bit, table_dynamic
 
 # Releases before 0.50 call what torch is about to remove.

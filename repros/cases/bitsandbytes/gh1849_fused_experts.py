@@ -29,7 +29,7 @@ from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requir
 from repros.cases import _loading
 from repros.cases._loading import Arm, numbers, oracle, params
 from repros.cases._small_card import allowed, shrink
-from repros.checkpoints import config_of, recipe_of
+from repros.worker.checkpoints import config_of, recipe_of
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
 

@@ -1,0 +1,1 @@
+"""Between which releases or commits a bug came and went."""

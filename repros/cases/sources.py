@@ -1,0 +1,98 @@
+"""The sources of this project that a case uses, found from its imports, and a digest of those that are its own."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
+from repros import ROOT
+
+#: What is no part of any case's own source: every arm needs it, whatever the case.
+HARNESS = (
+    *("repros.worker.arm", "repros.worker.preload", "repros.case", "repros.verdict"),
+    *("repros.errors", "repros.machine.cache", "repros.worker.checkpoints"),
+)
+
+
+def sources(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield path and text of these modules and of all of this project that they import, packages included."""
+    waiting, done = list(modules), set[str]()
+    while waiting:
+        name = waiting.pop(0)
+        path = ROOT.joinpath(*name.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if name in done or not file.is_file():
+            continue
+        done.add(name)
+        text = file.read_text(encoding="utf-8")
+        yield file.relative_to(ROOT).as_posix(), text
+        waiting += sorted({*imported(text, name), name.rpartition(".")[0] or name})
+
+
+@lru_cache(maxsize=1024)
+def imported(text: str, module: str) -> tuple[str, ...]:
+    """Return the modules of this project that a module imports anywhere; a name that is no module does no harm."""
+    tops = ("repros", module.partition(".")[0])
+    found: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += (one.name for one in node.names if one.name.partition(".")[0] in tops)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in tops:
+            found += (node.module, *(f"{node.module}.{one.name}" for one in node.names))
+    return tuple(found)
+
+
+def own(module: str) -> dict[str, str]:
+    """Return path -> text of a case's file and of what it imports beside the harness: helpers, the reference."""
+    found = sources([module])
+    return {path: text for path, text in found if path not in _harness() and not path.endswith("__init__.py")}
+
+
+@lru_cache
+def _harness() -> frozenset[str]:
+    return frozenset(path for path, _ in sources(HARNESS))
+
+
+def digest(module: str) -> str:
+    """Return the SHA-256 of a case's own source, by which a record knows what it was made from.
+
+    What a case records as affected is left out: it is read from trials and decides none of their figures.
+    """
+    total = hashlib.sha256()
+    for _, text in sorted(own(module).items()):
+        total.update(hashlib.sha256(without_record(text).encode()).digest())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def without_record(text: str) -> str:
+    """Return a module's text without what records affected versions: ``affected=…``, or a function of that name."""
+    if "affected" not in text:
+        return text
+    data = text.encode()
+    starts = [0, *itertools.accumulate(map(len, data.splitlines(keepends=True)))]
+    nodes = [_recording(node) for node in ast.walk(ast.parse(text))]
+    spans = [
+        (starts[n.lineno - 1] + n.col_offset, starts[(n.end_lineno or 0) - 1] + (n.end_col_offset or 0))
+        for n in nodes
+        if n is not None
+    ]
+    for first, last in sorted(spans, reverse=True):
+        data = data[:first] + data[last:]
+    return data.decode()
+
+
+def _recording(node: ast.AST) -> ast.expr | ast.stmt | None:
+    if isinstance(node, ast.keyword) and node.arg == "affected":
+        return node.value
+    return node if isinstance(node, ast.FunctionDef) and node.name == "affected" else None
+
+
+def last_edited(module: str) -> tuple[str, str]:
+    """Return which file of a case's own source was edited last, and when, in UTC."""
+    path = max(own(module), key=lambda path: (ROOT / path).stat().st_mtime)
+    return path, time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((ROOT / path).stat().st_mtime))

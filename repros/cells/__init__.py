@@ -1,0 +1,1 @@
+"""Cells of the matrix and their environments."""

@@ -1,0 +1,120 @@
+"""``stories``, ``readme``, ``fits``, ``proxies``: pages made of committed evidence."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+
+from repros import ROOT, cases, files
+from repros.commands.arguments import (
+    EXIT_AS_EXPECTED,
+    Add,
+    a_file,
+    a_folder,
+    a_run,
+    add_force,
+)
+from repros.evidence import committed
+from repros.run import results
+
+
+def register(add: Add) -> None:
+    """Add the commands to the command line."""
+    proxies = add("proxies", cmd_proxies, "hold verdicts on a GPU beside those of their proxies on a CPU")
+    proxies.add_argument("gpu", type=a_run, help="folder of a run on a GPU")
+    proxies.add_argument("cpu", type=a_run, nargs="+", help="folders of runs on a CPU")
+    proxies.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there")
+
+    fits = add("fits", cmd_fits, "say what trains on which card, and what a mixture of experts comes to")
+    fits.add_argument("run", type=a_run, nargs="+", help="folders of runs")
+    fits.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there")
+    stories = add("stories", cmd_stories, "write the story of each report from committed evidence")
+    stories.add_argument("run", nargs="+", type=a_run, help="folders of results, read as one")
+    stories.add_argument("--to", type=a_folder, metavar="DIR", help="folder of the stories (default: reports/stories)")
+    readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
+    readme.add_argument(
+        "--evidence",
+        type=a_folder,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="without a GPU; the first one's cost is told",
+    )
+    readme.add_argument(
+        "--card",
+        type=a_folder,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="evidence of runs on cards; the first one's cost is told",
+    )
+    readme.add_argument(
+        "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` there first"
+    )
+    add_force(proxies, fits, stories, readme)
+
+
+def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
+    """Count how often a proxy says what the card says."""
+    from repros.evidence import proxies
+
+    known = {e.name: e for e in cases.find()}
+    on_cpu = [record for folder in arguments.cpu for record in results.load(folder)[0]]
+    text = proxies.page(results.load(arguments.gpu)[0], on_cpu, known, [arguments.gpu, *arguments.cpu])
+    _page(text, arguments, console)
+    return EXIT_AS_EXPECTED
+
+
+def cmd_fits(arguments: argparse.Namespace, console: Console) -> int:
+    """Say what fits on which card."""
+    from repros.evidence import fits
+
+    _page(fits.page(results.load_all(arguments.run)[0], arguments.run), arguments, console)
+    return EXIT_AS_EXPECTED
+
+
+def _page(text: str, arguments: argparse.Namespace, console: Console) -> None:
+    if arguments.markdown is None:
+        console.print(text, markup=False)
+    else:
+        committed.write(arguments.markdown, text, force=arguments.force)
+
+
+def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the story of each report."""
+    from repros.evidence import story
+    from repros.redaction.redact import Redactor
+    from repros.report.clean import redacted
+
+    target = arguments.to or story.STORIES
+    kept = files.Folder(target, "stories", force=arguments.force)
+    redactor = Redactor.here()
+    records = [redacted(record, redactor) for record in results.load_all(arguments.run)[0]]
+    made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
+    with kept:
+        for name, text in made.items():
+            kept.write(name, text)
+    for name in made:
+        console.print(results.shown(target / name), markup=False)
+    return EXIT_AS_EXPECTED
+
+
+def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
+    """Refresh the README."""
+    import json
+
+    from repros.evidence import oracle, readme
+
+    if arguments.benchmarks:
+        figures = readme.trimmed(arguments.benchmarks)
+        with files.Folder(arguments.evidence[0], "evidence", force=arguments.force) as out:
+            out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
+    path = ROOT / "README.md"
+    made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()}, arguments.card)
+    made["oracle"] = oracle.block(ROOT / "reports")
+    files.write(path, readme.refreshed(path.read_text(encoding="utf-8"), made))
+    console.print(
+        f"{results.shown(path)}: figures from {', '.join(map(results.shown, arguments.evidence))}", markup=False
+    )
+    return EXIT_AS_EXPECTED

@@ -1,0 +1,83 @@
+"""``report``: print a run, or write its page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+from repros import cases
+from repros.cases import Entry
+from repros.commands.arguments import (
+    EXIT_AS_EXPECTED,
+    Add,
+    a_file,
+    a_folder,
+    a_run,
+    add_force,
+)
+from repros.evidence import committed
+from repros.report import standing, terminal
+from repros.run import ending, results
+from repros.run.results import Record
+
+
+def register(add: Add) -> None:
+    """Add the command to the command line."""
+    report = add("report", cmd_report, "print a run: verdicts, standings; or write its page")
+    report.add_argument("run", nargs="*", type=a_run, help="folders of runs, read as one (default: the newest)")
+    report.add_argument("--html", type=a_file, metavar="FILE", help="write one page that opens from disk")
+    report.add_argument("--against", type=a_run, metavar="RUN", help="with --html or --markdown: show what changed")
+    report.add_argument("--summary", type=a_file, metavar="FILE", help="write what a CI job shows of itself")
+    report.add_argument("--junit", type=a_file, metavar="FILE", help="write JUnit XML there")
+    report.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there (`-`: print it)")
+    report.add_argument(
+        "--commit-to", type=a_folder, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME"
+    )
+    add_force(report)
+
+
+@results.collector_paused()
+def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
+    """Print a run, or write its page."""
+    folders = arguments.run or [results.latest_run()]
+    known = {e.name: e for e in cases.find()}
+    records, notices = ending.judged(folders, known)
+    for notice in notices:
+        print(notice, file=sys.stderr)
+    if arguments.commit_to:
+        kept = committed.commit(folders, records, known, arguments.commit_to, force=arguments.force)
+        console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
+        return EXIT_AS_EXPECTED
+    wanted = (arguments.html, arguments.markdown, arguments.summary, arguments.junit)
+    if any(wanted):
+        for path in filter(None, wanted):
+            committed.check(path, force=arguments.force)
+        outputs = committed.Outputs(records, known, folders, arguments.against, notices)
+        for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
+            if path:
+                committed.write(path, make(), force=arguments.force)
+                print(f"wrote {path}; {outputs.redactor.says()}", file=sys.stderr)
+        return EXIT_AS_EXPECTED
+    terminal.matrix(records, console)
+    _standings(records, known, console)
+    terminal.summary(records, console)
+    return ending.code(records)
+
+
+def _standings(records: Sequence[Record], known: dict[str, Entry], console: Console) -> None:
+    for name in dict.fromkeys(record.case for record in records):
+        if name not in known:
+            continue
+        mine = [record for record in records if record.case == name]
+        case = known[name].case
+        console.print(Text(name, "bold"), f"({case.package}#{case.number})")
+        for claim in case.claims:
+            found = standing.of_claim(claim, mine)
+            console.print(f"  claim: {claim.text}\n    {found.word}: {found.because}", markup=False)
+        fix = standing.of_fix(mine)
+        if case.proposes and fix:
+            console.print(f"  proposed fix ({case.proposes}): {fix}", markup=False)

@@ -1,0 +1,1 @@
+"""Committed evidence, and the pages that are made of it."""

@@ -1,0 +1,252 @@
+"""The story of a report: what was claimed and what was measured, with a short hand-written reading between the figures.
+
+A reading is Markdown beside the cases, ``repros/cases/<package>/gh<number>.md``, in parts named by headings. It types
+no figure: `Results` gives it figures by name, and sentences that hold (``absent(…)``, ``reproduced(…)``) or stop the
+command.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import jinja2
+
+from repros import ROOT
+from repros.case import Claim, unit_of
+from repros.cases import Entry
+from repros.errors import UserError
+from repros.report import onefile, reported, standing
+from repros.report.escape import Safe, bold, code
+from repros.report.machine import machines
+from repros.run.results import Record, shown
+from repros.verdict import SETTLED, Verdict, apart, multiple, show
+
+PARTS = ("in short", "claimed", "measured", "conditions", "fix", "today")
+STORIES = ROOT / "reports" / "stories"
+
+
+def stories(records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str]) -> dict[str, str]:
+    """Return file name -> story, of each report that has trials among the records and a reading."""
+    reports: dict[str, list[Entry]] = {}
+    tried = {record.case for record in records}
+    for entry in known.values():
+        if entry.name in tried:
+            reports.setdefault(f"{entry.case.package}#{entry.case.number}", []).append(entry)
+    return {name.replace("#", "-") + ".md": story(entries, records, sources) for name, entries in reports.items()}
+
+
+def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence[str]) -> str:
+    """Return the story of one report, told over all of its cases."""
+    names = [entry.name for entry in entries]
+    mine = [record for record in records if record.case in names]
+    tried = Counter(record.case for record in mine)
+    first = max(entries, key=lambda entry: tried[entry.name]).case
+    path = reading_path(entries[0])
+    claims, fixes = [], []
+    for entry in entries:
+        rows = [record for record in mine if record.case == entry.name]
+        for claim in entry.case.claims:
+            numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
+            word = bold(standing.of_claim(claim, rows).word)
+            claims.append([Safe(claim.text), Safe(numbers or "no figure"), word])
+        if entry.case.proposes:
+            does = standing.of_fix(rows) or "untested here"
+            fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
+    text = onefile.template("story.md.j2").render(
+        report=f"{first.package}#{first.number}",
+        title=first.title,
+        kind=first.kind,
+        status=first.status,
+        url=first.url,
+        command=f"python -m repros stories {' '.join(sources)}",
+        reading=shown(path),
+        parts=parts(path, Results(records, path, entries)),  # one report may lean on another's trials
+        claims=claims,
+        figures=[figures(rows) for rows in conditions(mine)],
+        releases=releases(mine),
+        fixes=fixes,
+        machines=machines(mine),
+        cells=list(dict.fromkeys(record.cell for record in mine)),
+        example=next(record.repeat for record in mine if record.arms),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def reading_path(entry: Entry) -> Path:
+    """Return where the reading of a case's report lies."""
+    return ROOT.joinpath(*entry.module.split(".")[:-1]) / f"gh{entry.case.number}.md"
+
+
+def parts(path: Path, results: Results) -> dict[str, str]:
+    """Return the parts of a reading, figures put in; UserError for a part or a figure that is not there."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{shown(path)}: {error.strerror}", "write the reading of the report there") from error
+    names = [name.strip() for name in re.findall(r"(?m)^## (.*)$", text)]
+    if tuple(names) != PARTS:
+        raise UserError(f"{shown(path)}: its parts are {', '.join(names)}", f"write `## ` {', '.join(PARTS)}")
+    engine = jinja2.Environment(undefined=jinja2.StrictUndefined)  # noqa: S701 - Markdown
+    try:
+        filled = engine.from_string(text).render(results.functions())
+    except jinja2.TemplateError as error:
+        raise UserError(f"{shown(path)}: {error}", "use the functions of `repros.evidence.story.Results`") from error
+    return {name: part.strip() for name, part in zip(names, re.split(r"(?m)^## .*\n", filled)[1:], strict=True)}
+
+
+class Results:
+    """What a reading may say of the results."""
+
+    def __init__(self, records: Sequence[Record], path: Path, entries: Sequence[Entry]) -> None:
+        self._records = records
+        self._place = shown(path)
+        self._claims = [(entry.name, claim) for entry in entries for claim in entry.case.claims]
+
+    def functions(self) -> dict[str, Callable[..., str]]:
+        """Return the functions by the names that a reading calls them by."""
+        return {
+            "figure": self.figure,
+            "budget": self.budget,
+            "reported": self.reported,
+            "measured": self.measured,
+            "edges": self.edges,
+            "absent": lambda case, globs, cells="*": self._all(Verdict.ABSENT, case, globs, cells),
+            "reproduced": lambda case, globs, cells="*": self._all(Verdict.REPRODUCED, case, globs, cells),
+            "effect": self.effect,
+        }
+
+    def figure(self, case: str, condition: str, cell: str, arm: str = "subject", name: str = "") -> str:
+        """Return an arm's figure in print, the judged one if none is named."""
+        record = self._one(case, condition, cell)
+        name = name or str(record.budget["figure"])
+        value = found.reached(name) if (found := record.arm(arm)) else None
+        if value is None:
+            raise UserError(
+                f"{self._place}: {case} [{condition}] in {cell}: no {name} of {arm}", "name one that it has"
+            )
+        return show(value, unit_of(name))
+
+    def budget(self, case: str, condition: str, cell: str) -> str:
+        """Return a trial's budget in print."""
+        record = self._one(case, condition, cell)
+        return show(float(record.budget["limit"]), str(record.budget["unit"]))
+
+    def reported(self, case: str, number: str) -> str:
+        """Return a number as the report gives it."""
+        return self._claim(case, number).reported[number]
+
+    def measured(self, case: str, number: str, arm: str = "subject", condition: str = "*") -> str:
+        """Return what an arm measured of a reported number, in the report's unit, over all cells that speak to it."""
+        found = [
+            one
+            for one in reported.spans(reported.rows(self._claim(case, number), self._records, case))
+            if (one.name, one.arm) == (number, arm) and fnmatchcase(one.condition, condition)
+        ]
+        if not found:
+            raise UserError(f"{self._place}: {case}: no `{number}` of {arm} was measured", "name one that was")
+        return span([found[0].measured, found[-1].measured])
+
+    def _claim(self, case: str, number: str) -> Claim:
+        for name, claim in self._claims:
+            if name == case and number in claim.reported:
+                return claim
+        raise UserError(f"{self._place}: {case} reports no `{number}`", "name a number of its claims")
+
+    def edges(self, case: str, condition: str) -> str:
+        """Return between which tried releases a condition came and went."""
+        rows = self._settled(case, condition, "*")
+        return (
+            standing.edges(rows).text if any(r.verdict is Verdict.REPRODUCED for r in rows) else "absent in every cell"
+        )
+
+    def effect(self, case: str, kind: str) -> str:
+        """Return in how many of the trials in which it was tried the proposed fix does this."""
+        tried = [r for r in self._records if r.case == case and r.proposed]
+        return f"{sum(bool(r.proposed and r.proposed['effect'] == kind) for r in tried)} of {len(tried)} trials"
+
+    def _all(self, verdict: Verdict, case: str, globs: str, cells: str) -> str:
+        rows = self._settled(case, globs, cells)
+        other = [record for record in rows if record.verdict is not verdict]
+        if other:
+            one = other[0]
+            raise UserError(
+                f"{self._place}: says {verdict.value} of {case} [{globs}] in {cells}, "
+                f"but {one.condition} in {one.cell} is {one.verdict.value}",
+                "the results are right: write the reading anew",
+            )
+        return f"{verdict.value} in all {len(rows)} trials"
+
+    def _settled(self, case: str, globs: str, cells: str) -> list[Record]:
+        rows = [
+            record
+            for record in self._records
+            if record.case == case and record.verdict in SETTLED and fnmatchcase(record.cell, cells)
+            and any(fnmatchcase(record.condition, glob) for glob in globs.split())
+        ]  # fmt: skip
+        if not rows:
+            raise UserError(f"{self._place}: no settled trial of {case} [{globs}] in {cells}", "name what was tried")
+        return rows
+
+    def _one(self, case: str, condition: str, cell: str) -> Record:
+        for record in self._records:
+            if record.key == (case, condition, cell):
+                return record
+        raise UserError(f"{self._place}: no trial of {case} [{condition}] in {cell}", "name one that was tried")
+
+
+def conditions(records: Sequence[Record]) -> list[list[Record]]:
+    """Group records by case and condition, those that came to a verdict."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.verdict in SETTLED:
+            found.setdefault((record.case, record.condition), []).append(record)
+    return list(found.values())
+
+
+def figures(rows: Sequence[Record]) -> list[str]:
+    """Return one condition's row: judged figure, budget, and ranges over its cells."""
+    one = rows[0]
+    unit = str(one.budget["unit"])
+    limits = sorted({float(row.budget["limit"]) for row in rows})
+    measured = [row.figure(arm) for row in rows for arm in ("subject", "proposed")]
+    more = max(apart(measured, limit, unit) for limit in limits)
+    planted = [value for row in rows if (value := row.margins.get("planted_over_budget")) is not None]
+    reference = [value for row in rows if (value := row.margins.get("budget_over_reference")) is not None]
+    margins = [multiple(min(values)) if values else "raised" for values in (planted, reference)]
+    return [
+        code(one.case), code(one.condition), one.budget["figure"], span([show(limit, unit, more) for limit in limits]),
+        *(arm_range(rows, arm, unit, more) for arm in ("subject", "proposed")), f"≥ {margins[0]}, ≥ {margins[1]}",
+    ]  # fmt: skip
+
+
+def arm_range(rows: Sequence[Record], arm: str, unit: str, more: int = 0) -> str:
+    """Return the range of an arm's judged figure, and how often it ended otherwise before it had one."""
+    values = sorted(value for row in rows if (value := row.figure(arm)) is not None)
+    otherwise = Counter(
+        reported.ended(found) or "no figure" for row in rows if (found := row.arm(arm)) and row.figure(arm) is None
+    )
+    parts = [span([show(value, unit, more) for value in (values[0], values[-1])])] if values else []
+    parts += [f"{how} in {count}" for how, count in sorted(otherwise.items())]
+    return ", ".join(parts) or "not tried"
+
+
+def span(texts: Sequence[str]) -> str:
+    """Return first and last, or the one that both are."""
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
+
+
+def releases(records: Sequence[Record]) -> list[list[str]]:
+    """Return case, conditions and what is said of the releases that they were tried in."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for rows in conditions(records):
+        bad = any(row.verdict is Verdict.REPRODUCED for row in rows)
+        cells = len({row.cell for row in rows})
+        said = standing.edges(rows).text if bad else "absent in every cell"
+        if said.endswith("every cell"):
+            said += f" ({cells})"
+        found.setdefault((rows[0].case, said), []).append(code(rows[0].condition))
+    return [[code(case), Safe(", ".join(names)), said] for (case, said), names in found.items()]

@@ -1,0 +1,1 @@
+"""What this host has, and whose turn it is on a card."""

@@ -1,0 +1,1 @@
+"""A cell's server, a trial, a session, results on disk."""

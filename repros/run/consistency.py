@@ -1,0 +1,190 @@
+"""A record held against itself: its verdict is decided again from its observations, and a contradiction is said.
+
+Nothing here asks what a case declares today: a record carries its budget and how each arm was read, and that is enough
+to tell whether its parts agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from repros.case import Budget, Symptom, unit_of
+from repros.run.record import Record
+from repros.verdict import (
+    SETTLED,
+    Effect,
+    Observation,
+    Reading,
+    Verdict,
+    as_symptom,
+    decide,
+    effect,
+    is_failure,
+    margins,
+    outcome,
+    read,
+)
+
+#: Margins are kept in full; words are rounded.
+CLOSE, ROUNDED = 1e-6, 0.01
+
+#: The ways in which one observation can be read, the plain one first.
+Ways = Sequence[tuple[Reading, str]]
+
+
+def contradiction(record: Record) -> str:
+    """Return in words the first thing that a record's parts do not agree on; empty if they agree."""
+    if says := _of_arms(record):
+        return says
+    budget, limit = budget_of(record)
+    ways = [_ways(arm, budget, limit) for arm in record.arms]
+    return (
+        _of_readings(record, ways)
+        or _of_verdict(record, ways)
+        or _of_outcome(record)
+        or _of_margins(record, limit)
+        or _of_fix(record)
+    )
+
+
+def budget_of(record: Record) -> tuple[Budget, float]:
+    """Return the budget that a record was judged by, and its limit."""
+    kept = record.budget
+    limit = float(kept["limit"])
+    return Budget(kept["figure"], lambda _: limit, kept.get("second"), kept.get("second_slack", 0)), limit
+
+
+def decided(record: Record, symptoms: Sequence[Symptom]) -> tuple[Verdict, str]:
+    """Return what a record's observations decide where these exceptions are the reported symptom."""
+    budget, limit = budget_of(record)
+    readings: dict[str, list[tuple[Reading, str]]] = {}
+    for arm in record.arms:
+        readings.setdefault(arm.arm, []).append(read(arm, budget, limit, symptoms))
+    return decide(readings["subject"], readings["reference"][0], readings["planted"][0])
+
+
+def _ways(arm: Observation, budget: Budget, limit: float) -> Ways:
+    """Return how an observation can be read: an exception is an error, or the reported symptom."""
+    found = [read(arm, budget, limit, ())]
+    if arm.exception and arm.state in ("raised", "crashed"):
+        found.append(as_symptom(arm.exception))
+    return found
+
+
+def _of_arms(record: Record) -> str:
+    names = [arm.arm for arm in record.arms]
+    figure, unit = record.budget["figure"], record.budget["unit"]
+    if unit != unit_of(figure):
+        return f"`{figure}` is counted in {unit_of(figure)}, the budget says {unit}"
+    if not names:
+        settles = record.verdict in (*SETTLED, Verdict.INCONCLUSIVE)
+        return f"`{record.verdict.value}` without an arm" if settles else ""
+    if "subject" not in names or names.count("reference") != 1 or names.count("planted") != 1:
+        return f"arms {', '.join(names)}; a trial has a subject, one reference and one planted"
+    if set(record.readings) != set(names):
+        return f"readings of {', '.join(record.readings) or 'none'}, arms {', '.join(dict.fromkeys(names))}"
+    return ""
+
+
+def _of_readings(record: Record, ways: Sequence[Ways]) -> str:
+    told: set[str] = set()
+    for arm, possible in zip(record.arms, ways, strict=True):
+        if arm.exception is not None and arm.state == "done":
+            return f"the {arm.arm} arm is done and has an exception"
+        if arm.ended < arm.started:
+            return f"the {arm.arm} arm ended before it started"
+        recorded = record.readings[arm.arm]
+        if arm.arm not in told and recorded not in [reading.value for reading, _ in possible]:
+            reading, why = possible[0]
+            return f"the {arm.arm} arm is read as `{recorded}`, its observation says `{reading.value}`: {why}"
+        told.add(arm.arm)
+    return ""
+
+
+def _of_verdict(record: Record, ways: Sequence[Ways]) -> str:
+    if not record.arms:
+        return ""
+    decided = _decisions(record, ways)
+    fits = [reason for verdict, reason in decided if verdict is record.verdict]
+    if not fits:
+        return f"the verdict is `{record.verdict.value}`, its observations say `{decided[0][0].value}`: {decided[0][1]}"
+    if not any(alike(record.reason, reason) for reason in fits):
+        return f"the reason is `{record.reason[:120]}`, its observations say: {fits[0]}"
+    return ""
+
+
+def _decisions(record: Record, ways: Sequence[Ways]) -> list[tuple[Verdict, str]]:
+    """Return what the observations can decide; of repeats of the subject only the first one's reading is kept."""
+    of_arm: dict[str, list[Ways]] = {}
+    for arm, possible in zip(record.arms, ways, strict=True):
+        of_arm.setdefault(arm.arm, []).append(possible)
+
+    def as_read(name: str) -> tuple[Reading, str]:
+        return next(one for one in of_arm[name][0] if one[0].value == record.readings[name])
+
+    # One error among the repeats decides: all read as errors, and all as the symptom, is all that there can be.
+    others = of_arm["subject"][1:]
+    several = [[as_read("subject"), *(possible[way] for possible in others)] for way in ((0, -1) if others else (0,))]
+    return [decide(subject, as_read("reference"), as_read("planted")) for subject in several]
+
+
+def _of_outcome(record: Record) -> str:
+    result = outcome(record.verdict, record.expected)
+    if record.outcome is not result or record.failed != is_failure(record.verdict, result):
+        fails = ", failed" if record.failed else ""
+        expects = "expected" if record.expected else "not expected"
+        return (
+            f"`{record.verdict.value}`, {expects}, is `{result.value}`; the record says `{record.outcome.value}`{fails}"
+        )
+    return ""
+
+
+def _of_margins(record: Record, limit: float) -> str:
+    planted, reference = record.arm("planted"), record.arm("reference")
+    if planted is None or reference is None:
+        return f"margins without arms: {', '.join(record.margins)}" if record.margins else ""
+    for name, value in margins(planted, reference, record.budget["figure"], limit).items():
+        if not _close(record.margins.get(name), value):
+            return f"the margin {name} is {record.margins.get(name)}, the figures say {value}"
+    return ""
+
+
+def _of_fix(record: Record) -> str:
+    if record.proposed is None:
+        return ""
+    subject, proposed = record.arm("subject"), record.arm("proposed")
+    if subject is None or proposed is None or record.verdict not in SETTLED:
+        return "an effect of a proposed fix that was not judged"
+    before, after = ((Reading(record.readings[arm.arm]), arm) for arm in (subject, proposed))
+    possible = [effect(before, after, math.inf)[0]]
+    if after[0] in (Reading.INSIDE, Reading.OVER) and "error" in proposed.figures:
+        possible.append(Effect.WRONG)  # the limit on numbers is not kept
+    if record.proposed["effect"] in possible:
+        return ""
+    return f"the proposed fix `{record.proposed['effect']}`, its observations say `{possible[0].value}`"
+
+
+def _close(a: float | None, b: float | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a == b or math.isclose(a, b, rel_tol=CLOSE) or (math.isnan(a) and math.isnan(b))
+
+
+def alike(recorded: str, decided: str) -> bool:
+    """Return whether two reasons say the same; numbers may be rounded otherwise, and one may say more at its end."""
+    both = zip(_words(recorded), _words(decided), strict=False)
+    return all(one == other or _rounded_alike(one, other) for one, other in both)
+
+
+def _words(reason: str) -> list[str]:
+    """Return the words of a reason up to where it was shortened, which may be within a word."""
+    head, cut, _ = reason.partition(" …")
+    return head.split()[:-1] if cut else head.split()
+
+
+def _rounded_alike(one: str, other: str) -> bool:
+    try:
+        return math.isclose(float(one.strip(",;:×")), float(other.strip(",;:×")), rel_tol=ROUNDED)
+    except ValueError:
+        return False

@@ -1,0 +1,77 @@
+"""A finished trial as it is kept: one frozen record, one line of strict JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial as it is kept: verdict, outcome, and everything they were drawn from."""
+
+    case: str
+    condition: str
+    cell: str
+    device: str
+    verdict: Verdict
+    outcome: Outcome
+    failed: bool
+    expected: bool
+    reason: str
+    budget: Mapping[str, Any]
+    margins: Mapping[str, float | None] = field(default_factory=dict)
+    proposed: Mapping[str, str] | None = None
+    readings: Mapping[str, str] = field(default_factory=dict)
+    arms: tuple[Observation, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    date: str = ""
+    repeat: str = ""
+    source: str = ""
+    """Digest of the case's own source (`repros.cases.sources`); empty where it was not noted."""
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Return package -> version as installed, without a local part; empty where the cell could not be had."""
+        packages = self.environment.get("packages", {})
+        return {name: str(version).partition("+")[0] for name, version in packages.items()}
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return what makes a trial: case, condition and cell."""
+        return self.case, self.condition, self.cell
+
+    def arm(self, name: str) -> Observation | None:
+        """Return the (first) observation of an arm."""
+        return next((arm for arm in self.arms if arm.arm == name), None)
+
+    def figure(self, arm: str) -> float | None:
+        """Return the judged figure of an arm, if it reached one."""
+        observation = self.arm(arm)
+        return observation.reached(self.budget.get("figure", "")) if observation else None
+
+    def to_line(self) -> str:
+        """Return the record as one line of strict JSON."""
+        record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
+        if not self.source:
+            del record["source"]
+        record["arms"] = [arm.to_json() for arm in self.arms]
+        record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
+        return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Record:
+        """Read what `to_line` wrote."""
+        values = {name: value for name, value in record.items() if name in _FIELDS}
+        values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
+        values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
+        values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
+        return cls(**values)
+
+
+_FIELDS = frozenset(f.name for f in fields(Record))

@@ -1,0 +1,284 @@
+"""A run in progress: cells made ready when they are first needed, trials started ahead, results appended.
+
+Both runners stand on it: pytest (`repros.pytest_plugin`) and the command line (`repros.commands.cli`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from repros import ROOT
+from repros.cells.envs import EnvError, Environment, ensure
+from repros.cells.matrix import Cell
+from repros.errors import UserError
+from repros.machine.host import probe_host
+from repros.machine.workdir import clear_once
+from repros.requirements import memory_of
+from repros.run.results import Record, Run
+from repros.run.server import CellServer, Clock, pool
+from repros.run.trial import Running, Trial, not_run
+from repros.verdict import SETTLED, Outcome, Verdict, is_failure
+
+#: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
+AHEAD = 2
+#: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
+MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
+
+
+def is_kept(record: Record) -> bool:
+    """Return whether a trial that nobody waited for is kept: one that would fail the run has to be seen to fail.
+
+    Of an arm that crashed it is not known whether the end of the run did that.
+    """
+    crashed = any(arm.state == "crashed" for arm in record.arms)
+    return record.verdict in SETTLED and not record.failed and not crashed
+
+
+def void(record: Record, why: str) -> Record:
+    """Return what is kept of a trial whose environment was not what it says: no verdict, and nothing measured."""
+    return replace(
+        record,
+        verdict=Verdict.ERROR,
+        outcome=Outcome.UNSETTLED,
+        failed=is_failure(Verdict.ERROR, Outcome.UNSETTLED),
+        reason=f"the environment changed while it was used: {why}",
+        margins={},
+        proposed=None,
+        readings={},
+        arms=(),
+    )
+
+
+class ReadyCell:
+    """A cell whose environment stands; its supervisor starts with the first arm."""
+
+    def __init__(self, environment: Environment, clock: Clock) -> None:
+        cell = environment.cell
+        self.cell = cell.label
+        self.device = cell.device
+        self.environment = environment
+        self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
+        self.server = CellServer(environment.python, clock, cell.name, cell.device)
+        self._checkpoints: dict[str, Future[str]] = {}
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
+        self._writing: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self.observe = self.server.observe
+
+    def _installed(self, package: str) -> str:
+        resolved = self.environment.resolved
+        return resolved.get(package) or resolved.get(package.replace("_", "-"), "")
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """Return what a record keeps of the environment."""
+        environment = self.environment
+        return {
+            "packages": {name: self._installed(name) for name in self.versions},
+            "build": environment.build,
+            "lock": environment.lock_digest,
+            "lock_committed": environment.lock_committed,
+            "overrides": dict(environment.cell.overrides),
+        }
+
+    def checkpoint(self, recipe: str) -> str:
+        """Return the folder of a checkpoint, made in the cell's interpreter if it is missing."""
+        return self.begin_checkpoint(recipe).result()
+
+    def begin_checkpoint(self, recipe: str) -> Future[str]:
+        """Have a checkpoint made, after those begun before it, while the caller goes on."""
+        with self._lock:
+            if recipe not in self._checkpoints:
+                self._checkpoints[recipe] = self._writer.submit(self._write, recipe)
+            return self._checkpoints[recipe]
+
+    def _write(self, recipe: str) -> str:
+        command = [str(self.environment.python), "-m", "repros.worker.checkpoints", recipe]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, env=self.server.environment(), stdout=pipe, stderr=pipe, text=True) as process:
+            self._writing = process
+            out, err = process.communicate()
+        if process.returncode:
+            lines = err.strip().splitlines()[-2:]
+            raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
+        return out.strip().splitlines()[-1]
+
+    def close(self) -> None:
+        """End the supervisor; checkpoints that nobody waits for any more are not begun, and not written to the end."""
+        self._writer.shutdown(wait=False, cancel_futures=True)
+        if self._writing is not None:
+            self._writing.kill()
+        self.server.close()
+
+
+class Session:
+    """Trials under way and the cells they need."""
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        jobs: int | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        snapshots: bool = False,
+    ) -> None:
+        clear_once()
+        self.run = run
+        self._snapshots = snapshots
+        self.clock = Clock()
+        self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+        self._say = say
+        self._arms = pool(jobs)
+        self._ready: dict[str, ReadyCell | EnvError] = {}
+        self._lock = threading.Lock()
+        self._running: dict[tuple[str, str, str], Running | Record] = {}
+        self._begun: set[str] = set()
+        self._given: dict[str, list[Record]] = {}
+        #: Keys of the trials that `close` kept: nobody waited for them.
+        self.kept: set[tuple[str, str, str]] = set()
+        self._builder: threading.Thread | None = None
+
+    def ready(self, cell: Cell) -> ReadyCell:
+        """Return the cell, its environment built if need be; EnvError (again) if it cannot be had."""
+        with self._lock:
+            return self._ready_once(cell)
+
+    def _ready_once(self, cell: Cell) -> ReadyCell:
+        found = self._ready.get(cell.label)
+        if found is None:
+            try:
+                with self.clock.span("environment"):
+                    environment = ensure(cell, root=ROOT, progress=self._say)
+                warmth = "warm" if environment.warm else "built"
+                self._say(f"{cell.label}: {warmth} in {environment.seconds:.1f} s, torch build: {environment.build}")
+                found = ReadyCell(environment, self.clock)
+            except EnvError as error:
+                found = error
+            self._ready[cell.label] = found
+        if isinstance(found, EnvError):
+            raise found
+        return found
+
+    def warm(self, cell: Cell) -> None:
+        """Have a cell's packages imported while the caller goes on with something else; trouble shows at its trials."""
+
+        def begin() -> None:
+            with contextlib.suppress(UserError):
+                self.ready(cell).server.start()
+
+        threading.Thread(target=begin, daemon=True).start()
+
+    def build(self, cell: Cell, after: Cell) -> None:
+        """Have a cell's environment built, once that of ``after`` stands, for the process that runs next.
+
+        Its trouble is that one's to tell.
+        """
+
+        def begin() -> None:
+            with contextlib.suppress(EnvError):
+                self.ready(after)
+            with contextlib.suppress(UserError):
+                ensure(cell, root=ROOT)
+
+        self._builder = threading.Thread(target=begin, daemon=True)
+        self._builder.start()
+
+    def start(self, trial: Trial, cell: Cell) -> None:
+        """Send a trial's arms on their way; a cell that cannot be had makes the trial's record at once."""
+        if trial.key in self._running:
+            return
+        try:
+            self._running[trial.key] = Running(
+                trial, self.ready(cell), self._arms, self.run.folder / "logs", self.machine, self._snapshots
+            )
+        except EnvError as error:
+            verdict = Verdict.UNSUPPORTED if error.kind == "unsupported" else Verdict.ERROR
+            self._running[trial.key] = not_run(trial, verdict, error.what, cell.device, self.machine)
+
+    def finish(self, trial: Trial, cell: Cell) -> Record:
+        """Wait for a trial, write its record, return it."""
+        self.start(trial, cell)
+        found = self._running.pop(trial.key)
+        record = found.record() if isinstance(found, Running) else found
+        self._keep(record)
+        return record
+
+    def _keep(self, record: Record) -> None:
+        self.run.append(record)
+        self._given.setdefault(record.cell, []).append(record)
+
+    def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
+        """Finish one trial of an order, with the arms of the next ones in its cell sent ahead.
+
+        After the last of a cell its supervisor is ended; where its environment changed meanwhile, the record is void.
+        """
+        trial, cell = order[at]
+        here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
+        self._begin_checkpoints(here, cell)
+        self.start(trial, cell)
+        for ahead in here[1 : 1 + AHEAD]:
+            with contextlib.suppress(UserError):  # it is told when that trial's turn comes
+                self.start(ahead, cell)
+        record = self.finish(trial, cell)
+        voided = self.leave(cell) if len(here) == 1 else ()
+        return next((other for other in voided if other.key == record.key), record)
+
+    def _begin_checkpoints(self, trials: Sequence[Trial], cell: Cell) -> None:
+        """Have what the trials of a cell will load written while the first of them run."""
+        if cell.label in self._begun:
+            return
+        self._begun.add(cell.label)
+        with contextlib.suppress(EnvError):
+            place = self.ready(cell)
+            for trial in trials:
+                recipe = trial.entry.case.recipe(trial.condition)
+                if recipe and not trial.missing(place.versions, memory_of(self.machine)):
+                    place.begin_checkpoint(recipe)
+
+    def leave(self, cell: Cell) -> list[Record]:
+        """End a cell's supervisor: no further trial of it is to come; return the records that are void by now."""
+        found = self._ready.pop(cell.label, None)
+        if not isinstance(found, ReadyCell):
+            return []
+        found.close()
+        return self._take_back(found)
+
+    def _take_back(self, place: ReadyCell) -> list[Record]:
+        """Where an environment is not as it was handed out, make void what came of it."""
+        given = self._given.pop(place.cell, [])
+        why = place.environment.damage() if given else ""
+        voided = [void(record, why) for record in given] if why else []
+        for record in voided:
+            self._say(f"{record.case} [{record.condition}] in {record.cell}: {record.reason}")
+            self.run.append(record)  # of a trial that is written twice, the later counts
+        return voided
+
+    def close(self) -> None:
+        """Call off what did not start, end every supervisor; of what was sent ahead, keep what came to a verdict."""
+        ahead = [running for running in self._running.values() if isinstance(running, Running)]
+        whole = [running.record() for running in ahead if running.ended()]  # before any arm is made to end
+        for running in ahead:
+            running.cancel()
+        self._running.clear()
+        self._arms.shutdown(wait=False, cancel_futures=True)
+        places = [found for found in self._ready.values() if isinstance(found, ReadyCell)]
+        for place in places:
+            place.close()
+        self._ready.clear()
+        for record in filter(is_kept, whole):
+            self._keep(record)
+            self.kept.add(record.key)
+        for place in places:
+            self._take_back(place)
+
+    def wait(self) -> None:
+        """Wait for what `build` began: whoever needs it would have to wait as long, and begin anew."""
+        if self._builder is not None:
+            self._builder.join()

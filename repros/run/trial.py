@@ -1,0 +1,272 @@
+"""The parent's side of a trial: run its arms, hold them against the budget, return the record."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from repros.case import Budget, Condition
+from repros.cases import Entry
+from repros.cases.sources import digest
+from repros.errors import MOST, printable
+from repros.machine.cards import known
+from repros.requirements import holds, memory_of, unmet, unmet_cards
+from repros.run.results import Record
+from repros.verdict import (
+    SETTLED,
+    Observation,
+    Outcome,
+    Verdict,
+    decide,
+    effect,
+    is_failure,
+    margins,
+    outcome,
+    read,
+    to_number,
+)
+
+
+class Place(Protocol):
+    """Where arms run: a cell that is ready (see `repros.run.session`)."""
+
+    @property
+    def cell(self) -> str:
+        """Its label."""
+
+    @property
+    def device(self) -> str:
+        """``cpu`` or ``cuda``."""
+
+    @property
+    def versions(self) -> Mapping[str, str]:
+        """Package -> version, without a local part."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the record keeps: packages as resolved, lock, build of torch."""
+
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
+        """Run one arm, with cards of its own where the cell is for a GPU."""
+
+    def checkpoint(self, recipe: str) -> str:
+        """Return the folder of a checkpoint, made if it is missing."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A case under one condition in one cell."""
+
+    entry: Entry
+    condition: Condition
+    cell: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return the names that a record is found under."""
+        return self.entry.name, self.condition.name, self.cell
+
+    @property
+    def repeat(self) -> str:
+        """Return the command that tries this again."""
+        name, _, overrides = self.cell.partition(" with ")
+        replaced = "".join(f" --with {shlex.quote(one)}" for one in overrides.split(", ") if one)
+        return f"python -m repros run {self.entry.name} --cell {name}{replaced} --condition {self.condition.name}"
+
+    def missing(self, versions: Mapping[str, str], memory_bytes: int) -> str:
+        """Return why this trial cannot run with these packages on this machine; empty if it can."""
+        requires = self.condition.requires
+        lacking = unmet(requires, versions, memory_bytes)
+        if lacking or self.condition.device != "cuda":
+            return lacking
+        return unmet_cards(requires, [card.free_bytes for card in known()])
+
+    def expected(self, versions: Mapping[str, str], device: str) -> bool:
+        """Return whether the case is recorded as affecting these versions under this condition."""
+        return any(
+            window.device == device
+            and window.covers(self.condition.name)
+            and all(holds(specifier, versions.get(package, "")) for package, specifier in window.versions.items())
+            for window in self.entry.case.affected
+        )
+
+
+class Running:
+    """A trial whose arms are on their way; `record` waits for them."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        place: Place,
+        arms: ThreadPoolExecutor,
+        logs: Path,
+        machine: Mapping[str, Any],
+        snapshots: bool = False,
+    ) -> None:
+        self.trial = trial
+        self._place = place
+        self._machine = machine
+        self._source = digest(trial.entry.module)
+        self._missing = trial.missing(place.versions, memory_of(machine))
+        self._futures: list[tuple[str, Future[Observation]]] = []
+        if self._missing:
+            return
+        condition, entry = trial.condition, trial.entry
+        recipe = entry.case.recipe(condition)
+        checkpoint = place.checkpoint(recipe) if recipe else None
+        can_propose = not unmet(entry.case.proposed_requires, place.versions, 1 << 62)
+        # Bytes are never judged on a card that others are on.
+        shared = entry.case.budget_of(condition).unit != "bytes" and condition.requires.cards == 1
+        for arm in [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]:
+            for number in range(entry.case.repeats if arm == "subject" else 1):
+                request = {
+                    "module": entry.module,
+                    "arm": arm,
+                    "params": dict(condition.params),
+                    "checkpoint": checkpoint,
+                    "env": dict(condition.env),
+                    "timeout_s": entry.case.timeout_s,
+                    "shared": shared,
+                    "card_bytes": condition.requires.card_bytes,
+                    "snapshot": snapshots and place.device == "cuda",
+                }
+                name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"
+                future = arms.submit(place.observe, request, logs / name, condition.fresh, condition.requires.cards)
+                self._futures.append((arm, future))
+
+    def cancel(self) -> None:
+        """Call off the arms that did not start."""
+        for _, future in self._futures:
+            future.cancel()
+
+    def ended(self) -> bool:
+        """Return whether every arm has come to its end and told of it."""
+        futures = [future for _, future in self._futures]
+        return all(future.done() and not future.cancelled() and not future.exception() for future in futures)
+
+    def record(self) -> Record:
+        """Wait for the arms and return the finished trial."""
+        trial, condition = self.trial, self.trial.condition
+        case = trial.entry.case
+        budget = case.budget_of(condition)
+        limit = budget.limit(condition.params)
+        observed: dict[str, list[Observation]] = {}
+        for arm, future in self._futures:
+            observed.setdefault(arm, []).append(relative_log(future.result()))
+        judged = {
+            arm: [read(one, budget, limit, case.symptoms) for one in several] for arm, several in observed.items()
+        }
+        if self._missing:
+            verdict, reason = Verdict.UNSUPPORTED, self._missing
+        else:
+            verdict, reason = decide(judged["subject"], judged["reference"][0], judged["planted"][0])
+        expected = trial.expected(self._place.versions, self._place.device)
+        result = outcome(verdict, expected)
+        proposed = None
+        if "proposed" in judged and verdict in SETTLED:
+            kind, why = effect(
+                (judged["subject"][0][0], observed["subject"][0]),
+                (judged["proposed"][0][0], observed["proposed"][0]),
+                case.numbers(condition.params),
+            )
+            proposed = {"effect": kind.value, "reason": why}
+        return Record(
+            case=trial.entry.name,
+            condition=condition.name,
+            cell=trial.cell,
+            device=self._place.device,
+            verdict=verdict,
+            outcome=result,
+            failed=is_failure(verdict, result),
+            expected=expected,
+            reason=reason,
+            budget=as_record(budget, limit),
+            margins=margins(observed["planted"][0], observed["reference"][0], budget.figure, limit) if observed else {},
+            proposed=proposed,
+            readings={arm: several[0][0].value for arm, several in judged.items()},
+            arms=tuple(one for several in observed.values() for one in several),
+            environment=self._place.facts,
+            machine=self._machine,
+            date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            repeat=trial.repeat,
+            source=self._source,
+        )
+
+
+def declared(record: Record, known: Mapping[str, Entry]) -> Condition | None:
+    """Return the condition that a record is of; None where its case or its condition is no more."""
+    entry = known.get(record.case)
+    return next((c for c in entry.case.conditions if c.name == record.condition), None) if entry else None
+
+
+def judged_again(record: Record, known: Mapping[str, Entry]) -> Record:
+    """Return a record with its verdict held against what is recorded of the case now, not when it was tried."""
+    condition = declared(record, known)
+    if condition is None or not record.versions:
+        return record
+    planted, reference = record.arm("planted"), record.arm("reference")
+    if planted and reference:
+        limit = float(record.budget["limit"])
+        record = replace(record, margins=margins(planted, reference, record.budget["figure"], limit))
+    expected = Trial(known[record.case], condition, record.cell).expected(record.versions, record.device)
+    result = outcome(record.verdict, expected)
+    return replace(record, expected=expected, outcome=result, failed=is_failure(record.verdict, result))
+
+
+def as_record(budget: Budget, limit: float) -> dict[str, Any]:
+    """Return a budget as it is kept in a record."""
+    kept = {"figure": budget.figure, "second": budget.second, "limit": to_number(limit), "unit": budget.unit}
+    return kept | ({"second_slack": budget.second_slack} if budget.second_slack else {})
+
+
+def relative_log(observation: Observation) -> Observation:
+    """Name the log from the run's folder: a record says nothing of where that lies."""
+    path = Path(observation.log)
+    return replace(observation, log=f"{path.parent.name}/{path.name}")
+
+
+def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: Mapping[str, Any]) -> Record:
+    """Return the record of a trial whose cell could not be made ready: `unsupported` or `error`."""
+    budget = trial.entry.case.budget_of(trial.condition)
+    return Record(
+        case=trial.entry.name,
+        condition=trial.condition.name,
+        cell=trial.cell,
+        device=device,
+        verdict=verdict,
+        outcome=Outcome.UNSETTLED,
+        failed=is_failure(verdict, Outcome.UNSETTLED),
+        expected=False,
+        reason=reason,
+        budget=as_record(budget, budget.limit(trial.condition.params)),
+        machine=machine,
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        repeat=trial.repeat,
+    )
+
+
+def two_lines(record: Record) -> str:
+    """Return the message of a failed trial: what was observed against what was allowed; then what to do."""
+    name = f"{record.case}[{record.condition}] in {record.cell}"
+    observed = printable(f"{name}: {record.verdict.value}: ", most=MOST) + printable(record.reason, most=MOST)
+    hints = {
+        Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
+        Outcome.FIXED: "the record says that this version is affected; if that is over, narrow `affected` in the case",
+        Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)} in the run's folder), then `{record.repeat}`",
+    }
+    return f"{observed}\nhint: {printable(hints.get(record.outcome, 'nothing to do'), most=MOST)}"
+
+
+def log_of(record: Record) -> str:
+    """Return the log that is worth reading first: of the arm that did not do what it must."""
+    wanted: dict[str, str] = {"reference": "inside", "planted": "over"}
+    for arm in record.arms:
+        reading = record.readings.get(arm.arm)
+        if reading != wanted.get(arm.arm, "inside"):
+            return arm.log
+    return record.arms[0].log if record.arms else "none was written"
