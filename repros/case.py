@@ -4,42 +4,42 @@ A case file holds one declaration, ``CASE``, and short functions for its arms. N
 file imports torch: the parent process reads declarations with the standard library alone, and so does every Python
 of the matrix.
 
-An arm is a generator. Each ``yield "name"`` ends the present phase and starts the phase of that name; what it
-returns is a mapping from names to tensors, compared with the float64 tensors that ``oracle`` returned for the same
-inputs before the arm ran::
+Each function gets the condition; an arm also gets what ``inputs`` returned, by name. An arm returns a generator: each
+``yield "name"`` ends the present phase and starts the phase of that name, and what it returns at its end is a mapping
+from names to tensors, compared with the float64 tensors that ``oracle`` returned, or to figures::
 
-    def prepare(p, checkpoint):      # p: the condition's parameters; checkpoint: a folder, or None
+    def inputs(c):
         import torch
         ...
-        return SimpleNamespace(x=x, weight=weight)
+        return {"x": x, "weight": weight}
 
-    def oracle(i):
-        return {"output": (i.x.double() @ i.weight.double().t()).detach()}
+    def oracle(c, x, weight):
+        return {"output": (x.double() @ weight.double().t()).detach()}
 
-    def subject(i):
-        layer = i.layer
+    def subject(c, x, weight):
+        layer = Linear4bit(...)
         yield "forward"
-        out = layer(i.x)
+        out = layer(x)
         yield "backward"
         out.sum().backward()
-        return {"output": out, "grad_input": i.x.grad}
+        return {"output": out, "grad_input": x.grad}
 
 Before the first ``yield`` an arm sets up what is its own (it counts as the phase ``prepare``). Meters count what was
-born after that: ``held_bytes`` is what was born since and is still alive when ``backward`` starts.
+born after that: ``held_bytes`` is what was born since and is still alive when ``backward`` starts. Where a condition
+names a checkpoint, ``inputs`` gets its folder too, as ``checkpoint``.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from repros import ROOT
 from repros.errors import UserError, shortened
@@ -56,7 +56,17 @@ ITEMSIZE: Mapping[str, int] = {
     "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "int32": 4, "int64": 8,
 }  # fmt: skip
 
-Params = Mapping[str, object]
+#: Where upstream keeps its reports.
+REPOSITORIES: Mapping[str, str] = {
+    "bitsandbytes": "bitsandbytes-foundation/bitsandbytes", "transformers": "huggingface/transformers",
+    "accelerate": "huggingface/accelerate", "peft": "huggingface/peft", "torch": "pytorch/pytorch",
+}  # fmt: skip
+#: Kind of a report -> how its page is addressed.
+PAGES: Mapping[str, str] = {"issue": "issues", "pull request": "pull", "finding of the hunt": "issues", "selftest": ""}
+SEVERITIES = ("wrong numbers", "memory", "raises")
+
+Params = Mapping[str, Any]
+Limit = float
 
 
 class DeclarationError(UserError):
@@ -72,18 +82,16 @@ def _is_texts(value: object) -> bool:
 
 
 def _is_params(value: object) -> bool:
-    """Parameters travel to an arm as JSON."""
-    if not (isinstance(value, Mapping) and all(map(_is_text, value))):
-        return False
-    try:
-        json.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
+    taken = {*dir(Condition), *(one.name for one in fields(Condition))}
+    return isinstance(value, Mapping) and all(map(_is_text, value)) and not taken.intersection(value)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_limit(value: object) -> bool:
+    return _is_number(value) or (value == 0 and not isinstance(value, bool))
 
 
 def _each(value: object, holds: Callable[[object], bool]) -> bool:
@@ -105,24 +113,24 @@ KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "bool": (lambda v: isinstance(v, bool), "True or False"),
     "int": (lambda v: type(v) is int and v >= 0, "a whole number, 0 or more"),
     "float": (_is_number, "a number above 0"),
-    "Params": (_is_params, "a mapping from names to values that JSON can hold"),
+    "Limit": (_is_limit, "a finite number, 0 or more"),
+    "Limit | None": (lambda v: v is None or _is_limit(v), "a finite number, 0 or more, or None"),
+    "Params": (_is_params, "a mapping from names, none of them an attribute of a condition, to values"),
     "Mapping[str, str]": (_is_texts, "a mapping from texts to texts"),
     "Mapping[str, tuple[Reading, ...]]": (
         lambda v: isinstance(v, Mapping) and all(_each(one, _one_of("Reading")) for one in v.values()),
         "a mapping from names to tuples of Reading",
     ),
     "tuple[str, ...]": (lambda v: _each(v, _is_text), "a tuple of texts"),
-    **{f"tuple[{name}, ...]": (_tuple_of(name), f"a tuple of {name}")
-       for name in ("Affected", "Claim", "Condition", "Symptom")},
-    "Budget": (_one_of("Budget"), "a Budget"),
-    "Budget | None": (_one_of("Budget", "NoneType"), "a Budget, or None"),
-    "Requires": (_one_of("Requires"), "a Requires"),
-    "Callable[[Params], float]": (callable, "a function of the parameters"),
-    "Callable[[], float]": (callable, "a function"),
-    "str | Callable[[Params], str] | None": (
-        lambda v: v is None or callable(v) or _is_text(v), "a name, a function of the parameters, or None"
+    **{f"tuple[{name}, ...]": (_tuple_of(name), f"a tuple of {name}") for name in ("Claim", "Condition", "Symptom")},
+    "tuple[Affected, ...] | None": (
+        lambda v: v is None or _tuple_of("Affected")(v),
+        "a tuple of Affected, empty where no release is affected",
     ),
-}  # fmt: skip
+    "Budget": (_one_of("Budget"), "a Budget"),
+    "Needs": (_one_of("Needs"), "a Needs"),
+    "Callable[[], float]": (callable, "a function"),
+}
 
 
 class _Declared:
@@ -136,6 +144,8 @@ class _Declared:
         for one in fields(self):  # type: ignore[arg-type]
             holds, kind = KINDS[str(one.type)]
             value = getattr(self, one.name)
+            if value is ...:
+                raise self.error(f"{type(self).__name__}.{one.name}: not filled in", f"write {kind}")
             if not holds(value):
                 raise self.error(f"{type(self).__name__}.{one.name}: {_quoted(value)} is not {kind}", f"write {kind}")
         self._check()
@@ -199,13 +209,11 @@ class Reading(_Declared):
 
 @dataclass(frozen=True)
 class Claim(_Declared):
-    """What the report says in numbers, quoted in its own units; never used as a budget."""
+    """What the report says, quoted in its own units; a condition names the claims that it speaks to."""
 
     text: str
     #: Name of a number -> how the report gives it, such as ``13.83 GB``.
     reported: Mapping[str, str] = field(default_factory=dict)
-    #: Globs, separated by blanks, over the names of the conditions that speak to this claim; empty if none can yet.
-    conditions: str = "*"
     #: Name of a reported number -> where it is measured, in one place or several.
     readings: Mapping[str, tuple[Reading, ...]] = field(default_factory=dict)
 
@@ -215,22 +223,18 @@ class Claim(_Declared):
                 what = f"Claim.readings: the report gives no number `{shortened(str(name))}`"
                 raise self.error(what, f"one of: {', '.join(self.reported)}" if self.reported else "fill in `reported`")
 
-    def covers(self, condition: str) -> bool:
-        """Return whether a condition speaks to this claim."""
-        return any(fnmatchcase(condition, glob) for glob in self.conditions.split())
-
 
 @dataclass(frozen=True)
 class Budget(_Declared):
     """A limit on one figure of an observation.
 
-    ``limit`` maps a condition's parameters to the largest allowed value, from shapes and dtypes alone (bytes for a
-    figure named ``*_bytes``). ``second`` names the figure of an independent instrument held to the same limit, and to
-    ``second_slack`` more where it counts coarser: where both were read and they disagree, the trial is inconclusive.
+    ``limit`` is the largest allowed value, computed from shapes and dtypes (bytes for a figure named ``*_bytes``).
+    ``second`` names the figure of an independent instrument held to the same limit, and to ``second_slack`` more where
+    it counts coarser: where both were read and they disagree, the trial is inconclusive.
     """
 
     figure: str
-    limit: Callable[[Params], float]
+    limit: Limit
     second: str | None = None
     second_slack: int = 0
 
@@ -254,18 +258,34 @@ def unit_of(figure: str) -> str:
     return "ratio" if figure.endswith("error") else "count"
 
 
+def held(limit_bytes: int) -> Budget:
+    """Limit what is alive when ``backward`` starts and was born since the arm began: tensors, and the heap beside."""
+    return Budget("held_bytes", limit_bytes, second="heap_held_bytes")
+
+
+def held_on_card(limit_bytes: int) -> Budget:
+    """Limit the same on a GPU: what the allocator gave out, and the driver, which knows segments alone, beside."""
+    return Budget("cuda_held_bytes", limit_bytes, second="cuda_held_driver_bytes", second_slack=SEGMENT_BYTES)
+
+
+def error(limit: float) -> Budget:
+    """Limit the largest relative error against ``oracle``, in the maximum norm."""
+    return Budget("error", limit)
+
+
+#: A segment that torch's caching allocator takes from the driver for blocks below 10 MiB (c10/cuda, kLargeBuffer).
+SEGMENT_BYTES = 20 << 20
 #: What a context, its kernels and a desktop take of a card before torch's allocator has anything.
 CONTEXT_BYTES = 768 << 20
 
 
 @dataclass(frozen=True)
-class Requires(_Declared):
+class Needs(_Declared):
     """What a condition needs; where it is missing, the trial is `unsupported` with that reason."""
 
     packages: Mapping[str, str] = field(default_factory=dict)
     #: A C++ compiler on the host (inductor's CPU backend builds its kernels with one).
     compiler: bool = False
-    memory_bytes: int = 0
     #: How many cards the arms see, and the free memory that each of them must have.
     cards: int = 1
     card_bytes: int = 0
@@ -273,81 +293,69 @@ class Requires(_Declared):
 
     def _check(self) -> None:
         if not self.cards:
-            raise self.error("Requires.cards: 0 cards", "leave it out: a cell without a GPU has no cards to count")
+            raise self.error("Needs.cards: 0 cards", "leave it out: a cell without a GPU has no cards to count")
+
+
+@dataclass(frozen=True)
+class Affected(_Declared):
+    """A window of releases in which the suite's own trials reproduced the report.
+
+    ``versions`` maps packages to PEP 440 specifiers which must all hold; ``source`` names the evidence of this suite
+    that the window was read from.
+    """
+
+    versions: Mapping[str, str]
+    source: str
 
 
 @dataclass(frozen=True)
 class Condition(_Declared):
-    """One way to run a case; ``params`` go to ``prepare`` and to the budget."""
+    """One way to run a case, with the limit, the needs and the affected releases that belong to it.
+
+    What ``params`` names is an attribute too: ``c.mode``. ``affected`` is None until something is recorded, and
+    ``()`` where no release that was tried is affected.
+    """
 
     name: str
+    budget: Budget
     params: Params = field(default_factory=dict)
-    requires: Requires = Requires()
-    #: Fewer arms than the case defines, where one does not apply here (``proposed``, mostly).
-    without: tuple[str, ...] = ()
-    note: str = ""
-    #: Judges this condition in place of the case's budget.
-    budget: Budget | None = None
+    needs: Needs = Needs()
+    affected: tuple[Affected, ...] | None = None
+    #: What it speaks to.
+    claims: tuple[Claim, ...] = ()
+    #: One that the report itself calls fine: expected absent, and without a planted arm.
+    control: bool = False
+    device: str = "cpu"
+    #: Name of the recipe (`fixtures/recipes.json`) of the checkpoint that ``inputs`` gets; empty for none.
+    checkpoint: str = ""
     #: Environment variables of the arms' processes, set before anything of theirs runs.
     env: Mapping[str, str] = field(default_factory=dict)
-    #: Start a new interpreter for each arm: needed where import time is the point, which a fork server has behind it.
-    fresh: bool = False
+    #: Whether the fix that the report proposes is tried here.
+    proposed: bool = True
     #: The condition on a CPU that stands for this one on a GPU; empty if none does.
     proxy: str = ""
+    #: Largest relative error of the numbers that `proposed` computes; where an error is judged, that limit counts.
+    numbers: Limit | None = None
+    note: str = ""
 
     def _check(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", self.name):
             what = f"Condition.name: `{shortened(self.name)}` is not a name"
             raise self.error(what, "use letters, digits, `-`, `.`, `_` and `+`: it is chosen by globs and names files")
         self._within("device", self.device, DEVICES)
-        for arm in self.without:
-            self._within("without", arm, ("proposed",), "arm, or one that a verdict needs,")
         for name in self.env:
             if not name or "=" in name:
                 raise self.error(f"Condition.env: `{name}` is not a name of a variable", "such as `OMP_NUM_THREADS`")
+        if self.control and self.affected:
+            what = f"condition `{self.name}`: a control condition that is affected"
+            raise self.error(what, "a control is one that the report calls fine; take `control` or `affected` out")
 
-    def on_cuda(self, **changes: object) -> Condition:
-        """Return the same condition on a GPU, with these parameters changed; this one is its proxy on a CPU."""
-        params = {**self.params, "device": "cuda", **changes}
-        return replace(self, name=f"{self.name}-cuda", params=params, proxy=self.name)
-
-    @property
-    def device(self) -> str:
-        """Return ``cpu`` or ``cuda``: only cells of that device try this condition."""
-        return str(self.params.get("device", "cpu"))
-
-
-@dataclass(frozen=True)
-class Affected(_Declared):
-    """A window of versions in which the suite's own trials reproduced the report.
-
-    ``versions`` maps packages to PEP 440 specifiers which must all hold; ``conditions`` is a glob; ``source`` names
-    the report of this suite that the window was read from.
-    """
-
-    versions: Mapping[str, str]
-    conditions: str = "*"
-    device: str = "cpu"
-    source: str = ""
-
-    def _check(self) -> None:
-        self._within("device", self.device, DEVICES)
-
-    def covers(self, condition: str) -> bool:
-        """Return whether this window speaks of the condition."""
-        return fnmatchcase(condition, self.conditions)
-
-
-def on_cards(source: str, **windows: tuple[str, ...]) -> tuple[Affected, ...]:
-    """Return windows on a GPU: specifiers of a package -> the conditions that they hold for.
-
-    ``on_cards("reports/NAME", transformers=(">=5,<5.4", "nf4-*", "int8-*"))`` gives one window a condition.
-    """
-    return tuple(
-        Affected({package: specifier}, condition, "cuda", source)
-        for package, (specifier, *conditions) in windows.items()
-        for condition in conditions
-    )
+    def __getattr__(self, name: str) -> Any:
+        """Return a parameter."""
+        params = self.__dict__.get("params", {})
+        if name not in params:
+            raise AttributeError(f"condition `{self.__dict__.get('name')}` has no `{name}`; it has {', '.join(params)}")
+        return params[name]
 
 
 @dataclass(frozen=True)
@@ -372,70 +380,77 @@ class Symptom(_Declared):
         return self.type in types and re.search(self.text, text) is not None
 
 
-def _no_condition(what: str, name: str, names: list[str]) -> tuple[str, str]:
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:5]
-    return f"{what}: no condition `{shortened(name)}` in this case", f"one of: {', '.join(near)}"
-
-
-def _matches(part: _Declared, what: str, glob: str, names: list[str]) -> None:
-    if not any(fnmatchcase(name, glob) for name in names):
-        raise part.error(*_no_condition(what, glob, names))
-
-
 @dataclass(frozen=True)
 class Case(_Declared):
-    """One upstream report."""
+    """One mechanism of one upstream report."""
 
-    package: str
-    number: int
+    report: str  # such as `bitsandbytes#1935`
     title: str
     kind: str  # "issue" or "pull request"
     status: str  # upstream's, e.g. "closed unmerged"
+    severity: str
+    #: What must be in use for the bug to bite, in a user's words.
+    trigger: str
     claims: tuple[Claim, ...]
     conditions: tuple[Condition, ...]
-    budget: Budget
-    #: Largest relative error against the oracle that still counts as right numbers; judges `proposed` in every case.
-    numbers: Callable[[Params], float] = lambda p: 0.05
+    #: Largest relative error against the oracle that still counts as right numbers; judges `proposed`.
+    numbers: float = 0.05
     symptoms: tuple[Symptom, ...] = ()
-    affected: tuple[Affected, ...] = ()
     #: What the report proposes as a fix, in a line; None if it proposes none.
     proposes: str | None = None
     #: What the `proposed` arm needs beyond the condition; where it is missing, that arm alone is left out.
-    proposed_requires: Requires = Requires()
-    #: Name of a checkpoint recipe that ``prepare`` gets the folder of, or a function of the parameters.
-    checkpoint: str | Callable[[Params], str] | None = None
+    proposed_needs: Needs = Needs()
     #: Operators at whose first call the ledger waits until the loader's other threads are idle.
     gate: tuple[str, ...] = ()
-    #: The subject is tried this often; a split vote is inconclusive.
-    repeats: int = 1
     timeout_s: float = 60.0
-    url: str = ""
 
     def _check(self) -> None:
-        if not 1 <= self.repeats <= 100:
-            raise self.error(f"Case.repeats: {self.repeats} tries of the subject", "write 1 to 100")
+        if not re.fullmatch(r"[a-z_]+#[0-9]{1,9}", self.report):
+            what = f"Case.report: `{shortened(self.report)}` is not a report"
+            raise self.error(what, "write package and number, such as `bitsandbytes#1935`")
+        self._within("kind", self.kind, tuple(PAGES))
+        self._within("severity", self.severity, SEVERITIES)
         names = [condition.name for condition in self.conditions]
         if not names:
-            raise self.error("Case.conditions: no condition", 'write at least one: `Condition("eager")`')
+            raise self.error("Case.conditions: no condition", 'write at least one: `Condition("eager", held(LIMIT))`')
         for condition in self.conditions:
             if names.count(condition.name) > 1:
                 what = f"condition `{condition.name}`: the name of another condition too"
                 raise condition.error(what, "give each condition a name of its own")
+        if all(condition.control for condition in self.conditions):
+            what = "Case.conditions: control conditions alone"
+            raise self.error(what, "write one under which the bug is to be seen: a control shows nothing by itself")
 
     def check_names(self) -> None:
-        """Refuse globs and names that mean no condition of this case; not asked of a case made from another."""
+        """Refuse names that mean no condition or claim of this case; not asked of a case made from another."""
         names = [condition.name for condition in self.conditions]
         for claim in self.claims:
-            for glob in claim.conditions.split():
-                _matches(claim, "Claim.conditions", glob, names)
             for reading in (one for several in claim.readings.values() for one in several if not one.case):
                 if reading.condition not in names:
                     raise reading.error(*_no_condition("Reading.condition", reading.condition, names))
-        for window in self.affected:
-            _matches(window, "Affected.conditions", window.conditions, names)
         for condition in self.conditions:
             if condition.proxy and condition.proxy not in names:
                 raise condition.error(*_no_condition("Condition.proxy", condition.proxy, names))
+            for claim in condition.claims:
+                if claim not in self.claims:
+                    what = f"condition `{condition.name}`: `{shortened(claim.text)}` is not in Case.claims"
+                    raise condition.error(what, "add it to `claims`")
+
+    @property
+    def package(self) -> str:
+        """Return the package that the report is on."""
+        return self.report.partition("#")[0]
+
+    @property
+    def number(self) -> int:
+        """Return the report's number."""
+        return int(self.report.partition("#")[2])
+
+    @property
+    def url(self) -> str:
+        """Return where the report stands; empty for a package whose reports are not on GitHub."""
+        repository = REPOSITORIES.get(self.package)
+        return f"https://github.com/{repository}/{PAGES[self.kind]}/{self.number}" if repository and self.number else ""
 
     def condition(self, name: str) -> Condition:
         """Return the condition of that name; KeyError if there is none."""
@@ -444,14 +459,17 @@ class Case(_Declared):
                 return condition
         raise KeyError(name)
 
-    def on(self, device: str) -> tuple[Condition, ...]:
-        """Return the conditions for cells of a device."""
-        return tuple(condition for condition in self.conditions if condition.device == device)
+    def numbers_of(self, condition: Condition) -> float:
+        """Return the largest relative error with which the numbers of a condition are still right."""
+        if condition.numbers is not None:
+            return condition.numbers
+        return condition.budget.limit if condition.budget.unit == "ratio" else self.numbers
 
-    def budget_of(self, condition: Condition) -> Budget:
-        """Return the budget that judges a condition."""
-        return condition.budget or self.budget
+    def speaking_to(self, claim: Claim) -> frozenset[str]:
+        """Return the names of the conditions that speak to a claim."""
+        return frozenset(condition.name for condition in self.conditions if claim in condition.claims)
 
-    def recipe(self, condition: Condition) -> str | None:
-        """Return the name of the checkpoint recipe of a condition."""
-        return self.checkpoint(condition.params) if callable(self.checkpoint) else self.checkpoint
+
+def _no_condition(what: str, name: str, names: list[str]) -> tuple[str, str]:
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:5]
+    return f"{what}: no condition `{shortened(name)}` in this case", f"one of: {', '.join(near)}"

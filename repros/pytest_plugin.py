@@ -248,7 +248,7 @@ class CaseFile(pytest.File):
         assert isinstance(plugin, Plugin)
         found = from_file(self.path)
         for cell in plugin.cells:
-            for condition in found.case.on(cell.device):
+            for condition in (one for one in found.case.conditions if one.device == cell.device):
                 trial = Trial(found, condition, cell.label)
                 if trial.key not in plugin.done:
                     name = f"{condition.name}[{cell.label}]"

@@ -40,6 +40,7 @@ class Outcome(StrEnum):
     REGRESSION = "regression"
     FIXED = "fixed"
     UNSETTLED = "unsettled"
+    NEW = "new"
 
 
 class Effect(StrEnum):
@@ -124,7 +125,7 @@ def is_symptom(observation: Observation, symptoms: Sequence[Symptom]) -> bool:
     return seen is not None and any(s.matches(tuple(seen["types"]), seen["text"]) for s in symptoms)
 
 
-def read(observation: Observation, budget: Budget, limit: float, symptoms: Sequence[Symptom]) -> tuple[Reading, str]:
+def read(observation: Observation, budget: Budget, symptoms: Sequence[Symptom]) -> tuple[Reading, str]:
     """Hold one observation against the budget; the second part says why."""
     if observation.state == "timeout":
         return Reading.TIMEOUT, observation.reason
@@ -139,7 +140,7 @@ def read(observation: Observation, budget: Budget, limit: float, symptoms: Seque
         return Reading.ERROR, observation.reason
     if budget.figure not in observation.figures:
         return Reading.ERROR, f"the arm has no figure `{budget.figure}`"
-    value = observation.figures[budget.figure]
+    value, limit = observation.figures[budget.figure], budget.limit
     over = exceeds(value, limit)
     shown, allowed = show_pair(value, limit, budget.unit)
     says = f"{budget.figure} {shown} against {allowed} allowed"
@@ -172,12 +173,13 @@ def in_a_line(text: str, wanted: str = "", most: int = 300) -> str:
 
 
 def decide(
-    subject: Sequence[tuple[Reading, str]], reference: tuple[Reading, str], planted: tuple[Reading, str]
+    subject: Sequence[tuple[Reading, str]], reference: tuple[Reading, str], planted: tuple[Reading, str] | None
 ) -> tuple[Verdict, str]:
     """Return the verdict of a trial and its reason.
 
     The subject's own trouble comes first (`unsupported`, `timeout`, `error`). After that the detector must have
-    proved itself, silent on the reference and firing on the planted bug, before the subject is judged at all.
+    proved itself, silent on the reference and firing on the planted bug, before the subject is judged at all. A
+    control condition has no planted bug (None): it says that the detector is silent where the report says so too.
     """
     readings = [reading for reading, _ in subject]
     for reading, verdict in (
@@ -188,6 +190,8 @@ def decide(
         if reading in readings:
             return verdict, subject[readings.index(reading)][1]
     for name, control, wanted in (("reference", reference, Reading.INSIDE), ("planted", planted, Reading.OVER)):
+        if control is None:
+            continue
         if control[0] is Reading.UNSUPPORTED:
             return Verdict.UNSUPPORTED, f"the {name} arm cannot run here: {control[1]}"
         if control[0] is not wanted:
@@ -200,8 +204,10 @@ def decide(
     return (Verdict.REPRODUCED if readings[0] is Reading.OVER else Verdict.ABSENT), subject[0][1]
 
 
-def outcome(verdict: Verdict, expected: bool) -> Outcome:
-    """Hold a verdict against the record: ``expected`` says whether the case is recorded as affecting this cell."""
+def outcome(verdict: Verdict, expected: bool | None) -> Outcome:
+    """Hold a verdict against what is recorded: this cell is affected, or not; None where nothing is recorded yet."""
+    if expected is None and verdict in SETTLED:
+        return Outcome.NEW
     if verdict is Verdict.REPRODUCED:
         return Outcome.AS_EXPECTED if expected else Outcome.REGRESSION
     if verdict is Verdict.ABSENT:
@@ -240,7 +246,7 @@ def effect(
     return (Effect.CURES, "inside the budget with it") if after is Reading.INSIDE else (Effect.WORSE, "over with it")
 
 
-def margins(planted: Observation, reference: Observation, figure: str, limit: float) -> dict[str, float | None]:
+def margins(planted: Observation | None, reference: Observation, budget: Budget) -> dict[str, float | None]:
     """Return planted over budget and budget over reference; None where an arm did not reach such a figure."""
 
     def over(top: float | None, bottom: float | None) -> float | None:
@@ -249,8 +255,8 @@ def margins(planted: Observation, reference: Observation, figure: str, limit: fl
         return top / bottom if bottom else math.inf
 
     return {
-        "planted_over_budget": over(planted.reached(figure), limit),
-        "budget_over_reference": over(limit, reference.reached(figure)),
+        "planted_over_budget": over(planted.reached(budget.figure) if planted else None, budget.limit),
+        "budget_over_reference": over(budget.limit, reference.reached(budget.figure)),
     }
 
 

@@ -33,6 +33,7 @@ from repros.errors import EnvError, UserError
 from repros.files import claim
 from repros.machine.cache import cache_root
 from repros.machine.host import probe_host
+from repros.run.consistency import budget_of
 from repros.run.results import Record, append, lines
 from repros.run.server import CellServer, Clock, pool
 from repros.run.session import MACHINE_FACTS, ReadyCell
@@ -213,18 +214,17 @@ def signature(entry: Entry, observation: Observation, figure: str, limit: float)
     return figure
 
 
-def votes_of(entry: Entry, condition: str, record: Record) -> tuple[str, ...]:
+def votes_of(entry: Entry, record: Record) -> tuple[str, ...]:
     """Return one vote for each time the subject was tried; one `skip` where the trial settled nothing."""
     case = entry.case
     split = record.verdict is Verdict.INCONCLUSIVE and record.reason.startswith("split vote")
     if not split and record.verdict not in SETTLED:
         return (SKIP,)
-    budget = case.budget_of(entry.condition(condition))
-    limit = float(record.budget["limit"])
+    budget = budget_of(record)
     found = []
     for observation in (arm for arm in record.arms if arm.arm == "subject"):
-        over = read(observation, budget, limit, case.symptoms)[0] is Reading.OVER
-        found.append(f"{BAD}: {signature(entry, observation, budget.figure, limit)}" if over else GOOD)
+        over = read(observation, budget, case.symptoms)[0] is Reading.OVER
+        found.append(f"{BAD}: {signature(entry, observation, budget.figure, budget.limit)}" if over else GOOD)
     return tuple(found)
 
 
@@ -352,7 +352,7 @@ class Workshop:
         return Probe(
             **base,
             verdict=record.verdict.value,
-            votes=votes_of(entry, condition, record),
+            votes=votes_of(entry, record),
             reason=record.reason,
             figure=str(record.budget["figure"]),
             unit=str(record.budget["unit"]),

@@ -95,10 +95,10 @@ def _others(base: Cell, package: str) -> dict[str, str]:
     return {name: pin for name, pin in base.pins.items() if name not in (*FOLLOWERS, package)}
 
 
-def ruled_out(revision: Revision, condition: Condition, package: str, memory_bytes: int) -> str:
+def ruled_out(revision: Revision, condition: Condition) -> str:
     """Return why a condition cannot be tried at a revision, as far as pins and machine tell; empty if it can."""
     pins = {name: pin for name, pin in revision.cell.pins.items() if pin != ANY}
-    return revision.problem or unmet(condition.requires, pins, memory_bytes)
+    return revision.problem or unmet(condition.needs, pins)
 
 
 def compare_link(package: str, low: str, high: str, *, commits: bool = False) -> str:

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from repros.case import ARMS, Case, Condition
 from repros.errors import UserError
 
 T = TypeVar("T")
+#: The folder of a report.
+REPORT = re.compile(r"gh[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -32,17 +35,19 @@ class Entry:
 
     def arms_of(self, condition: Condition) -> tuple[str, ...]:
         """Return the arms that apply under a condition."""
-        return tuple(arm for arm in self.arms if arm not in condition.without)
+        skipped = {"planted"} if condition.control else set()
+        skipped |= set() if condition.proposed else {"proposed"}
+        return tuple(arm for arm in self.arms if arm not in skipped)
 
     def condition(self, name: str) -> Condition:
         """Return the condition of that name, or raise UserError with the nearest names."""
         return choose(name, {c.name: c for c in self.case.conditions}, f"condition of {self.name}")
 
 
-def find(packages: tuple[str, ...] = ("repros.cases.bitsandbytes", "repros.cases.transformers")) -> tuple[Entry, ...]:
-    """Return every case below the given packages, in the order of package and file name."""
+def find(package: str = "repros.cases") -> tuple[Entry, ...]:
+    """Return every case below a package, in the order of package, report and file name."""
     found: dict[str, Entry] = {}
-    for one in (one for package in packages for one in _find(package)):
+    for one in _find(package):
         if one.name in found:
             what = f"{one.module}: `{one.name}` is the name of {found[one.name].module} too"
             raise UserError(what, "rename one of the two files")
@@ -56,8 +61,17 @@ def find(packages: tuple[str, ...] = ("repros.cases.bitsandbytes", "repros.cases
 def _find(package: str) -> Iterator[Entry]:
     root = importlib.import_module(package)
     for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
-        if info.name.startswith(("gh", "st_")):
-            yield load(f"{package}.{info.name}")
+        name = f"{package}.{info.name}"
+        if info.ispkg:
+            yield from _find(name)
+        elif is_case(name):
+            yield load(name)
+
+
+def is_case(module: str) -> bool:
+    """Return whether a module is a case file by its name: ``gh1935/saved_weight``, ``st_harness``, no ``_helper``."""
+    folder, file = module.split(".")[-2:]
+    return file.startswith("st_") or bool(REPORT.fullmatch(folder) and not file.startswith("_"))
 
 
 def load(module: str) -> Entry:
@@ -72,9 +86,15 @@ def entry(module: ModuleType) -> Entry:
     from repros.cases import declared
 
     case = declared.declaration(module)
-    arms = tuple(arm for arm in ARMS if inspect.isgeneratorfunction(getattr(module, arm, None)))
-    name = module.__name__.rpartition(".")[2]
-    return Entry(name, module.__name__, case, inspect.getdoc(module) or "", arms)
+    arms = tuple(arm for arm in ARMS if callable(getattr(module, arm, None)))
+    return Entry(name_of(module.__name__), module.__name__, case, inspect.getdoc(module) or "", arms)
+
+
+def name_of(module: str) -> str:
+    """Return the name of a case: of its file, and of its report's folder before that."""
+    folder, _, file = module.rpartition(".")
+    folder = folder.rpartition(".")[2]
+    return f"{folder}_{file}" if REPORT.fullmatch(folder) else file
 
 
 def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:

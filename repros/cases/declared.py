@@ -13,10 +13,10 @@ import importlib
 import importlib.util
 import inspect
 import io
-import math
 import re
 import signal
 import sys
+import textwrap
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +27,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from repros import ROOT
 from repros import case as declarations
-from repros.case import ARMS, PACKAGES, Case, Condition, DeclarationError, Params, place_of
+from repros.case import ARMS, PACKAGES, Case, DeclarationError, place_of
 from repros.errors import UserError, shortened
 
 #: Seconds that a declaration may take; all of the suite's take less than one.
@@ -149,14 +149,12 @@ def declaration(module: ModuleType) -> Case:
     if not isinstance(module.__doc__, str) or not module.__doc__.strip():
         what = f"{place_of(file, 1)}: no docstring"
         raise DeclarationError(what, "say first what is claimed, how it comes about and what the budget allows")
-    check_arms(module, file)
+    check_arms(module, case, file)
     case.check_names()
     check_versions(case)
     check_sources(case, file)
-    for condition in case.conditions:
-        check_limit(case, condition, "budget", case.budget_of(condition).limit)
-        check_limit(case, condition, "numbers", case.numbers)
-        check_recipe(case, condition)
+    check_checkpoints(case)
+    check_controls(module, case, file)
     return case
 
 
@@ -170,29 +168,46 @@ def _defined(file: Path, name: str) -> int:
     return 1
 
 
-def check_arms(module: ModuleType, file: Path) -> None:
-    """Refuse a case without an arm, or without what every arm is given."""
-    for name in (*ARMS, "prepare", "oracle"):
+def check_arms(module: ModuleType, case: Case, file: Path) -> None:
+    """Refuse a case without an arm that its conditions need, or with one that nobody filled in."""
+    wanted = ["subject", "reference", *["planted"][: not all(c.control for c in case.conditions)]]
+    for name in (*ARMS, "inputs", "oracle"):
         found = getattr(module, name, None)
-        if found is None and name in ("proposed", "oracle"):
+        if found is None and name not in wanted:
             continue
-        if name in ARMS and not inspect.isgeneratorfunction(found):
-            what = f"no arm `{name}`" if found is None else f"the arm `{name}` is no generator function"
-            hint = f"write a generator function `{name}(i)` that yields phases"
-        elif not callable(found):
-            what = f"no function `{name}`"
-            hint = f"write `def {name}({'p, checkpoint' if name == 'prepare' else 'i'})`"
+        if not callable(found):
+            what = f"no arm `{name}`" if found is None else f"`{name}` is a {type(found).__name__}"
+            hint = f"write a function `{name}(c, …)`" + (" that yields phases" if name in ARMS else "")
+        elif _is_empty(found):
+            what, hint = f"`{name}` is not filled in", "write what it does in place of `...`"
         else:
             continue
         raise DeclarationError(f"{place_of(file, _defined(file, name))}: {what}", hint)
 
 
+def _is_empty(function: Callable[..., object]) -> bool:
+    """Return whether a function's body is `...`, beside a docstring."""
+    node = _tree(function)
+    values = [one.value if isinstance(one, ast.Expr) else None for one in node.body] if node else [None]
+    constants = [one.value if isinstance(one, ast.Constant) else None for one in values]
+    return bool(constants) and constants[-1] is ... and len(constants) - isinstance(constants[0], str) == 1
+
+
+def _tree(function: Callable[..., object]) -> ast.FunctionDef | None:
+    """Return the source of a function, parsed; None where there is none to be had."""
+    try:
+        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    except (OSError, TypeError, ValueError, SyntaxError, RecursionError, IndexError):
+        return None
+    return node if isinstance(node, ast.FunctionDef) else None
+
+
 def check_versions(case: Case) -> None:
     """Refuse packages that no cell pins, and what is not a specifier."""
-    for window in case.affected:
+    for window in (one for condition in case.conditions for one in condition.affected or ()):
         _check_specifiers(window.error, "Affected.versions", window.versions)
-    for needs in (case.proposed_requires, *(condition.requires for condition in case.conditions)):
-        _check_specifiers(needs.error, "Requires.packages", needs.packages)
+    for needs in (case.proposed_needs, *(condition.needs for condition in case.conditions)):
+        _check_specifiers(needs.error, "Needs.packages", needs.packages)
     for reading in (one for claim in case.claims for several in claim.readings.values() for one in several):
         _check_specifiers(reading.error, "Reading.versions", reading.versions)
 
@@ -211,7 +226,7 @@ def _check_specifiers(error: Callable[[str, str], DeclarationError], what: str, 
 
 def check_sources(case: Case, file: Path) -> None:
     """Refuse a window that names no evidence: a path below the project, or for the hunt the folder of the case."""
-    for window in case.affected:
+    for window in (one for condition in case.conditions for one in condition.affected or ()):
         source = Path(window.source)
         inside = window.source and not source.is_absolute() and ".." not in source.parts
         try:
@@ -223,31 +238,61 @@ def check_sources(case: Case, file: Path) -> None:
             raise window.error(what, "name the evidence that the window was read from, such as `reports/cpu`")
 
 
-def check_limit(case: Case, condition: Condition, name: str, limit: Callable[[Params], float]) -> None:
-    """Refuse a limit that no figure can be held against: it is a formula over shapes, so it can be told now."""
-    what = f"condition `{condition.name}`: the limit of its {name}"
-    try:
-        with _patience():
-            value: object = limit(condition.params)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - a contributor's function may raise anything
-        says = "TooSlow" if isinstance(error, TooSlowError) else f"{type(error).__name__}: {shortened(_text(error))}"
-        raise condition.error(f"{what} raises {says}", "compute it from the condition's parameters alone") from None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise condition.error(f"{what} is {shortened(repr(value))}", "return a finite number, 0 or more")
-
-
-def check_recipe(case: Case, condition: Condition) -> None:
+def check_checkpoints(case: Case) -> None:
     """Refuse a checkpoint that there is no recipe of."""
     from repros.worker.checkpoints import recipes
 
-    try:
-        name: object = case.recipe(condition)
-    except Exception as error:  # noqa: BLE001 - a contributor's function may raise anything
-        what = f"condition `{condition.name}`: its checkpoint raises {type(error).__name__}: {shortened(_text(error))}"
-        raise condition.error(what, "compute its name from the condition's parameters alone") from None
-    if name is not None and not (isinstance(name, str) and name in recipes()):
-        what = f"condition `{condition.name}`: no checkpoint recipe `{shortened(str(name))}`"
-        near = difflib.get_close_matches(str(name), recipes(), n=1) or list(recipes())
-        raise condition.error(what, f"one of: {', '.join(near)}; recipes are in fixtures/recipes.json")
+    for condition in case.conditions:
+        if condition.checkpoint and condition.checkpoint not in recipes():
+            what = f"condition `{condition.name}`: no checkpoint recipe `{shortened(condition.checkpoint)}`"
+            near = difflib.get_close_matches(condition.checkpoint, recipes(), n=1) or list(recipes())
+            raise condition.error(what, f"one of: {', '.join(near)}; recipes are in fixtures/recipes.json")
+
+
+def check_controls(module: ModuleType, case: Case, file: Path) -> None:
+    """Refuse controls that measure nothing, where their source tells: a typed-in figure, a typed-in exception."""
+    judged = {condition.budget.figure for condition in case.conditions}
+    for name in ("reference", "planted"):
+        for function in _own_functions(module, name):
+            for node in ast.walk(function):
+                says = _typed_in(node, judged) if name == "reference" else _raised(node, case)
+                if says:
+                    line = _defined(file, function.name) + node.lineno - function.lineno  # type: ignore[attr-defined]
+                    hint = "measure it: what a control returns or raises must come of what it runs"
+                    raise DeclarationError(f"{place_of(file, line)}: the {name} arm {says}", hint)
+
+
+def _own_functions(module: ModuleType, name: str) -> list[ast.FunctionDef]:
+    """Return the source of an arm and of the functions of its own file that it calls by name, parsed."""
+    waiting, found = [name], dict[str, ast.FunctionDef]()
+    while waiting:
+        one = waiting.pop()
+        value = getattr(module, one, None)
+        if one in found or not inspect.isfunction(value) or value.__module__ != module.__name__:
+            continue
+        if node := _tree(value):
+            found[one] = node
+            waiting += [call.func.id for call in ast.walk(node) if _calls_by_name(call)]  # type: ignore[attr-defined]
+    return list(found.values())
+
+
+def _calls_by_name(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def _typed_in(node: ast.AST, judged: set[str]) -> str:
+    """Return in words that a mapping gives a judged figure as a number; empty if it is none."""
+    for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
+        number = isinstance(value, ast.Constant) and isinstance(value.value, int | float)
+        if number and isinstance(key, ast.Constant) and key.value in judged:
+            return f"returns `{key.value}` as the number {value.value!r}"  # type: ignore[attr-defined]
+    return ""
+
+
+def _raised(node: ast.AST, case: Case) -> str:
+    """Return in words that a statement raises a reported symptom by its name; empty if it does not."""
+    if not isinstance(node, ast.Raise) or node.exc is None:
+        return ""
+    kind = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    name = kind.id if isinstance(kind, ast.Name) else kind.attr if isinstance(kind, ast.Attribute) else ""
+    return f"raises {name} itself" if name in {symptom.type for symptom in case.symptoms} else ""

@@ -60,7 +60,8 @@ def _harness() -> frozenset[str]:
 def digest(module: str) -> str:
     """Return the SHA-256 of a case's own source, by which a record knows what it was made from.
 
-    What a case records as affected is left out: it is read from trials and decides none of their figures.
+    The windows that a case records as affected are left out: they are read from trials and decide none of their
+    figures.
     """
     total = hashlib.sha256()
     for _, text in sorted(own(module).items()):
@@ -70,8 +71,8 @@ def digest(module: str) -> str:
 
 @lru_cache(maxsize=256)
 def without_record(text: str) -> str:
-    """Return a module's text without what records affected versions: ``affected=…``, or a function of that name."""
-    if "affected" not in text:
+    """Return a module's text without what records affected versions: ``affected=…``, ``Affected(…)``."""
+    if "ffected" not in text:
         return text
     data = text.encode()
     starts = [0, *itertools.accumulate(map(len, data.splitlines(keepends=True)))]
@@ -81,15 +82,25 @@ def without_record(text: str) -> str:
         for n in nodes
         if n is not None
     ]
-    for first, last in sorted(spans, reverse=True):
+    outer = [one for one in spans if not any(a <= one[0] and one[1] <= b and (a, b) != one for a, b in spans)]
+    for first, last in sorted(set(outer), reverse=True):
         data = data[:first] + data[last:]
     return data.decode()
 
 
 def _recording(node: ast.AST) -> ast.expr | ast.stmt | None:
+    """Return what of a node records affected versions: a keyword's value, a window, a name that is given to windows."""
     if isinstance(node, ast.keyword) and node.arg == "affected":
         return node.value
-    return node if isinstance(node, ast.FunctionDef) and node.name == "affected" else None
+    if isinstance(node, ast.Assign) and _is_window(node.value):
+        return node
+    return node if isinstance(node, ast.Call) and _is_window(node) else None
+
+
+def _is_window(value: ast.expr) -> bool:
+    if isinstance(value, ast.Tuple) and value.elts:
+        return all(map(_is_window, value.elts))
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "Affected"
 
 
 def last_edited(module: str) -> tuple[str, str]:

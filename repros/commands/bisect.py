@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from rich.console import Console
@@ -22,7 +22,6 @@ from repros.cells.matrix import Cell, Matrix, load_matrix, overridden
 from repros.commands.arguments import MATRIX, MOST_AT_ONCE, Add, a_folder, number, whole
 from repros.errors import EnvError, UserError
 from repros.files import FORCED, check_root
-from repros.machine.host import probe_host
 from repros.run import results
 from repros.run.trial import Trial
 
@@ -171,8 +170,9 @@ def _default_base(matrix: Matrix, targets: Sequence[tuple[cases.Entry, str]]) ->
     return (recorded or among)[-1]
 
 
-def _expected(entry: cases.Entry, condition: str, pins: Mapping[str, str], device: str) -> bool:
-    return Trial(entry, entry.condition(condition), "").expected(pins, device)
+def _expected(entry: cases.Entry, name: str, pins: Mapping[str, str], device: str) -> bool:
+    condition = entry.condition(name)
+    return condition.device == device and Trial(entry, condition, "").expected(pins) is True
 
 
 def _votes(racy: float | None) -> Votes:
@@ -216,8 +216,7 @@ def _hunt(
     votes: Votes,
 ) -> Hunt:
     """Return one search over the revisions that its condition can be tried at."""
-    memory = probe_host().memory_bytes
-    reasons = [(revision, ruled_out(revision, entry.condition(condition), package, memory)) for revision in rows]
+    reasons = [(revision, ruled_out(revision, entry.condition(condition))) for revision in rows]
     able = tuple(revision for revision, why in reasons if not why)
     out = tuple((revision, why) for revision, why in reasons if why)
     if len(able) < 2:
@@ -310,7 +309,7 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
         package, results.REPORTS / "runs" / "probe" / "logs", say=lambda text: print(text, file=sys.stderr)
     )
     (results.REPORTS / "runs" / "probe" / "logs").mkdir(parents=True, exist_ok=True)
-    why = ruled_out(revision, condition, package, probe_host().memory_bytes)
+    why = ruled_out(revision, condition)
     try:
         if why:
             facts: dict[str, object] = {"verdict": "unsupported", "votes": ["skip"], "reason": why}

@@ -85,7 +85,7 @@ def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
             continue
         missing: dict[str, int] = {}
         for e, c in trials:
-            why = Trial(e, c, cell.name).missing(dict(cell.pins), facts.memory_bytes)
+            why = Trial(e, c, cell.name).missing(dict(cell.pins))
             if why:
                 missing[why] = missing.get(why, 0) + 1
         able = len(trials) - sum(missing.values())

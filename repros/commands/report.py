@@ -76,7 +76,7 @@ def _standings(records: Sequence[Record], known: dict[str, Entry], console: Cons
         case = known[name].case
         console.print(Text(name, "bold"), f"({case.package}#{case.number})")
         for claim in case.claims:
-            found = standing.of_claim(claim, mine)
+            found = standing.of_claim(case, claim, mine)
             console.print(f"  claim: {claim.text}\n    {found.word}: {found.because}", markup=False)
         fix = standing.of_fix(mine)
         if case.proposes and fix:

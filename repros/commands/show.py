@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from repros import cases
+from repros.case import Condition
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     Add,
@@ -50,14 +51,22 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
         for name in ("condition", "figure", "budget", "arms", "note"):
             table.add_column(name, no_wrap=name == "condition")
         for condition in case.conditions:
-            budget = case.budget_of(condition)
-            limit = show(budget.limit(condition.params), budget.unit)
-            arms = ", ".join(e.arms_of(condition))
-            table.add_row(condition.name, budget.figure, limit, arms, condition.note)
+            budget, arms = condition.budget, ", ".join(e.arms_of(condition))
+            table.add_row(condition.name, budget.figure, show(budget.limit, budget.unit), arms, condition.note)
         console.print(table)
-        for window in case.affected:
-            versions = ", ".join(f"{name} {spec}" for name, spec in window.versions.items()) or "every version"
-            console.print(f"affected: {window.conditions}: {versions} ({window.source})", markup=False)
-        if not case.affected:
-            console.print("affected: no version in the matrix")
+        for condition in case.conditions:
+            console.print(f"affected: {condition.name}: {affected(condition)}", markup=False)
     return EXIT_AS_EXPECTED
+
+
+def affected(condition: Condition) -> str:
+    """Return in words which releases are recorded as affected under a condition."""
+    if condition.control:
+        return "none, as the report says (a control condition)"
+    if condition.affected is None:
+        return "nothing recorded yet"
+    windows = [
+        ", ".join(f"{name} {spec}" for name, spec in window.versions.items()) + f" ({window.source})"
+        for window in condition.affected
+    ]
+    return "; or ".join(windows) or "no release that was tried"

@@ -79,9 +79,9 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
         for entry in of_report:
             case = entry.case
             for claim in case.claims:
-                devices = {c.device for c in case.conditions if claim.covers(c.name)} or {"cpu"}
+                devices = {c.device for c in case.conditions if claim in c.claims} or {"cpu"}
                 words = (
-                    bold(standing.of_claim(claim, _of([entry], records)).word) if device in devices else "-"
+                    bold(standing.of_claim(case, claim, _of([entry], records)).word) if device in devices else "-"
                     for device, records in (("cpu", without), ("cuda", on_cards))
                 )  # fmt: skip
                 rows.append(row(case, Safe(claim.text), *words))

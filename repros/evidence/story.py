@@ -51,7 +51,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         rows = [record for record in mine if record.case == entry.name]
         for claim in entry.case.claims:
             numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
-            word = bold(standing.of_claim(claim, rows).word)
+            word = bold(standing.of_claim(entry.case, claim, rows).word)
             claims.append([Safe(claim.text), Safe(numbers or "no figure"), word])
         if entry.case.proposes:
             does = standing.of_fix(rows) or "untested here"
@@ -77,8 +77,8 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
 
 
 def reading_path(entry: Entry) -> Path:
-    """Return where the reading of a case's report lies."""
-    return ROOT.joinpath(*entry.module.split(".")[:-1]) / f"gh{entry.case.number}.md"
+    """Return where the reading of a case's report lies: in its folder."""
+    return ROOT.joinpath(*entry.module.split(".")[:-1]) / "story.md"
 
 
 def parts(path: Path, results: Results) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from repros.case import ITEMSIZE, Params
+from repros.case import ITEMSIZE, Condition
 from repros.hunt.life import Life
 
 Arm = Generator[str, None, Mapping[str, Any]]
@@ -16,7 +16,7 @@ EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 INPLACE = "modified by an inplace operation"
 
 
-def error_limit(p: Params) -> float:
+def error_limit(life: Life) -> float:
     """Return the largest relative error, in the maximum norm, of a right layer against its float64 oracle.
 
     8 bits: a code is r/127 of the deviation of the activations wide (r = sqrt(2 ln(elements)), the largest of that
@@ -26,27 +26,22 @@ def error_limit(p: Params) -> float:
     half a step of an 8-bit table, 1/64 of the spread of the scales, a quarter of a scale at most: 2**-6 more at twice.
     A cast of the module rounds the bias to its dtype, which here is exact.
     """
-    spec = life_of(p).full()
+    spec = life.full()
     if spec["kind"] == "int8":
         elements = 16 * spec["in"]
         return 2 * math.sqrt(2 * math.log(elements)) / (127 * math.sqrt(12)) + EPS["bfloat16"]
     return 2.0**-6 * (3 if spec["double"] else 1) + EPS["bfloat16"]
 
 
-def held_limit(p: Params) -> float:
+def held_limit(life: Life) -> float:
     """Return what may be held from forward to backward: input and output, and half of the packed weight as slack."""
-    spec = life_of(p).full()
+    spec = life.full()
     each: float = ITEMSIZE[spec["dtype"]] * 16
     packed = spec["in"] * spec["out"] / (1 if spec["kind"] == "int8" else 2)
     return float(each * (spec["in"] + spec["out"]) + packed / 2)
 
 
-def life_of(p: Params) -> Life:
-    """Return the life of a condition's parameters."""
-    return Life.from_json(p["life"])  # type: ignore[arg-type]
-
-
-def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
+def inputs(c: Condition) -> dict[str, SimpleNamespace]:
     """Draw the inputs of a life, and let new memory hold NaN: what is read unwritten is not right by chance."""
     import torch
 
@@ -55,16 +50,15 @@ def prepare(p: Params, checkpoint: object) -> SimpleNamespace:
     # Filling is a part of this mode (`torch.utils.deterministic.fill_uninitialized_memory`); it warns where an
     # operator has no deterministic form and changes nothing else there.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    life = life_of(p)
-    spec = life.full()
-    return SimpleNamespace(p=p, life=life, spec=spec, t=upstream.make_tensors(spec))
+    spec = c.life.full()
+    return {"i": SimpleNamespace(life=c.life, spec=spec, t=upstream.make_tensors(spec))}
 
 
-def oracle(i: Any) -> dict[str, Any]:
+def oracle(c: Condition, i: Any) -> dict[str, Any]:
     """Compute output and gradient of the input in float64, with the weight that the codes stand for."""
     from repros.hunt import upstream
 
-    if i.p.get("what") == "unnoticed":
+    if c.what == "unnoticed":
         return {}
     weight = upstream.dequantized(i.spec, i.t["weight"])
     out = i.t["x"].double() @ weight.t() + (0 if i.t["bias"] is None else i.t["bias"].double())
@@ -127,28 +121,28 @@ def one(
     return layer, computed
 
 
-def subject(i: Any) -> Arm:
+def subject(c: Condition, i: Any) -> Arm:
     """Lead the life with the installed package."""
     from repros.hunt import upstream
 
     return (yield from live(i, upstream))
 
 
-def reference(i: Any) -> Arm:
+def reference(c: Condition, i: Any) -> Arm:
     """Lead the life with the reference."""
     from repros.hunt import fixed
 
     return (yield from live(i, fixed))
 
 
-def planted(i: Any) -> Arm:
+def planted(c: Condition, i: Any) -> Arm:
     """Lead the life with the reference and the same kind of departure put in on purpose."""
     import os
     import signal
 
     from repros.hunt import fixed
 
-    what = str(i.p["what"])
+    what = str(c.what)
     layer = fixed.build(i.spec, i.t)
     if what.startswith("killed by"):
         os.kill(os.getpid(), getattr(signal, what.removeprefix("killed by ")))

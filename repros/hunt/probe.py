@@ -11,15 +11,27 @@ import json
 import re
 import sys
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from repros.case import Budget, Case, Condition
-from repros.hunt.arms import error_limit, held_limit, one, prepare
+from repros.case import Case, Condition, error
+from repros.hunt import arms
+from repros.hunt.arms import error_limit, held_limit, one
+from repros.hunt.life import Life
 
-CASE = Case("repros", 0, "a life, side by side", "hunt", "", (), (Condition("life"),), Budget("error", error_limit))
+CASE = Case(
+    report="repros#0",
+    title="a life, side by side",
+    kind="finding of the hunt",
+    status="",
+    severity="wrong numbers",
+    trigger="",
+    claims=(),
+    conditions=(Condition("life", error(0)),),
+)
 STEP_MARK = "life: step "
 
-__all__ = ["CASE", "Departed", "FaultError", "prepare", "subject"]
+__all__ = ["CASE", "Departed", "FaultError", "inputs", "subject"]
 
 
 class Departed(Exception):  # noqa: N818 - what was found, not an error of ours
@@ -30,7 +42,12 @@ class FaultError(Exception):
     """The reference departs from its own oracle, or raises: nothing can be said of the package."""
 
 
-def subject(i: Any) -> Generator[str, None, Mapping[str, Any]]:
+def inputs(c: Condition) -> dict[str, Any]:
+    """Draw the inputs of the life that the request brings."""
+    return arms.inputs(replace(c, params={"life": Life.from_json(c.life)}))
+
+
+def subject(c: Condition, i: Any) -> Generator[str, None, Mapping[str, Any]]:
     """Lead the life; what is returned is of no interest."""
     from repros.hunt import fixed, upstream
 
@@ -108,7 +125,7 @@ def compare(i: Any, at: int, theirs: Mapping[str, Any], ours: Mapping[str, Any])
 
     if "output" not in ours:
         return
-    limit = error_limit(i.p)
+    limit = error_limit(i.life)
     weight = upstream.dequantized(i.spec, i.t["weight"])
     exact = {"output": i.t["x"].double() @ weight.t() + (0 if i.t["bias"] is None else i.t["bias"].double())}
     if "grad_input" in ours and not ("unnoticed" in ours or "unnoticed" in theirs):
@@ -126,7 +143,7 @@ def compare(i: Any, at: int, theirs: Mapping[str, Any], ours: Mapping[str, Any])
             )
     if theirs.get("unnoticed", 0.0) > ours.get("unnoticed", 0.0):
         raise departed("unnoticed", at, "codes changed in place between forward and backward: a dense layer raises")
-    held, allowed = theirs.get("held_bytes", 0), held_limit(i.p)
+    held, allowed = theirs.get("held_bytes", 0), held_limit(i.life)
     if held > allowed >= ours.get("held_bytes", 0):
         raise departed("held", at, f"{held} bytes held for backward, {ours['held_bytes']} by the reference")
 

@@ -196,7 +196,7 @@ class Hunt:
         self.lives += 1
         log = self._logs / f"life{self.lives}.log"
         request = {
-            "module": "repros.hunt.probe", "arm": "subject", "params": {"life": life.to_json()}, "checkpoint": None,
+            "module": "repros.hunt.probe", "condition": "life", "arm": "subject", "params": {"life": life.to_json()},
             "env": {}, "timeout_s": LIFE_TIMEOUT_S,
         }  # fmt: skip
         found = read(self._place.observe(request, log, fresh), log)

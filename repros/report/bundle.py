@@ -227,10 +227,10 @@ def _comment(
             {
                 "text": claim.text,
                 "reported": "; ".join(f"{name}: {value}" for name, value in claim.reported.items()),
-                "standing": standing.of_claim(claim, mine).word,
+                "standing": standing.of_claim(case, claim, mine).word,
             }
             for claim in case.claims
-            if claim.covers(record.condition)
+            if record.condition in case.speaking_to(claim)
         ],
         "system": "\n".join(f"- {escape.line(name)}: {escape.line(value)}" for name, value in system(record)),
         "figure": figure,

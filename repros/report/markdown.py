@@ -94,7 +94,7 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: b
         case = known[name].case
         rows += [f"### {case.package}#{case.number}: {case.title} ({code(name)})", ""]
         for claim in case.claims:
-            found = standing.of_claim(claim, mine)
+            found = standing.of_claim(case, claim, mine)
             reported = "; ".join(f"{key}: {value}" for key, value in claim.reported.items())
             rows.append(f"- {bold(found.word)}: {claim.text}" + (f" (reported: {reported})" if reported else ""))
             rows += [f"  {escape.markdown(found.because)}.", *_measured(claim, records, name)] if because else []

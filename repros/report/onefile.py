@@ -109,7 +109,7 @@ class Writer:
         sentence = f"Condition `{condition.name}`{note}, as tried in the cell `{cell}`.\n"
         self._look(f"condition {condition.name}", f"{condition.name}{note}")
         own = json.dumps({"condition": condition.name, "cell": cell}, indent=1)
-        frame = self._frame(entry, entry.case.recipe(condition), device, pins, tuple(arms))
+        frame = self._frame(entry, condition.checkpoint, device, pins, tuple(arms))
         return Script(frame, sentence, own.removeprefix("{").removesuffix("\n}") + ",")
 
     def pins_of(self, environment: Mapping[str, Any]) -> Pins:
@@ -145,13 +145,13 @@ class Writer:
     def _rendered(self, entry: Entry, recipe: str | None, device: str, pins: Pins, arms: tuple[str, ...]) -> Frame:
         files = dict(sources([entry.module, *machinery(recipe, device)]))
         if recipe:  # and those of the case's other conditions: a declaration may read them
-            files |= fixtures({name for c in entry.case.conditions if (name := entry.case.recipe(c))})
+            files |= fixtures({c.checkpoint for c in entry.case.conditions if c.checkpoint})
         for name, text in files.items():
             self._look(name, text)
         for text in (*pins.packages, *pins.missing):
             self._look("what stands in for a pin", text)
         trial = {
-            "report": f"{entry.case.package}#{entry.case.number}",
+            "report": entry.case.report,
             "module": entry.module,
             "device": device,
             "arms": list(arms),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from repros.case import Claim
+from repros.case import Case, Claim
 from repros.cells import matrix
 from repros.report.machine import rank
 from repros.run.results import Record
@@ -26,9 +26,10 @@ class Standing:
     because: str
 
 
-def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
+def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
     """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
-    spoken = [r for r in records if claim.covers(r.condition) and r.verdict in SETTLED]
+    speaking = case.speaking_to(claim)
+    spoken = [r for r in records if r.condition in speaking and r.verdict in SETTLED]
     if not spoken:
         return Standing("untested", "no trial of it came to a verdict")
     bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]

@@ -37,36 +37,35 @@ def contradiction(record: Record) -> str:
     """Return in words the first thing that a record's parts do not agree on; empty if they agree."""
     if says := _of_arms(record):
         return says
-    budget, limit = budget_of(record)
-    ways = [_ways(arm, budget, limit) for arm in record.arms]
+    budget = budget_of(record)
+    ways = [_ways(arm, budget) for arm in record.arms]
     return (
         _of_readings(record, ways)
         or _of_verdict(record, ways)
         or _of_outcome(record)
-        or _of_margins(record, limit)
+        or _of_margins(record, budget)
         or _of_fix(record)
     )
 
 
-def budget_of(record: Record) -> tuple[Budget, float]:
-    """Return the budget that a record was judged by, and its limit."""
+def budget_of(record: Record) -> Budget:
+    """Return the budget that a record was judged by."""
     kept = record.budget
-    limit = float(kept["limit"])
-    return Budget(kept["figure"], lambda _: limit, kept.get("second"), kept.get("second_slack", 0)), limit
+    return Budget(kept["figure"], float(kept["limit"]), kept.get("second"), kept.get("second_slack", 0))
 
 
 def decided(record: Record, symptoms: Sequence[Symptom]) -> tuple[Verdict, str]:
     """Return what a record's observations decide where these exceptions are the reported symptom."""
-    budget, limit = budget_of(record)
+    budget = budget_of(record)
     readings: dict[str, list[tuple[Reading, str]]] = {}
     for arm in record.arms:
-        readings.setdefault(arm.arm, []).append(read(arm, budget, limit, symptoms))
-    return decide(readings["subject"], readings["reference"][0], readings["planted"][0])
+        readings.setdefault(arm.arm, []).append(read(arm, budget, symptoms))
+    return decide(readings["subject"], readings["reference"][0], None if record.control else readings["planted"][0])
 
 
-def _ways(arm: Observation, budget: Budget, limit: float) -> Ways:
+def _ways(arm: Observation, budget: Budget) -> Ways:
     """Return how an observation can be read: an exception is an error, or the reported symptom."""
-    found = [read(arm, budget, limit, ())]
+    found = [read(arm, budget, ())]
     if arm.exception and arm.state in ("raised", "crashed"):
         found.append(as_symptom(arm.exception))
     return found
@@ -80,8 +79,12 @@ def _of_arms(record: Record) -> str:
     if not names:
         settles = record.verdict in (*SETTLED, Verdict.INCONCLUSIVE)
         return f"`{record.verdict.value}` without an arm" if settles else ""
-    if "subject" not in names or names.count("reference") != 1 or names.count("planted") != 1:
-        return f"arms {', '.join(names)}; a trial has a subject, one reference and one planted"
+    planted = 0 if record.control else 1
+    if "subject" not in names or names.count("reference") != 1 or names.count("planted") != planted:
+        has = "a control condition has a subject and one reference" if record.control else (
+            "a trial has a subject, one reference and one planted"
+        )
+        return f"arms {', '.join(names)}; {has}"
     if set(record.readings) != set(names):
         return f"readings of {', '.join(record.readings) or 'none'}, arms {', '.join(dict.fromkeys(names))}"
     return ""
@@ -126,25 +129,26 @@ def _decisions(record: Record, ways: Sequence[Ways]) -> list[tuple[Verdict, str]
     # One error among the repeats decides: all read as errors, and all as the symptom, is all that there can be.
     others = of_arm["subject"][1:]
     several = [[as_read("subject"), *(possible[way] for possible in others)] for way in ((0, -1) if others else (0,))]
-    return [decide(subject, as_read("reference"), as_read("planted")) for subject in several]
+    planted = None if record.control else as_read("planted")
+    return [decide(subject, as_read("reference"), planted) for subject in several]
 
 
 def _of_outcome(record: Record) -> str:
     result = outcome(record.verdict, record.expected)
     if record.outcome is not result or record.failed != is_failure(record.verdict, result):
         fails = ", failed" if record.failed else ""
-        expects = "expected" if record.expected else "not expected"
+        expects = {True: "expected", False: "not expected", None: "nothing recorded"}[record.expected]
         return (
             f"`{record.verdict.value}`, {expects}, is `{result.value}`; the record says `{record.outcome.value}`{fails}"
         )
     return ""
 
 
-def _of_margins(record: Record, limit: float) -> str:
+def _of_margins(record: Record, budget: Budget) -> str:
     planted, reference = record.arm("planted"), record.arm("reference")
-    if planted is None or reference is None:
+    if reference is None:
         return f"margins without arms: {', '.join(record.margins)}" if record.margins else ""
-    for name, value in margins(planted, reference, record.budget["figure"], limit).items():
+    for name, value in margins(planted, reference, budget).items():
         if not _close(record.margins.get(name), value):
             return f"the margin {name} is {record.margins.get(name)}, the figures say {value}"
     return ""

@@ -21,7 +21,7 @@ class Record:
     verdict: Verdict
     outcome: Outcome
     failed: bool
-    expected: bool
+    expected: bool | None
     reason: str
     budget: Mapping[str, Any]
     margins: Mapping[str, float | None] = field(default_factory=dict)
@@ -32,6 +32,8 @@ class Record:
     machine: Mapping[str, Any] = field(default_factory=dict)
     date: str = ""
     repeat: str = ""
+    control: bool = False
+    """Whether its condition is a control condition, which has no planted arm."""
     source: str = ""
     """Digest of the case's own source (`repros.cases.sources`); empty where it was not noted."""
 
@@ -58,8 +60,9 @@ class Record:
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""
         record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
-        if not self.source:
-            del record["source"]
+        for name in ("source", "control"):
+            if not record[name]:
+                del record[name]
         record["arms"] = [arm.to_json() for arm in self.arms]
         record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
         return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"

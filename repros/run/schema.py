@@ -156,7 +156,7 @@ class TrialLine(TypedDict):
     verdict: Verdict
     outcome: Outcome
     failed: bool
-    expected: bool
+    expected: bool | None
     reason: str
     budget: BudgetKept
     arms: list[Arm]
@@ -168,6 +168,7 @@ class TrialLine(TypedDict):
     date: NotRequired[str]
     repeat: NotRequired[str]
     source: NotRequired[str]
+    control: NotRequired[bool]
 
 
 class TimeLine(TypedDict):

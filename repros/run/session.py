@@ -20,7 +20,6 @@ from repros.cells.matrix import Cell
 from repros.errors import UserError
 from repros.machine.host import probe_host
 from repros.machine.workdir import clear_once
-from repros.requirements import memory_of
 from repros.run.results import Record, Run
 from repros.run.server import CellServer, Clock, pool
 from repros.run.trial import Running, Trial, not_run
@@ -238,8 +237,8 @@ class Session:
         with contextlib.suppress(EnvError):
             place = self.ready(cell)
             for trial in trials:
-                recipe = trial.entry.case.recipe(trial.condition)
-                if recipe and not trial.missing(place.versions, memory_of(self.machine)):
+                recipe = trial.condition.checkpoint
+                if recipe and not trial.missing(place.versions):
                     place.begin_checkpoint(recipe)
 
     def leave(self, cell: Cell) -> list[Record]:

@@ -15,7 +15,7 @@ from repros.cases import Entry
 from repros.cases.sources import digest
 from repros.errors import MOST, printable
 from repros.machine.cards import known
-from repros.requirements import holds, memory_of, unmet, unmet_cards
+from repros.requirements import holds, unmet, unmet_cards
 from repros.run.results import Record
 from repros.verdict import (
     SETTLED,
@@ -78,21 +78,23 @@ class Trial:
         replaced = "".join(f" --with {shlex.quote(one)}" for one in overrides.split(", ") if one)
         return f"python -m repros run {self.entry.name} --cell {name}{replaced} --condition {self.condition.name}"
 
-    def missing(self, versions: Mapping[str, str], memory_bytes: int) -> str:
+    def missing(self, versions: Mapping[str, str]) -> str:
         """Return why this trial cannot run with these packages on this machine; empty if it can."""
-        requires = self.condition.requires
-        lacking = unmet(requires, versions, memory_bytes)
+        needs = self.condition.needs
+        lacking = unmet(needs, versions)
         if lacking or self.condition.device != "cuda":
             return lacking
-        return unmet_cards(requires, [card.free_bytes for card in known()])
+        return unmet_cards(needs, [card.free_bytes for card in known()])
 
-    def expected(self, versions: Mapping[str, str], device: str) -> bool:
-        """Return whether the case is recorded as affecting these versions under this condition."""
+    def expected(self, versions: Mapping[str, str]) -> bool | None:
+        """Return whether these versions are recorded as affected under this condition; None if nothing is recorded."""
+        if self.condition.control:
+            return False
+        if self.condition.affected is None:
+            return None
         return any(
-            window.device == device
-            and window.covers(self.condition.name)
-            and all(holds(specifier, versions.get(package, "")) for package, specifier in window.versions.items())
-            for window in self.entry.case.affected
+            all(holds(specifier, versions.get(package, "")) for package, specifier in window.versions.items())
+            for window in self.condition.affected
         )
 
 
@@ -112,32 +114,29 @@ class Running:
         self._place = place
         self._machine = machine
         self._source = digest(trial.entry.module)
-        self._missing = trial.missing(place.versions, memory_of(machine))
+        self._missing = trial.missing(place.versions)
         self._futures: list[tuple[str, Future[Observation]]] = []
         if self._missing:
             return
         condition, entry = trial.condition, trial.entry
-        recipe = entry.case.recipe(condition)
-        checkpoint = place.checkpoint(recipe) if recipe else None
-        can_propose = not unmet(entry.case.proposed_requires, place.versions, 1 << 62)
+        checkpoint = place.checkpoint(condition.checkpoint) if condition.checkpoint else None
+        can_propose = not unmet(entry.case.proposed_needs, place.versions)
         # Bytes are never judged on a card that others are on.
-        shared = entry.case.budget_of(condition).unit != "bytes" and condition.requires.cards == 1
+        shared = condition.budget.unit != "bytes" and condition.needs.cards == 1
         for arm in [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]:
-            for number in range(entry.case.repeats if arm == "subject" else 1):
-                request = {
-                    "module": entry.module,
-                    "arm": arm,
-                    "params": dict(condition.params),
-                    "checkpoint": checkpoint,
-                    "env": dict(condition.env),
-                    "timeout_s": entry.case.timeout_s,
-                    "shared": shared,
-                    "card_bytes": condition.requires.card_bytes,
-                    "snapshot": snapshots and place.device == "cuda",
-                }
-                name = f"{trial.cell}.{entry.name}.{condition.name}.{arm}{number or ''}.log"
-                future = arms.submit(place.observe, request, logs / name, condition.fresh, condition.requires.cards)
-                self._futures.append((arm, future))
+            request = {
+                "module": entry.module,
+                "condition": condition.name,
+                "arm": arm,
+                "checkpoint": checkpoint,
+                "env": dict(condition.env),
+                "timeout_s": entry.case.timeout_s,
+                "shared": shared,
+                "card_bytes": condition.needs.card_bytes,
+                "snapshot": snapshots and place.device == "cuda",
+            }
+            log = logs / f"{trial.cell}.{entry.name}.{condition.name}.{arm}.log"
+            self._futures.append((arm, arms.submit(place.observe, request, log, cards=condition.needs.cards)))
 
     def cancel(self) -> None:
         """Call off the arms that did not start."""
@@ -152,27 +151,21 @@ class Running:
     def record(self) -> Record:
         """Wait for the arms and return the finished trial."""
         trial, condition = self.trial, self.trial.condition
-        case = trial.entry.case
-        budget = case.budget_of(condition)
-        limit = budget.limit(condition.params)
-        observed: dict[str, list[Observation]] = {}
-        for arm, future in self._futures:
-            observed.setdefault(arm, []).append(relative_log(future.result()))
-        judged = {
-            arm: [read(one, budget, limit, case.symptoms) for one in several] for arm, several in observed.items()
-        }
+        case, budget = trial.entry.case, condition.budget
+        observed = {arm: relative_log(future.result()) for arm, future in self._futures}
+        judged = {arm: read(one, budget, case.symptoms) for arm, one in observed.items()}
         if self._missing:
             verdict, reason = Verdict.UNSUPPORTED, self._missing
         else:
-            verdict, reason = decide(judged["subject"], judged["reference"][0], judged["planted"][0])
-        expected = trial.expected(self._place.versions, self._place.device)
+            verdict, reason = decide([judged["subject"]], judged["reference"], judged.get("planted"))
+        expected = trial.expected(self._place.versions)
         result = outcome(verdict, expected)
         proposed = None
         if "proposed" in judged and verdict in SETTLED:
             kind, why = effect(
-                (judged["subject"][0][0], observed["subject"][0]),
-                (judged["proposed"][0][0], observed["proposed"][0]),
-                case.numbers(condition.params),
+                (judged["subject"][0], observed["subject"]),
+                (judged["proposed"][0], observed["proposed"]),
+                case.numbers_of(condition),
             )
             proposed = {"effect": kind.value, "reason": why}
         return Record(
@@ -185,16 +178,17 @@ class Running:
             failed=is_failure(verdict, result),
             expected=expected,
             reason=reason,
-            budget=as_record(budget, limit),
-            margins=margins(observed["planted"][0], observed["reference"][0], budget.figure, limit) if observed else {},
+            budget=as_record(budget),
+            margins=margins(observed.get("planted"), observed["reference"], budget) if observed else {},
             proposed=proposed,
-            readings={arm: several[0][0].value for arm, several in judged.items()},
-            arms=tuple(one for several in observed.values() for one in several),
+            readings={arm: reading.value for arm, (reading, _) in judged.items()},
+            arms=tuple(observed.values()),
             environment=self._place.facts,
             machine=self._machine,
             date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             repeat=trial.repeat,
             source=self._source,
+            control=condition.control,
         )
 
 
@@ -209,18 +203,14 @@ def judged_again(record: Record, known: Mapping[str, Entry]) -> Record:
     condition = declared(record, known)
     if condition is None or not record.versions:
         return record
-    planted, reference = record.arm("planted"), record.arm("reference")
-    if planted and reference:
-        limit = float(record.budget["limit"])
-        record = replace(record, margins=margins(planted, reference, record.budget["figure"], limit))
-    expected = Trial(known[record.case], condition, record.cell).expected(record.versions, record.device)
+    expected = Trial(known[record.case], condition, record.cell).expected(record.versions)
     result = outcome(record.verdict, expected)
     return replace(record, expected=expected, outcome=result, failed=is_failure(record.verdict, result))
 
 
-def as_record(budget: Budget, limit: float) -> dict[str, Any]:
+def as_record(budget: Budget) -> dict[str, Any]:
     """Return a budget as it is kept in a record."""
-    kept = {"figure": budget.figure, "second": budget.second, "limit": to_number(limit), "unit": budget.unit}
+    kept = {"figure": budget.figure, "second": budget.second, "limit": to_number(budget.limit), "unit": budget.unit}
     return kept | ({"second_slack": budget.second_slack} if budget.second_slack else {})
 
 
@@ -232,7 +222,6 @@ def relative_log(observation: Observation) -> Observation:
 
 def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: Mapping[str, Any]) -> Record:
     """Return the record of a trial whose cell could not be made ready: `unsupported` or `error`."""
-    budget = trial.entry.case.budget_of(trial.condition)
     return Record(
         case=trial.entry.name,
         condition=trial.condition.name,
@@ -243,7 +232,7 @@ def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: M
         failed=is_failure(verdict, Outcome.UNSETTLED),
         expected=False,
         reason=reason,
-        budget=as_record(budget, budget.limit(trial.condition.params)),
+        budget=as_record(trial.condition.budget),
         machine=machine,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         repeat=trial.repeat,
@@ -257,6 +246,7 @@ def two_lines(record: Record) -> str:
     hints = {
         Outcome.REGRESSION: f"the record says that this version is not affected; look closer with `{record.repeat}`",
         Outcome.FIXED: "the record says that this version is affected; if that is over, narrow `affected` in the case",
+        Outcome.NEW: "nothing is recorded here yet; write what it is into `affected` of the condition",
         Outcome.UNSETTLED: f"read the arms' logs ({log_of(record)} in the run's folder), then `{record.repeat}`",
     }
     return f"{observed}\nhint: {printable(hints.get(record.outcome, 'nothing to do'), most=MOST)}"

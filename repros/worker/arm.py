@@ -21,6 +21,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -215,20 +216,24 @@ class Probe:
         began = time.monotonic()
         module = importlib.import_module(request["module"])
         case: Case = module.CASE
-        arm: Callable[[Any], Any] = getattr(module, request["arm"])
+        condition = case.condition(request["condition"])
+        if "params" in request:
+            condition = replace(condition, params=request["params"])
+        arm: Callable[..., Any] = getattr(module, request["arm"])
         seed()
         snapshot = Path(request["log"]).with_suffix(".pickle") if request.get("snapshot") else None
         meters = self._meters = meters_of(
-            request["params"].get("device", "cpu"), case.gate, request.get("shared", False), snapshot
+            condition.device, case.gate, request.get("shared", False), snapshot
         )
         with meters.open():
             warm_up(request.get("imports", ()))
             self._wait(request.get("gate"))
             self.phase = "prepare"
-            inputs = module.prepare(request["params"], request["checkpoint"])
-            oracle = module.oracle(inputs) if hasattr(module, "oracle") else {}
+            given = {"checkpoint": request["checkpoint"]} if request.get("checkpoint") else {}
+            inputs = module.inputs(condition, **given) if hasattr(module, "inputs") else given
+            oracle = module.oracle(condition, **inputs) if hasattr(module, "oracle") else {}
             seed()
-            steps = arm(inputs)
+            steps = arm(condition, **inputs)
             self.seconds["import"] = time.monotonic() - began - self.waited_s
             with meters.watch():
                 result = self._drive(steps, meters)

@@ -8,24 +8,30 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from repros.case import Budget, Case, Claim, Condition, Symptom
+from repros.case import Case, Claim, Condition, Symptom, held
 
 SIZE = 1 << 20
 
 
-def condition(name: str, subject: str = "inside", **arms: object) -> Condition:
-    return Condition(name, {"subject": subject, "reference": "inside", "planted": "over", "proposed": "inside", **arms})
+HELD = Claim("one tensor too many is held")
+
+
+def condition(name: str, subject: str = "inside", **arms: str) -> Condition:
+    does = {"subject": subject, "reference": "inside", "planted": "over", "proposed": "inside", **arms}
+    return Condition(name, held(SIZE + SIZE // 4), {"does": does}, affected=(), claims=(HELD,))
 
 
 CASE = Case(
-    package="repros",
-    number=0,
+    report="repros#0",
     title="the harness",
     kind="selftest",
     status="open",
-    claims=(Claim("one tensor too many is held"),),
+    severity="memory",
+    trigger="nothing: the harness itself is on trial",
+    claims=(HELD,),
     conditions=(
         condition("passes"),
         condition("breaks", "over"),
@@ -54,42 +60,40 @@ CASE = Case(
         condition("fix-makes-wrong", "over", proposed="wrong"),
         condition("fix-fails", "over", proposed="raise_other"),
         condition("hidden-from-one-instrument", "hidden"),
+        replace(condition("control"), control=True),
+        replace(condition("control-breaks", "over"), control=True),
+        replace(condition("nothing-recorded"), affected=None),
     ),
-    budget=Budget("held_bytes", lambda p: SIZE + SIZE // 4, second="heap_held_bytes"),
     symptoms=(Symptom("KeyError", "reported"), Symptom("RuntimeError", "the reported one$")),
     proposes="nothing in earnest",
     timeout_s=4.0,
 )
 
 
-def prepare(p, checkpoint):
-    return p
-
-
-def oracle(i):
+def oracle(c):
     import torch
 
     return {"output": torch.ones(4, dtype=torch.float64)}
 
 
-def subject(p):
-    yield from act(p["subject"])
-    return output(p["subject"])
+def subject(c):
+    yield from act(c.does["subject"])
+    return output(c.does["subject"])
 
 
-def reference(p):
-    yield from act(p["reference"])
-    return output(p["reference"])
+def reference(c):
+    yield from act(c.does["reference"])
+    return output(c.does["reference"])
 
 
-def planted(p):
-    yield from act(p["planted"])
-    return output(p["planted"])
+def planted(c):
+    yield from act(c.does["planted"])
+    return output(c.does["planted"])
 
 
-def proposed(p):
-    yield from act(p["proposed"])
-    return output(p["proposed"])
+def proposed(c):
+    yield from act(c.does["proposed"])
+    return output(c.does["proposed"])
 
 
 def output(what):

@@ -20,7 +20,7 @@ from typing import Any
 import jinja2
 
 from repros import __version__
-from repros.case import Claim
+from repros.case import Case, Claim
 from repros.cases import Entry
 from repros.cells.matrix import AXES
 from repros.errors import UserError
@@ -205,7 +205,8 @@ def section(
         entry = known.get(case_name)
         case = entry.case if entry else None
         for claim in case.claims if case else ():
-            claims.append(claim_row(claim, rows, numbers))
+            assert case is not None
+            claims.append(claim_row(case, claim, rows, numbers))
             beside += reported.spans(reported.rows(claim, everything, case_name))
         if case and case.proposes:
             fixes.append(fix_row(case_name, case.proposes, rows))
@@ -311,10 +312,13 @@ def short(times: float) -> str:
     return text if times == 1 or text not in ("1.0×", "1.00×") else (">1×" if times > 1 else "<1×")
 
 
-def claim_row(claim: Claim, records: Sequence[Record], numbers: Mapping[changes.Key, int]) -> dict[str, Any]:
+def claim_row(
+    case: Case, claim: Claim, records: Sequence[Record], numbers: Mapping[changes.Key, int]
+) -> dict[str, Any]:
     """Return a claim as reported, and beside it what was measured."""
-    found = standing.of_claim(claim, records)
-    spoken_of = [r for r in records if claim.covers(r.condition) and r.verdict in SETTLED]
+    found = standing.of_claim(case, claim, records)
+    speaking = case.speaking_to(claim)
+    spoken_of = [r for r in records if r.condition in speaking and r.verdict in SETTLED]
     bad = [r for r in spoken_of if r.verdict is Verdict.REPRODUCED]
     return {
         "text": claim.text,
@@ -448,8 +452,8 @@ def case_facts(name: str, entry: Entry | None, records: Sequence[Record]) -> dic
             {
                 "text": claim.text,
                 "reported": list(claim.reported.items()),
-                "standing": standing.of_claim(claim, mine).word,
-                "conditions": [condition for condition in tried if claim.covers(condition)],
+                "standing": standing.of_claim(case, claim, mine).word,
+                "conditions": [condition for condition in tried if condition in case.speaking_to(claim)],
             }
             for claim in case.claims
         ],
