@@ -283,7 +283,7 @@ def _calls_by_name(node: ast.AST) -> bool:
 def _typed_in(node: ast.AST, judged: set[str]) -> str:
     """Return in words that a mapping gives a judged figure as a number; empty if it is none."""
     for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
-        number = isinstance(value, ast.Constant) and isinstance(value.value, int | float)
+        number = isinstance(value, ast.Constant) and type(value.value) in (int, float)
         if number and isinstance(key, ast.Constant) and key.value in judged:
             return f"returns `{key.value}` as the number {value.value!r}"  # type: ignore[attr-defined]
     return ""
