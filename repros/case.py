@@ -37,7 +37,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +296,9 @@ class Needs(_Declared):
             raise self.error("Needs.cards: 0 cards", "leave it out: a cell without a GPU has no cards to count")
 
 
+NOTHING = Needs()
+
+
 @dataclass(frozen=True)
 class Affected(_Declared):
     """A window of releases in which the suite's own trials reproduced the report.
@@ -319,7 +322,7 @@ class Condition(_Declared):
     name: str
     budget: Budget
     params: Params = field(default_factory=dict)
-    needs: Needs = Needs()
+    needs: Needs = NOTHING
     affected: tuple[Affected, ...] | None = None
     #: What it speaks to.
     claims: tuple[Claim, ...] = ()
@@ -349,6 +352,15 @@ class Condition(_Declared):
         if self.control and self.affected:
             what = f"condition `{self.name}`: a control condition that is affected"
             raise self.error(what, "a control is one that the report calls fine; take `control` or `affected` out")
+
+    def on_card(self, size: str, budget: Budget, params: Params | None = None, **declared: Any) -> Condition:
+        """Return the same on a GPU, as ``NAME-SIZE-cuda``, at the size that ``params`` give; this one is its proxy.
+
+        Its windows are its own: what is affected on a CPU may not be on a card.
+        """
+        name = "-".join(filter(None, [self.name, size, "cuda"]))
+        changes = {"budget": budget, "params": {**self.params, **(params or {})}, "affected": None, **declared}
+        return replace(self, name=name, device="cuda", proxy=self.name, **changes)
 
     def __getattr__(self, name: str) -> Any:
         """Return a parameter."""
@@ -399,7 +411,7 @@ class Case(_Declared):
     #: What the report proposes as a fix, in a line; None if it proposes none.
     proposes: str | None = None
     #: What the `proposed` arm needs beyond the condition; where it is missing, that arm alone is left out.
-    proposed_needs: Needs = Needs()
+    proposed_needs: Needs = NOTHING
     #: Operators at whose first call the ledger waits until the loader's other threads are idle.
     gate: tuple[str, ...] = ()
     timeout_s: float = 60.0

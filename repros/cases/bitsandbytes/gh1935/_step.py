@@ -1,0 +1,95 @@
+"""What the cases of bitsandbytes#1935 share: the report, the step that is judged, its size, the fix it proposes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from repros.case import NOTHING, Budget, Condition, Needs
+from repros.cases._frozen import Arm, reference_format
+
+PROPOSES = "call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward"
+REPORT: dict[str, Any] = {
+    "report": "bitsandbytes#1935",
+    "kind": "pull request",
+    "status": "closed unmerged, withdrawn by its author",
+    "severity": "memory",
+    "proposes": PROPOSES,
+}
+
+NEWEST = Needs({"transformers": ">=5.20"}, reason="transformers has no part in it; its newest release is enough")
+#: Widths along the six weights of a layer of the report's 9B model.
+LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
+CARD_BYTES = 6 * (2 * 4096 * 4096 + 4 * 4096 * 12288)  # an arm's 16-bit weights, and as much again twice
+
+
+def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTHING, **declared: Any) -> Condition:
+    """Declare the same for layers of the report's 9B model, on a GPU."""
+    size = "layer" if layers == 1 else f"{layers}-layers"
+    needs = replace(needs, card_bytes=layers * CARD_BYTES)
+    params = {"tokens": 128, "widths": LAYER_9B + (layers - 1) * LAYER_9B[1:]}
+    return proxy.on_card(size, budget, params, needs=needs, **{"affected": (), "proposed": False, **declared})
+
+
+def keeps_nothing(c: Any, weights: Any) -> Any:
+    """Return the reference's layers, one after the other."""
+    from repros.reference.formats import chain, products
+
+    return chain(products(reference_format(c), weights))
+
+
+def saves_weights(c: Any, weights: Any) -> Any:
+    """Return the same with the reported bug: each product saves its dequantized weight for the backward."""
+    from repros.reference.formats import chain, saving_products
+
+    return chain(saving_products(reference_format(c), weights))
+
+
+def wrapped(c: Any, run: Any) -> Any:
+    """Return the chain compiled or checkpointed, as the condition has it.
+
+    ``aot_eager`` splits a joint graph into forward and backward by default, its sibling and inductor by min-cut.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    if "backend" in c.params:
+        return torch.compile(run, backend=c.backend)
+    if "reentrant" in c.params:
+        return partial(checkpoint, run, use_reentrant=c.reentrant)
+    return run
+
+
+def train(c: Any, run: Any, x: Any, grad: Any) -> Arm:
+    """Warm up, bare and wrapped; then run the step that is judged: what is alive at ``backward`` was kept for it."""
+    import torch
+
+    judged = wrapped(c, run)
+    for step in (run, judged):
+        step(x).backward(grad)
+        x.grad = None  # compiled code is guarded on it: the judged step must find it so
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    yield "forward"
+    output = judged(x)
+    yield "backward"
+    output.backward(grad)
+    return {"output": output, "grad_input": x.grad, **({"graph_calls": graphs} if graphs else {})}
+
+
+def apply_fix() -> None:
+    """Patch the installed functions as the report proposes: what their forward calls runs under `torch.no_grad()`."""
+    global torch  # Dynamo of torch 2.9 finds no_grad through a module, not through a closure
+    import torch
+    from bitsandbytes.autograd import _functions
+
+    def guarded(forward: Any) -> Any:
+        def run(*arguments: Any, **named: Any) -> Any:
+            with torch.no_grad():
+                return forward(*arguments, **named)
+
+        return staticmethod(run)
+
+    for name in ("MatMul4Bit", "MatMul8bitLt", "MatMul8bitFp"):
+        if function := getattr(_functions, name, None):
+            function.forward = guarded(function.forward)

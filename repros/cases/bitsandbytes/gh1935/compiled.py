@@ -1,0 +1,104 @@
+"""Under `torch.compile` a frozen 4-bit layer keeps its dequantized weight from forward to backward.
+
+The report says that autograd saves the weight; its maintainer suspects `torch.compile` instead, and is right. Forward
+and backward dequantize the same weight. The compiler sees both in one graph, dequantizes once and saves the result.
+bitsandbytes 0.50 ends that with one operator for dequantization and product; torch 2.14 merges no value of the forward
+with one of the backward.
+
+Limit: the weight is frozen, so the backward needs only the packed weight, which was there before the step. Between
+forward and backward a step has to hold its output. A saved weight is six times the output.
+
+Planted: the reference multiplies by a dequantized weight that autograd saves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
+from repros.cases._frozen import Arm, draw, exact, installed, packed_bytes
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, of_9b, saves_weights, train
+    NEWEST,
+    REPORT,
+    apply_fix,
+    keeps_nothing,
+    saves_weights,
+    train,
+)
+
+KIB = 1024
+TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
+OUTPUT = 2 * TOKENS * WIDTH
+# Bytes: the output, what the heap rounds up to, and the compiler's own objects, as torch 2.9 compiles this step anew.
+LIMIT = OUTPUT + 64 * KIB + 256 * KIB
+CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB  # at the report's size, on a GPU: the output is 4096 wide
+
+BISECTED = "reports/bisect/gh1935-bitsandbytes"
+UNTIL_0_50 = Affected({"bitsandbytes": "<0.50", "torch": "<2.14"}, BISECTED)
+FP4_UNTIL_0_50 = Affected({"bitsandbytes": ">=0.47,<0.50", "torch": "<2.14"}, BISECTED)
+CARD_UNTIL_0_50 = Affected({"bitsandbytes": "<0.50"}, "reports/h200")
+
+HAS_FP4 = Needs({"bitsandbytes": ">=0.47.0"}, reason="fp4 has a CPU kernel from bitsandbytes 0.47.0 on")
+COMPILER = Needs(compiler=True, reason="inductor's CPU backend builds its kernels with a C++ compiler")
+
+SAVED = Claim("autograd saves the dequantized weight of a 4-bit layer")
+SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not eager mode")
+
+NF4, FP4_DOUBLE = ("nf4", False), ("fp4", True)  # the 4-bit type, and whether its scales are in 8 bits too
+MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inductor does; `aot_eager` does not
+
+
+def compiled(name: str, backend: str, affected: Affected, quant: object = NF4, **declared: Any) -> Condition:
+    params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH), "backend": backend}
+    params |= {"training": declared.pop("training", True)}
+    return Condition(name, held(LIMIT), params, affected=(affected,), claims=(SAVED, SUSPECTED), **declared)
+
+
+BY_MINCUT = compiled("nf4-compile-mincut", MINCUT, UNTIL_0_50)
+BY_INDUCTOR = compiled("nf4-compile-inductor", "inductor", UNTIL_0_50, needs=COMPILER)
+ON_CARD: Any = {"budget": held_on_card(CARD_LIMIT), "affected": (CARD_UNTIL_0_50,)}
+
+CASE = Case(
+    **REPORT,
+    title="the dequantized 16-bit weight is saved for backward under torch.compile",
+    trigger="torch.compile around frozen 4-bit layers that are trained through",
+    claims=(SAVED, SUSPECTED),
+    conditions=(
+        compiled("nf4-compile-default", "aot_eager", UNTIL_0_50),
+        BY_MINCUT,
+        BY_INDUCTOR,
+        compiled("nf4-eval-compile-mincut", MINCUT, UNTIL_0_50, training=False),
+        compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, FP4_DOUBLE, needs=HAS_FP4),
+        of_9b(BY_MINCUT, **ON_CARD),
+        of_9b(BY_MINCUT, **ON_CARD, layers=32, needs=NEWEST),
+        of_9b(BY_INDUCTOR, **ON_CARD, needs=NEWEST, proposed=True),
+    ),
+    timeout_s=180.0,  # inductor's first kernel in a cell precompiles torch's headers
+)
+
+
+def inputs(c: Condition) -> dict[str, Any]:
+    return draw(c)
+
+
+def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
+    return exact(c, x, weights, grad)
+
+
+def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    layers = installed(c, weights).train(c.training)
+    figures = yield from train(c, layers, x, grad)
+    return {**figures, "packed_bytes": packed_bytes(layers)}
+
+
+def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, keeps_nothing(c, weights), x, grad)
+
+
+def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, saves_weights(c, weights), x, grad)
+
+
+def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    apply_fix()
+    return subject(c, x, weights, grad)

@@ -1,0 +1,134 @@
+"""A frozen 4-bit layer is said to keep its dequantized weight from forward to backward.
+
+The report: `MatMul4Bit.forward` calls `F.linear` on the dequantized weight, so autograd saves it; a layer holds 0.48 GB
+where 0.06 GB are packed. The maintainer cannot reproduce it: the forward of an `autograd.Function` runs without
+autograd. No release tried is affected here; `compiled.py` beside this file has what the maintainer suspects.
+
+Limit, for a plain layer: the weight is frozen, so the backward needs only the packed weight, which was there before
+the step. Between forward and backward a step has to hold its output. A saved weight is six times the output.
+
+Limit, for a chain of layers under gradient checkpointing: nothing is held in between, with the bug or without, since
+it would save the weights while it recomputes, in the backward. So the peak of live 16-bit bytes is limited: one
+dequantized weight at a time, and an output, a recomputed output and a gradient for each layer.
+
+Planted: the reference multiplies by a dequantized weight that autograd saves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repros.case import NOTHING, Budget, Case, Claim, Condition, Needs, Reading, held, held_on_card
+from repros.cases._frozen import Arm, draw, exact, installed, packed_bytes
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, of_9b, saves_weights, train
+    NEWEST,
+    REPORT,
+    apply_fix,
+    keeps_nothing,
+    saves_weights,
+    train,
+)
+
+KIB = 1024
+TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
+LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
+
+LAYERS, ROWS, SIDE = 4, 16, 512  # the checkpointed chain
+PEAK = 2 * SIDE * SIDE + (2 * LAYERS + 4) * 2 * ROWS * SIDE  # one weight, and the layers' inputs and outputs
+
+# At the report's size, on a GPU: layers of 4096 and 12288, as many tokens.
+CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB
+# One weight, and a byte more for each of its codes, which the allocator sees unpacked; and input, output and both
+# gradients, of the chain (4096, 4096) and of its widest layer (4096, 12288).
+CARD_PEAK = 3 * 4096 * 12288 + 4 * TOKENS * (4096 + 4096 + 4096 + 12288)
+
+HAS_FP4 = Needs({"bitsandbytes": ">=0.47.0"}, reason="fp4 has a CPU kernel from bitsandbytes 0.47.0 on")
+
+
+def gigabytes(figure: str, *conditions: str, case: str = "", note: str = "") -> tuple[Reading, ...]:
+    """Return where a number in the report's GB, 10**9 bytes, is measured: as installed, and with the planted bug."""
+    arms = ("subject", "planted") if figure == "cuda_held_bytes" else ("subject",)
+    return tuple(Reading(figure, name, 10**9, arm, case=case, note=note) for name in conditions for arm in arms)
+
+
+PACKED = "in 4 bits a layer has a quarter of its 16-bit size, and its scales beside it"
+ALL = "what is held until the backward is all that a fix can save"
+SAVED = Claim(
+    "autograd saves the dequantized weight of a 4-bit layer",
+    {
+        "a layer": "0.48 GB",
+        "a layer, packed": "0.06 GB",
+        "32 layers of a 9B model": "15.4 GB",
+        "32 layers of a 9B model, packed": "1.9 GB",
+        "saved by the fix": "~13 GB",
+    },
+    {
+        "a layer": gigabytes("cuda_held_bytes", "nf4-eager-layer-cuda")
+        + gigabytes("cuda_held_bytes", "nf4-compile-inductor-layer-cuda", case="gh1935_compiled"),
+        "a layer, packed": gigabytes("packed_bytes", "nf4-eager-layer-cuda", note=PACKED),
+        "32 layers of a 9B model": gigabytes("cuda_held_bytes", "nf4-eager-32-layers-cuda")
+        + gigabytes("cuda_held_bytes", "nf4-compile-mincut-32-layers-cuda", case="gh1935_compiled"),
+        "32 layers of a 9B model, packed": gigabytes("packed_bytes", "nf4-eager-32-layers-cuda", note=PACKED),
+        "saved by the fix": gigabytes("cuda_held_bytes", "nf4-eager-32-layers-cuda", note=ALL),
+    },
+)
+
+
+def plain(name: str, quant: tuple[str, bool], needs: Needs = NOTHING) -> Condition:
+    params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
+    return Condition(name, held(LIMIT), params, needs, affected=(), claims=(SAVED,))
+
+
+def checkpointed(name: str, reentrant: bool) -> Condition:
+    params = {"quant": ("nf4", False), "tokens": ROWS, "widths": (SIDE,) * (LAYERS + 1), "reentrant": reentrant}
+    return Condition(name, Budget("peak_live_16bit_bytes", PEAK), params, affected=(), claims=(SAVED,))
+
+
+PLAIN, NONREENTRANT = plain("nf4-eager", ("nf4", False)), checkpointed("nf4-checkpoint-nonreentrant", False)
+ON_CARD, PEAK_ON_CARD = held_on_card(CARD_LIMIT), Budget("cuda_peak_allocated_bytes", CARD_PEAK)
+
+CASE = Case(
+    **REPORT,
+    title="the dequantized 16-bit weight is saved for backward",
+    trigger="training through frozen 4-bit layers, as QLoRA does",
+    claims=(SAVED,),
+    conditions=(
+        PLAIN,
+        plain("nf4-double-eager", ("nf4", True)),  # scales in 8 bits too
+        plain("fp4-eager", ("fp4", False), HAS_FP4),
+        checkpointed("nf4-checkpoint-reentrant", True),
+        NONREENTRANT,
+        of_9b(PLAIN, ON_CARD, proposed=True),
+        of_9b(PLAIN, ON_CARD, layers=32, needs=NEWEST),
+        of_9b(NONREENTRANT, PEAK_ON_CARD),
+        of_9b(NONREENTRANT, PEAK_ON_CARD, layers=32, needs=NEWEST),
+    ),
+    timeout_s=180.0,
+)
+
+
+def inputs(c: Condition) -> dict[str, Any]:
+    return draw(c)
+
+
+def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
+    return exact(c, x, weights, grad)
+
+
+def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    layers = installed(c, weights)
+    figures = yield from train(c, layers, x, grad)
+    return {**figures, "packed_bytes": packed_bytes(layers)}
+
+
+def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, keeps_nothing(c, weights), x, grad)
+
+
+def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, saves_weights(c, weights), x, grad)
+
+
+def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    apply_fix()
+    return subject(c, x, weights, grad)
