@@ -18,13 +18,6 @@ from typing import Any
 from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact, installed, packed_bytes
 from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, of_9b, saves_weights, train
-    NEWEST,
-    REPORT,
-    apply_fix,
-    keeps_nothing,
-    saves_weights,
-    train,
-)
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
