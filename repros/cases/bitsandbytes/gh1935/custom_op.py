@@ -1,0 +1,101 @@
+"""The operator that the maintainer plans in place of `MatMul4Bit` is asked whether it keeps the dequantized weight.
+
+The maintainer's answer to the report is a custom operator with `register_autograd`, whose backward dequantizes again.
+It is written here by hand, over the installed kernels, and keeps nothing, plain or compiled, in every release tried.
+
+Limit: the backward needs only the packed weight, which was there before the step. Between forward and backward a step
+has to hold its output. A saved weight is six times the output.
+
+Planted: the reference multiplies by a dequantized weight that autograd saves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from repros.case import Case, Claim, Condition, held
+from repros.cases._frozen import Arm, draw, exact
+from repros.cases.bitsandbytes.gh1935._step import REPORT, keeps_nothing, saves_weights, train
+
+KIB = 1024
+TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
+LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
+COMPILED = LIMIT + 256 * KIB  # and the compiler's own objects, as torch 2.9 compiles this step anew
+
+PARAMS = {"quant": ("nf4", False), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
+NOTE = "the operator that the maintainer planned, written by hand over the installed kernels"
+SAVED = Claim("not in the report: the operator that the maintainer plans saves the weight too")
+
+CASE = Case(
+    **{**REPORT, "proposes": None},
+    title="the operator planned in place of the 4-bit layer's Function",
+    trigger="the planned operator; no release has it",
+    claims=(SAVED,),
+    conditions=(
+        Condition("nf4-customop-eager", held(LIMIT), PARAMS, affected=(), claims=(SAVED,), note=NOTE),
+        Condition(
+            "nf4-customop-compile-mincut",
+            held(COMPILED),
+            {**PARAMS, "backend": "aot_eager_decomp_partition"},
+            affected=(),
+            claims=(SAVED,),
+            note=NOTE,
+        ),
+    ),
+    timeout_s=180.0,
+)
+
+
+def inputs(c: Condition) -> dict[str, Any]:
+    return draw(c)
+
+
+def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
+    return exact(c, x, weights, grad)
+
+
+def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    import bitsandbytes.functional as F
+
+    state = F.quantize_4bit(weights[0], quant_type=c.quant[0])
+    return train(c, partial(planned_operator(), packed=state[0], state=state[1]), x, grad)
+
+
+def planned_operator() -> Any:
+    """Register the operator; its backward dequantizes the weight again."""
+    import torch
+
+    scheme = "Tensor packed, Tensor absmax, int n, int k, str kind, int blocksize"
+
+    def dequantize(like: Any, packed: Any, absmax: Any, n: int, k: int, kind: str, blocksize: int) -> Any:
+        return torch.ops.bitsandbytes.dequantize_4bit(packed, absmax, blocksize, kind, [n, k], like.dtype)
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        _, packed, absmax, *ctx.scheme = inputs
+        ctx.save_for_backward(packed, absmax)
+
+    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
+        return (grad @ dequantize(grad, *ctx.saved_tensors, *ctx.scheme), *(None,) * 6)
+
+    op = torch.library.custom_op(
+        "repros_subject::linear_4bit",
+        lambda x, *weight: torch.nn.functional.linear(x, dequantize(x, *weight)),
+        mutates_args=(),
+        schema=f"(Tensor x, {scheme}) -> Tensor",
+    )
+    op.register_fake(lambda x, packed, absmax, n, *rest: x.new_empty((*x.shape[:-1], n)))
+    op.register_autograd(backward, setup_context=setup)
+
+    def multiply(x: Any, packed: Any, state: Any) -> Any:
+        return op(x, packed, state.absmax, *state.shape, state.quant_type, state.blocksize)
+
+    return multiply
+
+
+def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, keeps_nothing(c, weights), x, grad)
+
+
+def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, saves_weights(c, weights), x, grad)
