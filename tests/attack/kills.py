@@ -94,6 +94,13 @@ class Victim:
                 continue
         return found
 
+    def left(self) -> list[str]:
+        """Return the processes that outlive their time to end; the kernel ends them one after the other."""
+        until = time.monotonic() + ORPHAN_S
+        while (found := self.processes()) and time.monotonic() < until:
+            time.sleep(0.1)
+        return found
+
     def lines(self) -> list[bytes]:
         """Return the whole lines of trials that are on disk."""
         path = self.run / results.RESULTS
@@ -115,10 +122,7 @@ def kill_once(victim: Victim, after_s: float, counts: Counter[str]) -> list[str]
         counts["ended before"] += 1
     process.communicate()
     wrong = []
-    until = time.monotonic() + ORPHAN_S
-    while (left := victim.processes()) and time.monotonic() < until:
-        time.sleep(0.1)
-    if left:
+    if left := victim.left():
         counts["orphans"] += len(left)
         wrong.append(f"orphans: {left}")
     if lost := [line for line in before if line not in victim.lines()]:

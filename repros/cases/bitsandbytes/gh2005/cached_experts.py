@@ -58,6 +58,10 @@ def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
     return exact_experts(c, x, weights, grad)
 
 
+#: The planted bug's cache, of this process: nothing empties it once the judged steps have begun.
+CACHE: dict[int, Any] = {}
+
+
 def train_twice(run: Any, x: Any, grad: Any) -> Arm:
     """Run a bare step, which is not judged, and two checkpointed ones."""
     from torch.utils.checkpoint import checkpoint
@@ -65,6 +69,7 @@ def train_twice(run: Any, x: Any, grad: Any) -> Arm:
     recomputed = partial(checkpoint, run, use_reentrant=False)
     run(x).backward(grad)
     x.grad = None
+    CACHE.clear()
     yield "forward"
     recomputed(x).backward(grad)
     x.grad = None
@@ -88,5 +93,4 @@ def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
     """Keep each dequantized weight in a cache, from the first checkpointed step on."""
     from repros.reference.formats import saving_products
 
-    cache: dict[int, Any] = {}
-    return train_twice(routed(saving_products(reference_format(c), weights, cache)), x, grad)
+    return train_twice(routed(saving_products(reference_format(c), weights, CACHE)), x, grad)
