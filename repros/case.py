@@ -60,6 +60,7 @@ ITEMSIZE: Mapping[str, int] = {
 REPOSITORIES: Mapping[str, str] = {
     "bitsandbytes": "bitsandbytes-foundation/bitsandbytes", "transformers": "huggingface/transformers",
     "accelerate": "huggingface/accelerate", "peft": "huggingface/peft", "torch": "pytorch/pytorch",
+    "huggingface_hub": "huggingface/huggingface_hub", "tokenizers": "huggingface/tokenizers",
 }  # fmt: skip
 #: Kind of a report -> how its page is addressed.
 PAGES: Mapping[str, str] = {"issue": "issues", "pull request": "pull", "finding of the hunt": "issues", "selftest": ""}
@@ -144,7 +145,7 @@ class _Declared:
         for one in fields(self):  # type: ignore[arg-type]
             holds, kind = KINDS[str(one.type)]
             value = getattr(self, one.name)
-            if value is ...:
+            if value is ... or (isinstance(value, Mapping) and ... in value.values()):
                 raise self.error(f"{type(self).__name__}.{one.name}: not filled in", f"write {kind}")
             if not holds(value):
                 raise self.error(f"{type(self).__name__}.{one.name}: {_quoted(value)} is not {kind}", f"write {kind}")

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from repros import ROOT
 from repros.case import ARMS, Case, Condition
+from repros.cases import aliases
 from repros.errors import UserError
 
 T = TypeVar("T")
@@ -102,7 +103,9 @@ def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     if name.endswith(".py"):
         return (from_file(Path(name)),)
     number = name.removeprefix("gh").lstrip("#")
+    taken_over = {new for new, olds in aliases.WAS.items() if name in olds}
     found = tuple(e for e in entries if e.name == name or str(e.case.number) == number)
+    found = found or tuple(e for e in entries if e.name in taken_over)
     return found or (choose(name, {e.name: e for e in entries}, "case"),)
 
 
@@ -113,6 +116,9 @@ def having(entries: tuple[Entry, ...], condition: str | None) -> tuple[Entry, ..
 
 def refuse(entries: Sequence[Entry], condition: str) -> None:
     """Raise UserError for a condition that none of these cases has, with the nearest names of them all."""
+    moved = next((new for e in entries if (new := aliases.now(e.name, condition)) != e.name), None)
+    if moved:
+        raise UserError(f"{entries[0].name}: the condition `{condition}` is of {moved} now", f"name {moved}")
     choose(
         condition,
         {c.name: c for e in entries for c in e.case.conditions},

@@ -146,9 +146,12 @@ def declaration(module: ModuleType) -> Case:
         line = _defined(file, "CASE")
         what = "no `CASE`" if case is None else f"`CASE` is a {type(case).__name__}"
         raise DeclarationError(f"{place_of(file, line)}: {what}", "declare one: `CASE = Case(…)`")
+    hint = "say first what is claimed, how it comes about, what the limit is and why, what is planted"
     if not isinstance(module.__doc__, str) or not module.__doc__.strip():
-        what = f"{place_of(file, 1)}: no docstring"
-        raise DeclarationError(what, "say first what is claimed, how it comes about and what the budget allows")
+        raise DeclarationError(f"{place_of(file, 1)}: no docstring", hint)
+    for number, line in enumerate(module.__doc__.splitlines(), 1):
+        if line.endswith("..."):
+            raise DeclarationError(f"{place_of(file, number)}: the docstring is not filled in", hint)
     check_arms(module, case, file)
     case.check_names()
     check_versions(case)

@@ -85,8 +85,10 @@ def parts(path: Path, results: Results) -> dict[str, str]:
     """Return the parts of a reading, figures put in; UserError for a part or a figure that is not there."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return dict.fromkeys(PARTS, "")
     except OSError as error:
-        raise UserError(f"{shown(path)}: {error.strerror}", "write the reading of the report there") from error
+        raise UserError(f"{shown(path)}: {error.strerror}", "check its permissions") from error
     names = [name.strip() for name in re.findall(r"(?m)^## (.*)$", text)]
     if tuple(names) != PARTS:
         raise UserError(f"{shown(path)}: its parts are {', '.join(names)}", f"write `## ` {', '.join(PARTS)}")

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 from filelock import FileLock
 
+from repros.cases.aliases import renamed
 from repros.errors import UserError
 from repros.files import claim
 from repros.run import schema
@@ -147,7 +148,7 @@ def lines(path: Path) -> tuple[list[dict[str, Any]], str]:
                 f"{shown(path)}:{number}: schema version {version}, this version reads {SCHEMA}",
                 "read it with the version of the suite that wrote it, or make the run again",
             )
-        found.append(record)
+        found.append(renamed(record))
     cut = rows[-1] != b""
     notice = f"{shown(path)}: the last line is cut off, {len(found)} whole lines were read" if cut else ""
     return found, notice
