@@ -19,8 +19,7 @@ WAS: Mapping[str, Mapping[str, str]] = {
     },
     "gh1935_adapters": {"gh1935_saved_weight": "nf4-lora-eager nf4-dora-eager nf4-dora-eager-weight-cuda"},
     "gh1935_custom_op": {"gh1935_saved_weight": "nf4-customop-eager nf4-customop-compile-mincut"},
-    "gh1935_experts": {"gh1935_saved_weight": "nf4-experts-eager"},
-    "gh2005_cached_experts": {"gh1935_saved_weight": "nf4-experts-checkpoint-nonreentrant"},
+    "gh2005_experts": {"gh1935_saved_weight": "nf4-experts-checkpoint-nonreentrant nf4-experts-eager"},
 }
 _NOW = {
     (was, condition): now

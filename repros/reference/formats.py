@@ -1,88 +1,112 @@
-"""The two formats of a frozen weight behind one interface, and chains of layers: right, and with a bug on purpose."""
+"""The two formats of a frozen weight behind one interface, and layers of them: right, and with a bug on purpose.
+
+A case declares a format before torch is there, so torch is imported where it is needed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from repros.reference.blockwise import Quantized4bit, dequantize_4bit, quantize_4bit
-from repros.reference.int8 import dequantize_rowwise, quantize_rowwise
-from repros.reference.linear import linear_4bit, linear_8bit
 
-Codes8bit = tuple[Tensor, Tensor]
+class Format(Protocol):
+    """How a weight ``[out, in]`` is quantized and multiplied by."""
+
+    def quantize(self, weight: Tensor) -> Any:
+        """Quantize a weight."""
+
+    def dequantize(self, quantized: Any, dtype: torch.dtype) -> Tensor:
+        """Return the weight that the codes stand for."""
+
+    def multiply(self, x: Tensor, quantized: Any) -> Tensor:
+        """Return ``x @ W.T``; saved for backward is the quantized weight alone."""
+
+    def codes(self, quantized: Any) -> Tensor:
+        """Return the tensor of codes."""
 
 
 @dataclass(frozen=True)
 class FourBit:
-    """``nf4`` or ``fp4`` in blocks of 64; with ``double`` the scales are in 8 bits."""
+    """``nf4`` or ``fp4`` in blocks of 64; with ``double`` the scales are in 8 bits. See `Format`."""
 
     quant_type: str = "nf4"
     double: bool = False
 
-    def quantize(self, weight: Tensor) -> Quantized4bit:
-        """Quantize a weight ``[out, in]``."""
+    def quantize(self, weight: Tensor) -> Any:  # noqa: D102
+        from repros.reference.blockwise import quantize_4bit
+
         return quantize_4bit(weight, self.quant_type, double=self.double)
 
-    def dequantize(self, quantized: Quantized4bit, dtype: torch.dtype) -> Tensor:
-        """Return the weight ``[out, in]`` that the codes stand for."""
+    def dequantize(self, quantized: Any, dtype: torch.dtype) -> Tensor:  # noqa: D102
+        from repros.reference.blockwise import dequantize_4bit
+
         return dequantize_4bit(quantized, dtype)
 
-    def multiply(self, x: Tensor, quantized: Quantized4bit) -> Tensor:
-        """Return ``x @ W.T``; saved for backward is the quantized weight alone."""
+    def multiply(self, x: Tensor, quantized: Any) -> Tensor:  # noqa: D102
+        from repros.reference.linear import linear_4bit
+
         return linear_4bit(x, quantized)
 
-    def codes(self, quantized: Quantized4bit) -> Tensor:
-        """Return the codes, uint8."""
-        return quantized.packed
+    def codes(self, quantized: Any) -> Tensor:  # noqa: D102
+        packed: Tensor = quantized.packed
+        return packed
 
 
 @dataclass(frozen=True)
 class EightBit:
-    """LLM.int8, a scale a row; what of ``x`` is over ``threshold`` is multiplied in 16 bits (0: nothing)."""
+    """LLM.int8, a scale a row; inputs over ``threshold`` are multiplied in 16 bits (0: none). See `Format`."""
 
     threshold: float = 0.0
 
-    def quantize(self, weight: Tensor) -> Codes8bit:
-        """Quantize a weight ``[out, in]``."""
+    def quantize(self, weight: Tensor) -> Any:  # noqa: D102
+        from repros.reference.int8 import quantize_rowwise
+
         return quantize_rowwise(weight)
 
-    def dequantize(self, quantized: Codes8bit, dtype: torch.dtype) -> Tensor:
-        """Return the weight ``[out, in]`` that codes and scale stand for."""
-        return dequantize_rowwise(*quantized, dtype)
+    def dequantize(self, quantized: Any, dtype: torch.dtype) -> Tensor:  # noqa: D102
+        from repros.reference.int8 import dequantize_rowwise
 
-    def multiply(self, x: Tensor, quantized: Codes8bit) -> Tensor:
-        """Return ``x @ W.T``; saved for backward are codes and scale alone."""
+        codes, scale = quantized
+        return dequantize_rowwise(codes, scale, dtype)
+
+    def multiply(self, x: Tensor, quantized: Any) -> Tensor:  # noqa: D102
+        from repros.reference.linear import linear_8bit
+
         codes, scale = quantized
         return linear_8bit(x, codes, scale, threshold=self.threshold)
 
-    def codes(self, quantized: Codes8bit) -> Tensor:
-        """Return the codes, int8."""
-        return quantized[0]
+    def codes(self, quantized: Any) -> Tensor:  # noqa: D102
+        codes: Tensor = quantized[0]
+        return codes
 
 
-Multiply = Callable[[Tensor], Tensor]
+Multiply = Callable[["Tensor"], "Tensor"]
 
 
-def products(how: FourBit | EightBit, weights: Sequence[Tensor]) -> list[Multiply]:
-    """Return functions that multiply by a weight ``[out, in]`` and keep nothing but its quantized form."""
-    return [partial(how.multiply, quantized=how.quantize(weight)) for weight in weights]  # type: ignore[arg-type]
+def layers(how: Format, weights: Sequence[Tensor]) -> list[Multiply]:
+    """Return a function for each weight that multiplies by it and keeps nothing but its quantized form."""
+    return [partial(how.multiply, quantized=how.quantize(weight)) for weight in weights]
 
 
-def saving_products(
-    how: FourBit | EightBit, weights: Sequence[Tensor], cache: dict[int, Tensor] | None = None
+def layers_that_save_their_weight(
+    how: Format, weights: Sequence[Tensor], cache: dict[int, Tensor] | None = None
 ) -> list[Multiply]:
     """Return such functions with a bug: autograd saves the dequantized weight, and a cache, if there is one, keeps it.
 
-    It is dequantized by an operator that a compiler cannot open, or the compiler might undo the bug.
+    The weight is dequantized by an operator that a compiler cannot open, or the compiler might undo the bug.
     """
+    import torch
+
     quantized = [how.quantize(weight) for weight in weights]
     op = torch.library.custom_op(
         "repros_planted::dequantize",
-        lambda codes, which, dtype: how.dequantize(quantized[which], dtype),  # type: ignore[arg-type]
+        lambda codes, which, dtype: how.dequantize(quantized[which], dtype),
         mutates_args=(),
         schema="(Tensor codes, int which, ScalarType dtype) -> Tensor",
     )
@@ -94,8 +118,7 @@ def saving_products(
             cache[which] = weight
         return torch.nn.functional.linear(x, weight)
 
-    codes = [how.codes(one) for one in quantized]  # type: ignore[arg-type]
-    return [partial(multiply, which=which, codes=one) for which, one in enumerate(codes)]
+    return [partial(multiply, which=which, codes=how.codes(one)) for which, one in enumerate(quantized)]
 
 
 def chain(each: Sequence[Multiply]) -> Multiply:
@@ -103,14 +126,15 @@ def chain(each: Sequence[Multiply]) -> Multiply:
     return lambda x: reduce(lambda y, multiply: multiply(y), each, x)
 
 
-def exact_chain(how: FourBit | EightBit, x: Tensor, weights: Sequence[Tensor], grad: Tensor) -> dict[str, Tensor]:
+def exact_chain(how: Format, x: Tensor, weights: Sequence[Tensor], grad: Tensor) -> dict[str, Tensor]:
     """Return ``output`` and ``grad_input`` of a chain of layers in float64, with the weights that the codes stand for.
 
     One weight at a time is dequantized: a deep chain in float64 would fill a card.
     """
+    import torch
 
     def dequantized(weight: Tensor) -> Tensor:
-        return how.dequantize(how.quantize(weight), torch.float64)  # type: ignore[arg-type]
+        return how.dequantize(how.quantize(weight), torch.float64)
 
     output, grad_input = x.detach().double(), grad.double()
     for weight in weights:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from repros.case import NOTHING, Budget, Condition, Needs
-from repros.cases._frozen import Arm, reference_format
+from repros.cases._frozen import Arm
 
 PROPOSES = "call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward"
 REPORT: dict[str, Any] = {
@@ -30,20 +30,6 @@ def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTH
     needs = replace(needs, card_bytes=layers * CARD_BYTES)
     params = {"tokens": 128, "widths": LAYER_9B + (layers - 1) * LAYER_9B[1:]}
     return proxy.on_card(size, budget, params, needs=needs, **{"affected": (), "proposed": False, **declared})
-
-
-def keeps_nothing(c: Any, weights: Any) -> Any:
-    """Return the reference's layers, one after the other."""
-    from repros.reference.formats import chain, products
-
-    return chain(products(reference_format(c), weights))
-
-
-def saves_weights(c: Any, weights: Any) -> Any:
-    """Return the same with the reported bug: each product saves its dequantized weight for the backward."""
-    from repros.reference.formats import chain, saving_products
-
-    return chain(saving_products(reference_format(c), weights))
 
 
 def wrapped(c: Any, run: Any) -> Any:

@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card
-from repros.cases._frozen import Arm, draw, exact, installed, packed_bytes, reference_format
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, saves_weights, train
+from repros.cases._frozen import Arm, draw, exact, installed
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, train
+from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
@@ -34,7 +35,7 @@ CARD_SINCE_0_49 = Affected({"bitsandbytes": ">=0.49"}, "reports/h200")
 COPIES = Needs({"bitsandbytes": ">=0.46.1"}, reason="0.46.0 cannot copy a layer on CPU, and DoRA copies it")
 
 SAVED = Claim("autograd saves the dequantized weight of a 4-bit layer under LoRA or DoRA")
-PARAMS = {"quant": ("nf4", False), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
+PARAMS = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
 DORA_ON_CPU = Condition(
     "nf4-dora-eager",
     held(DORA),
@@ -88,16 +89,15 @@ def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
     model = installed(c, weights)
     adapter = {"r": RANK, "lora_alpha": RANK, "lora_dropout": DROPOUT, "use_dora": c.dora}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["0"], **adapter), model)
-    figures = yield from train(c, model.to(c.device).train(), x, grad)
-    return {**figures, "packed_bytes": packed_bytes(model)}
+    return train(c, model.to(c.device).train(), x, grad)
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, adapted(c, keeps_nothing(c, weights), *weights), x, grad)
+    return train(c, adapted(c, chain(layers(c.quant, weights)), *weights), x, grad)
 
 
 def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, adapted(c, saves_weights(c, weights), *weights), x, grad)
+    return train(c, adapted(c, chain(layers_that_save_their_weight(c.quant, weights)), *weights), x, grad)
 
 
 def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
@@ -110,14 +110,15 @@ def adapted(c: Condition, base: Any, weight: Any) -> Any:
     import torch
 
     (n, k), kind = weight.shape, {"dtype": weight.dtype, "device": weight.device}
-    how = reference_format(c)
-    quantized = how.quantize(weight)
+    quantized = c.quant.quantize(weight)
     down, up = torch.nn.Linear(k, RANK, bias=False, **kind), torch.nn.Linear(RANK, n, bias=False, **kind)
     torch.nn.init.zeros_(up.weight)
 
     def norm() -> Any:
         with torch.no_grad():
-            return torch.linalg.vector_norm(how.dequantize(quantized, weight.dtype) + up.weight @ down.weight, dim=1)
+            return torch.linalg.vector_norm(
+                c.quant.dequantize(quantized, weight.dtype) + up.weight @ down.weight, dim=1
+            )
 
     magnitude = torch.nn.Parameter(norm())
 

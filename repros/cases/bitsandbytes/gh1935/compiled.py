@@ -16,8 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
-from repros.cases._frozen import Arm, draw, exact, installed, packed_bytes
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, of_9b, saves_weights, train
+from repros.cases._frozen import Arm, draw, exact, installed
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, of_9b, train
+from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
@@ -37,11 +38,13 @@ COMPILER = Needs(compiler=True, reason="inductor's CPU backend builds its kernel
 SAVED = Claim("autograd saves the dequantized weight of a 4-bit layer")
 SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not eager mode")
 
-NF4, FP4_DOUBLE = ("nf4", False), ("fp4", True)  # the 4-bit type, and whether its scales are in 8 bits too
 MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inductor does; `aot_eager` does not
 
 
-def compiled(name: str, backend: str, affected: Affected, quant: object = NF4, **declared: Any) -> Condition:
+NF4 = FourBit("nf4")
+
+
+def compiled(name: str, backend: str, affected: Affected, quant: FourBit = NF4, **declared: Any) -> Condition:
     params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH), "backend": backend}
     params |= {"training": declared.pop("training", True)}
     return Condition(name, held(LIMIT), params, affected=(affected,), claims=(SAVED, SUSPECTED), **declared)
@@ -61,7 +64,7 @@ CASE = Case(
         BY_MINCUT,
         BY_INDUCTOR,
         compiled("nf4-eval-compile-mincut", MINCUT, UNTIL_0_50, training=False),
-        compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, FP4_DOUBLE, needs=HAS_FP4),
+        compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, FourBit("fp4", double=True), needs=HAS_FP4),
         of_9b(BY_MINCUT, **ON_CARD),
         of_9b(BY_MINCUT, **ON_CARD, layers=32, needs=NEWEST),
         of_9b(BY_INDUCTOR, **ON_CARD, needs=NEWEST, proposed=True),
@@ -79,17 +82,15 @@ def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
 
 
 def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    layers = installed(c, weights).train(c.training)
-    figures = yield from train(c, layers, x, grad)
-    return {**figures, "packed_bytes": packed_bytes(layers)}
+    return train(c, installed(c, weights).train(c.training), x, grad)
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, keeps_nothing(c, weights), x, grad)
+    return train(c, chain(layers(c.quant, weights)), x, grad)
 
 
 def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, saves_weights(c, weights), x, grad)
+    return train(c, chain(layers_that_save_their_weight(c.quant, weights)), x, grad)
 
 
 def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:

@@ -16,14 +16,15 @@ from typing import Any
 
 from repros.case import Case, Claim, Condition, held
 from repros.cases._frozen import Arm, draw, exact
-from repros.cases.bitsandbytes.gh1935._step import REPORT, keeps_nothing, saves_weights, train
+from repros.cases.bitsandbytes.gh1935._step import REPORT, train
+from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
 LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
 COMPILED = LIMIT + 256 * KIB  # and the compiler's own objects, as torch 2.9 compiles this step anew
 
-PARAMS = {"quant": ("nf4", False), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
+PARAMS = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
 NOTE = "the operator that the maintainer planned, written by hand over the installed kernels"
 SAVED = Claim("not in the report: the operator that the maintainer plans saves the weight too")
 
@@ -58,7 +59,7 @@ def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
 def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
     import bitsandbytes.functional as F
 
-    state = F.quantize_4bit(weights[0], quant_type=c.quant[0])
+    state = F.quantize_4bit(weights[0], quant_type=c.quant.quant_type)
     return train(c, partial(planned_operator(), packed=state[0], state=state[1]), x, grad)
 
 
@@ -94,8 +95,8 @@ def planned_operator() -> Any:
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, keeps_nothing(c, weights), x, grad)
+    return train(c, chain(layers(c.quant, weights)), x, grad)
 
 
 def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, saves_weights(c, weights), x, grad)
+    return train(c, chain(layers_that_save_their_weight(c.quant, weights)), x, grad)

@@ -20,7 +20,8 @@ from typing import Any
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact, installed
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, of_9b, saves_weights, train
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, of_9b, train
+from repros.reference.formats import EightBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768; input and output in bfloat16
@@ -43,7 +44,7 @@ SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not e
 def layer(name: str, limit: int = LIMIT, threshold: float = 0.0, **declared: Any) -> Condition:
     """Declare one layer; inputs over the threshold are multiplied in 16 bits (0: none)."""
     params = {
-        "quant": threshold,
+        "quant": EightBit(threshold),
         "tokens": TOKENS,
         "widths": (WIDTH, WIDTH),
         "training": declared.pop("training", True),
@@ -55,7 +56,7 @@ def layer(name: str, limit: int = LIMIT, threshold: float = 0.0, **declared: Any
 
 def checkpointed(name: str, reentrant: bool) -> Condition:
     shape = {"tokens": ROWS, "widths": (SIDE,) * (LAYERS + 1)}
-    params = {"quant": 0.0, "training": True, "reentrant": reentrant, **shape}
+    params = {"quant": EightBit(), "training": True, "reentrant": reentrant, **shape}
     return Condition(name, Budget("peak_live_16bit_bytes", PEAK), params, affected=(), claims=(SAVED,))
 
 
@@ -98,11 +99,11 @@ def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, keeps_nothing(c, weights), x, grad)
+    return train(c, chain(layers(c.quant, weights)), x, grad)
 
 
 def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, saves_weights(c, weights), x, grad)
+    return train(c, chain(layers_that_save_their_weight(c.quant, weights)), x, grad)
 
 
 def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:

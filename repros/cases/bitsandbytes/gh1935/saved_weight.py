@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import Any
 
 from repros.case import NOTHING, Budget, Case, Claim, Condition, Needs, Reading, held, held_on_card
-from repros.cases._frozen import Arm, draw, exact, installed, packed_bytes
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, keeps_nothing, of_9b, saves_weights, train
+from repros.cases._frozen import Arm, draw, exact, installed
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, of_9b, train
+from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
@@ -67,17 +68,17 @@ SAVED = Claim(
 )
 
 
-def plain(name: str, quant: tuple[str, bool], needs: Needs = NOTHING) -> Condition:
+def plain(name: str, quant: FourBit, needs: Needs = NOTHING) -> Condition:
     params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
     return Condition(name, held(LIMIT), params, needs, affected=(), claims=(SAVED,))
 
 
 def checkpointed(name: str, reentrant: bool) -> Condition:
-    params = {"quant": ("nf4", False), "tokens": ROWS, "widths": (SIDE,) * (LAYERS + 1), "reentrant": reentrant}
+    params = {"quant": FourBit("nf4"), "tokens": ROWS, "widths": (SIDE,) * (LAYERS + 1), "reentrant": reentrant}
     return Condition(name, Budget("peak_live_16bit_bytes", PEAK), params, affected=(), claims=(SAVED,))
 
 
-PLAIN, NONREENTRANT = plain("nf4-eager", ("nf4", False)), checkpointed("nf4-checkpoint-nonreentrant", False)
+PLAIN, NONREENTRANT = plain("nf4-eager", FourBit("nf4")), checkpointed("nf4-checkpoint-nonreentrant", False)
 ON_CARD, PEAK_ON_CARD = held_on_card(CARD_LIMIT), Budget("cuda_peak_allocated_bytes", CARD_PEAK)
 
 CASE = Case(
@@ -87,8 +88,8 @@ CASE = Case(
     claims=(SAVED,),
     conditions=(
         PLAIN,
-        plain("nf4-double-eager", ("nf4", True)),  # scales in 8 bits too
-        plain("fp4-eager", ("fp4", False), HAS_FP4),
+        plain("nf4-double-eager", FourBit("nf4", double=True)),
+        plain("fp4-eager", FourBit("fp4"), HAS_FP4),
         checkpointed("nf4-checkpoint-reentrant", True),
         NONREENTRANT,
         of_9b(PLAIN, ON_CARD, proposed=True),
@@ -114,12 +115,19 @@ def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
     return {**figures, "packed_bytes": packed_bytes(layers)}
 
 
+def packed_bytes(layers: Any) -> float:
+    """Return what bitsandbytes' layers hold in codes and scales."""
+    states = [(codes, codes.quant_state.absmax, codes.quant_state.state2) for codes in layers.parameters()]
+    tensors = [one for codes, scales, double in states for one in (codes, scales, double.absmax if double else None)]
+    return float(sum(tensor.nbytes for tensor in tensors if tensor is not None))
+
+
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, keeps_nothing(c, weights), x, grad)
+    return train(c, chain(layers(c.quant, weights)), x, grad)
 
 
 def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return train(c, saves_weights(c, weights), x, grad)
+    return train(c, chain(layers_that_save_their_weight(c.quant, weights)), x, grad)
 
 
 def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:

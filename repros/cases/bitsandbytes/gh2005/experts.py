@@ -1,0 +1,132 @@
+"""Experts in one 4-bit parameter stay dequantized, in a cache, after a checkpointed step.
+
+A block that keeps its experts in one parameter has it quantized by `bitsandbytes.nn.parametrize`, which dequantizes it
+by `torch.nn.utils.parametrize` and opens the cache of that around a forward. The report: under non-reentrant gradient
+checkpointing every dequantized expert stays alive. Such checkpointing leaves its recomputation by an exception, so the
+forward hook that closes the cache does not run. Affected are the releases from 0.48, where this came, and before 0.50.
+
+Without checkpointing (not in the report) autograd saves the dequantized experts until the backward, in every release:
+the block applies them by `F.linear`, outside of bitsandbytes' `autograd.Function`.
+
+Limit: the experts are frozen, so the backward needs their packed weights alone, which were there before the step. What
+was born since the judged steps began and is alive between forward and backward may be the output. Two dequantized
+experts are twelve times the output. Under checkpointing two steps are run, and what the first one leaves counts.
+
+Planted: the reference's experts multiply by a dequantized weight that autograd saves and a cache keeps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from repros.case import Affected, Case, Claim, Condition, Needs, held
+from repros.cases._frozen import Arm, draw, exact
+from repros.reference.formats import FourBit, layers, layers_that_save_their_weight
+
+KIB = 1024
+TOKENS, WIDTH = 128, 768  # two experts of 768 x 768 in bfloat16, which share the rows
+LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
+
+BISECTED = "reports/bisect/gh1935-bitsandbytes"
+PARAMETRIZE = Needs({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
+CACHED = Claim("the cache keeps dequantized experts after a step under non-reentrant checkpointing")
+SAVED = Claim("not in the report: without checkpointing autograd saves the dequantized experts")
+
+
+def experts(name: str, claim: Claim, versions: str, twice: bool, note: str) -> Condition:
+    shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), "checkpointed_twice": twice}
+    window = Affected({"bitsandbytes": versions}, BISECTED)
+    return Condition(name, held(LIMIT), shape, PARAMETRIZE, affected=(window,), claims=(claim,), note=note)
+
+
+CASE = Case(
+    report="bitsandbytes#2005",
+    title="parametrized experts stay dequantized under non-reentrant checkpointing",
+    kind="issue",
+    status="closed",
+    severity="memory",
+    trigger="a mixture of experts whose 4-bit weights are one parameter, trained with non-reentrant checkpointing",
+    claims=(CACHED, SAVED),
+    conditions=(
+        experts(
+            "nf4-experts-checkpoint-nonreentrant",
+            CACHED,
+            ">=0.48,<0.50",
+            twice=True,
+            note="the second step is judged: what the first one leaves in the cache of parametrize counts",
+        ),
+        experts("nf4-experts-eager", SAVED, ">=0.48", twice=False, note="applied by F.linear, as such blocks do"),
+    ),
+    timeout_s=180.0,
+)
+
+
+def inputs(c: Condition) -> dict[str, Any]:
+    return draw(c, experts=2)
+
+
+def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
+    import torch
+
+    each = [exact(c, *one) for one in zip(x.chunk(2), [weights[:1], weights[1:]], grad.chunk(2), strict=True)]
+    return {name: torch.cat([one[name] for one in each]) for name in ("output", "grad_input")}
+
+
+#: The planted bug's cache, of this process. Nothing empties it once the judged steps have begun.
+CACHE: dict[int, Any] = {}
+
+
+def train(c: Condition, block: Any, x: Any, grad: Any) -> Arm:
+    """Warm up, then run one step, or two checkpointed ones; the last is the one at whose backward it is counted."""
+    from torch.utils.checkpoint import checkpoint
+
+    def step(run: Any) -> None:
+        run(x).backward(grad)
+        x.grad = None
+
+    judged = partial(checkpoint, block, use_reentrant=False) if c.checkpointed_twice else block
+    step(block)
+    CACHE.clear()
+    if not c.checkpointed_twice:
+        step(judged)
+    yield "forward"
+    if c.checkpointed_twice:
+        step(judged)
+    output = judged(x)
+    yield "backward"
+    output.backward(grad)
+    return {"output": output, "grad_input": x.grad}
+
+
+def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    import torch
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    class Experts(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.stack(weights), requires_grad=False)
+
+        def forward(self, x: Any) -> Any:
+            return routed([partial(torch.nn.functional.linear, weight=self.weight[e]) for e in (0, 1)])(x)
+
+    experts = Experts()
+    replace_parameter_4bit(experts, "weight", compress_statistics=False, quant_type="nf4")
+    return train(c, experts, x, grad)
+
+
+def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return train(c, routed(layers(c.quant, weights)), x, grad)
+
+
+def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    cache = CACHE if c.checkpointed_twice else None
+    return train(c, routed(layers_that_save_their_weight(c.quant, weights, cache)), x, grad)
+
+
+def routed(experts: Any) -> Any:
+    """Return one function that gives each expert its half of the rows."""
+    import torch
+
+    return lambda x: torch.cat([run(rows) for run, rows in zip(experts, x.chunk(2), strict=True)])
