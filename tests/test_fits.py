@@ -9,11 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from repros.cases import _loading, _qlora
+from repros.cases import _loading
 from repros.cases.bitsandbytes import gh1849_fused_experts as fused
-from repros.cases.bitsandbytes import gh1935_card_table as table
-from repros.cases.bitsandbytes import gh1935_card_table_checkpointed as checkpointed
-from repros.cases.bitsandbytes import gh1935_card_table_compiled as compiled
 from repros.commands import cli
 from repros.evidence import fits
 from repros.run import results
@@ -65,7 +62,7 @@ def climbed(arm: str, *peaks: float, too_large: int) -> Observation:
 
 
 def test_what_a_card_took_upward_is_told_by_model() -> None:
-    made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
+    made = record(case="gh1935_largest", condition="up-to-32gb-cuda", cell="gpu-x")
     arms = (
         climbed("subject", 9.5, 19, 31, too_large=1),
         climbed("reference", 9.7, 19.2, 28, too_large=0),
@@ -83,14 +80,14 @@ def test_what_a_card_took_upward_is_told_by_model() -> None:
 
 
 def test_an_arm_that_did_not_climb_to_its_end_says_how_it_ended() -> None:
-    made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
+    made = record(case="gh1935_largest", condition="up-to-32gb-cuda", cell="gpu-x")
     raised = Observation("subject", "raised", reason="RuntimeError in phase 1b")
     text = fits.page([replace(made, arms=(raised, climbed("reference", 9.7, too_large=0)))], [Path("reports/x")])
     assert "| 1B | 10.00 GiB | raised | - | 9.70 GiB | - | - | 0.970 |" in text
 
 
 def test_a_model_that_took_less_than_the_one_before_is_not_given_its_peak() -> None:
-    made = record(case="gh1935_card_table_largest", condition="up-to-32gb-cuda", cell="gpu-x")
+    made = record(case="gh1935_largest", condition="up-to-32gb-cuda", cell="gpu-x")
     text = fits.page([replace(made, arms=(climbed("subject", 12, 12, too_large=0),))], [Path("reports/x")])
     assert "| 1B | 10.00 GiB | 12.00 GiB | - | - | - | 1.200 |" in text
     assert "| 2B | 20.00 GiB | ≤ 12.00 GiB | - | - | - | - |" in text
@@ -124,23 +121,3 @@ def test_the_arithmetic_to_the_whole_model_is_that_of_its_true_shapes() -> None:
     assert whole["whole_experts_bytes"] == experts
     assert abs(whole["whole_bytes"] - sum(s.nbytes for s in listed)) < router
     assert whole["whole_16bit_bytes"] == whole["whole_bytes"]
-
-
-@pytest.mark.parametrize(("model", "billions"), [("4b", 4.0), ("7b", 6.7), ("9b", 8.8), ("13b", 13.0), ("20b", 19.9),
-                                                 ("34b", 34.4), ("50b", 50.0)])  # fmt: skip
-def test_models_have_the_size_that_they_go_by(model: str, billions: float) -> None:
-    hidden, _, layers, _, _, _, vocab, tied = _qlora.MODELS[model]
-    elements = layers * sum(n * k for n, k in _qlora.linears({"model": model}))
-    assert (elements + vocab * hidden * (1 if tied else 2)) / 1e9 == pytest.approx(billions, rel=0.02)
-
-
-@pytest.mark.parametrize(
-    "condition",
-    (*table.CASE.conditions, *checkpointed.CASE.conditions, *compiled.CASE.conditions),
-    ids=lambda condition: condition.name,
-)
-def test_a_step_is_foreseen_inside_its_card_and_the_bug_outside(condition: object) -> None:
-    p = condition.params  # type: ignore[attr-defined]
-    foreseen = sum(_qlora.predicted(p).values())
-    saved = 2 * _qlora.MODELS[str(p["model"])][2] * sum(n * k for n, k in _qlora.linears(p))
-    assert foreseen < _qlora.limit(p) < foreseen + saved

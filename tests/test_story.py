@@ -89,13 +89,13 @@ def test_a_story_follows_its_results(records: list[Record]) -> None:
             "no x_bytes of subject",
         ),
         (
-            "{{ figure('gh1935_card_table_compiled', '9b-on-12gb-compile-cuda', 'gpu-tf5.23.0-bnb0.49.2') }}",
+            "{{ figure('gh1935_card_table', '9b-on-12gb-compile-cuda', 'gpu-tf5.23.0-bnb0.49.2') }}",
             "no cuda_peak_reserved_bytes of subject",
         ),
         ("{{ absent('gh1935_saved_weight', 'nope*') }}", "no settled trial of gh1935_saved_weight [nope*]"),
-        ("{{ reported('gh1935_card_table_compiled', 'x') }}", "gh1935_card_table_compiled reports no `x`"),
+        ("{{ reported('gh1935_card_table', 'x') }}", "gh1935_card_table reports no `x`"),
         (
-            "{{ measured('gh1935_card_table_compiled', '9B on 12 GB, after the fix', 'planted') }}",
+            "{{ measured('gh1935_card_table', '9B on 12 GB, after the fix', 'planted') }}",
             "no `9B on 12 GB, after the fix` of planted was measured",
         ),
         ("{{ nothing() }}", "'nothing' is undefined"),
@@ -105,16 +105,16 @@ def test_a_reading_that_asks_for_what_is_not_there(text: str, says: str, records
     path = tmp_path / "gh1.md"
     path.write_text("".join(f"## {name}\n\n{text}\n\n" for name in story.PARTS))
     with pytest.raises(UserError, match=re.escape(says)):
-        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table_compiled"]]))
+        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))
 
 
 def test_a_reading_that_is_missing_or_lacks_a_part(records: list[Record], tmp_path: Path) -> None:
     path = tmp_path / "gh1.md"
     with pytest.raises(UserError, match=r"No such file.*\nhint: write the reading"):
-        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table_compiled"]]))
+        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))
     path.write_text("## in short\n\nx\n")
     with pytest.raises(UserError, match="its parts are in short"):
-        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table_compiled"]]))
+        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

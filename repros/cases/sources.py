@@ -1,10 +1,15 @@
-"""The sources of this project that a case uses, found from its imports, and a digest of those that are its own."""
+"""The sources of this project that a case uses, and a digest of those that are its own.
+
+They are found from its imports. A fixture that a module reads is a source too: the module names it by its path from the
+project's folder, such as ``"fixtures/qlora_models.json"``.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import itertools
+import re
 import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -19,7 +24,7 @@ HARNESS = (
 
 
 def sources(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield path and text of these modules and of all of this project that they import, packages included."""
+    """Yield path and text of these modules and all of this project that they import, packages and fixtures included."""
     waiting, done = list(modules), set[str]()
     while waiting:
         name = waiting.pop(0)
@@ -30,6 +35,7 @@ def sources(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
         done.add(name)
         text = file.read_text(encoding="utf-8")
         yield file.relative_to(ROOT).as_posix(), text
+        yield from ((fixture, (ROOT / fixture).read_text(encoding="utf-8")) for fixture in fixtures(text))
         waiting += sorted({*imported(text, name), name.rpartition(".")[0] or name})
 
 
@@ -46,8 +52,18 @@ def imported(text: str, module: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1024)
+def fixtures(text: str) -> tuple[str, ...]:
+    """Return the fixtures that a module names by their whole path."""
+    if '"fixtures/' not in text:
+        return ()
+    constants = [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+    named = [one for one in constants if isinstance(one, str) and re.fullmatch(r"fixtures/[\w/-]+\.json", one)]
+    return tuple(one for one in named if (ROOT / one).is_file())
+
+
 def own(module: str) -> dict[str, str]:
-    """Return path -> text of a case's file and of what it imports beside the harness: helpers, the reference."""
+    """Return path -> text of a case's file and of what it uses beside the harness: helpers, fixtures, the reference."""
     found = sources([module])
     return {path: text for path, text in found if path not in _harness() and not path.endswith("__init__.py")}
 

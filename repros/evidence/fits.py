@@ -22,11 +22,11 @@ from repros.verdict import SETTLED, Observation, show
 CARD_GB, CARDS = 32, 2
 #: The arms in the order of the tables' columns, and those that are held against what was foreseen.
 COLUMNS, HELD_AGAINST = ("subject", "proposed", "reference", "planted"), ("subject", "reference")
-#: What every table of steps has in common; `repros.cases._qlora` makes them.
+#: What every table of steps has in common; `repros/cases/bitsandbytes/gh1935` makes them.
 SHAPES = (
     "One sequence, as long as the condition's name says, or else its claim; 8-bit AdamW as installed, torch's in the "
     "reference. What is foreseen is of torch's and knows no compiler. A model's name stands for the shapes that "
-    "`repros/cases/_qlora.py` lists."
+    "`fixtures/qlora_models.json` lists."
 )
 
 #: What an arm says that loaded a mixture of experts, in the order of the table.
