@@ -15,11 +15,12 @@ from transformers import LlamaConfig
 
 from repros.case import Condition
 from repros.cases import sources
-from repros.cases._small_card import allowed
 from repros.cases.bitsandbytes.gh1935 import _qlora, card_table, largest
-from repros.cases.bitsandbytes.gh1935._qlora import eager, llama, predicted, weight_shapes
+from repros.cases.bitsandbytes.gh1935._qlora import eager, llama
 from repros.cases.bitsandbytes.gh1935.card_table import checkpointed, compiled
 from repros.reference.modules import FrozenLinear4bit
+from repros.reference.step_memory import predicted, weight_shapes
+from repros.worker.small_card import allowed
 
 #: Of transformers (a new name for checkpointing) and of torch's compiler, which stumbles over them where they raise.
 pytestmark = pytest.mark.filterwarnings(*(f"ignore::{kind}Warning" for kind in ("Future", "Deprecation", "User")))

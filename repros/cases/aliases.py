@@ -17,6 +17,14 @@ WAS: Mapping[str, Mapping[str, str]] = {
         "int8-checkpoint-nonreentrant int8-compile-mincut int8-compile-inductor int8-eager-layer-cuda "
         "int8-compile-inductor-layer-cuda",
     },
+    "gh1935_card_table": {
+        "gh1935_card_table_compiled": "9b-on-12gb-compile-cuda 20b-on-24gb-compile-cuda 50b-on-80gb-compile-cuda",
+        "gh1935_card_table_checkpointed": "13b-on-12gb-checkpoint-2048-cuda 34b-on-24gb-checkpoint-cuda",
+    },
+    "gh1935_largest": {
+        "gh1935_card_table_largest": "up-to-12gb-cuda up-to-16gb-cuda up-to-24gb-cuda up-to-32gb-cuda",
+        "gh1935_card_table_largest_server": "up-to-48gb-cuda up-to-80gb-cuda",
+    },
     "gh1935_adapters": {"gh1935_saved_weight": "nf4-lora-eager nf4-dora-eager nf4-dora-eager-weight-cuda"},
     "gh1935_custom_op": {"gh1935_saved_weight": "nf4-customop-eager nf4-customop-compile-mincut"},
     "gh2005_experts": {"gh1935_saved_weight": "nf4-experts-checkpoint-nonreentrant nf4-experts-eager"},

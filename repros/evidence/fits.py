@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from repros.cases._small_card import allowed
+from repros.worker.small_card import allowed
 from repros.report.escape import code, markdown, row
 from repros.report.machine import machines
 from repros.report.reported import ended

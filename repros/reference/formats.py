@@ -121,6 +121,36 @@ def layers_that_save_their_weight(
     return [partial(multiply, which=which, codes=how.codes(one)) for which, one in enumerate(quantized)]
 
 
+def module_that_saves_its_weight(cache: bool = False) -> Any:
+    """Return what makes an nf4 layer of a 16-bit weight, with the same bug: the reference's module otherwise.
+
+    With ``cache`` the layer keeps the dequantized weight too, whatever becomes of what autograd saved.
+    """
+    import torch
+
+    from repros.reference.blockwise import Quantized4bit, dequantize_4bit
+    from repros.reference.modules import FrozenLinear4bit
+
+    scheme = "(Tensor packed, Tensor absmax, int n, int k) -> Tensor"
+
+    # An operator that a compiler cannot open: else it might undo the bug and dequantize again in the backward.
+    @torch.library.custom_op("repros_planted::whole", mutates_args=(), schema=scheme)
+    def dequantize(packed: Tensor, absmax: Tensor, n: int, k: int) -> Tensor:
+        return dequantize_4bit(Quantized4bit(packed, absmax, (n, k), torch.bfloat16, "nf4", 64))
+
+    dequantize.register_fake(lambda packed, absmax, n, k: packed.new_empty((n, k), dtype=torch.bfloat16))
+
+    class SavesItsWeight(FrozenLinear4bit):
+        """Multiply by the dequantized weight, as any other layer does."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            weight = dequantize(self.packed, self.absmax, self.out_features, self.in_features)
+            self.cache = weight if cache else None
+            return torch.nn.functional.linear(x, weight)
+
+    return SavesItsWeight.from_weight
+
+
 def chain(each: Sequence[Multiply]) -> Multiply:
     """Return one function that applies these one after the other."""
     return lambda x: reduce(lambda y, multiply: multiply(y), each, x)

@@ -26,7 +26,7 @@ from typing import Any
 from repros.case import Affected, Budget, Case, Claim, Condition, Reading, on_cards
 from repros.cases import _loading
 from repros.cases._loading import POOL, Arm, numbers, oracle, params, prepare, sync
-from repros.cases._small_card import allowed
+from repros.worker.small_card import allowed
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "proposed", "reference", "subject"]
 

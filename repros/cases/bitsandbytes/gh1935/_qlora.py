@@ -1,4 +1,4 @@
-"""One QLoRA training step: the model that takes it, the memory that it should take, and the planted bug.
+"""One QLoRA training step, and the model that takes it.
 
 The model is transformers' Llama in the shapes of a published one (`fixtures/qlora_models.json`), in bfloat16, of random
 values. The weights of its decoder layers are frozen in 4 bits, each with a trained adapter beside it
@@ -9,10 +9,9 @@ import copy
 import json
 
 from repros import ROOT
+from repros.reference.step_memory import RANK, predicted
 
 MODELS = ROOT / "fixtures/qlora_models.json"
-RANK = 16  # of an adapter
-BLOCKSIZE = 64  # weights that share a scale
 LENGTH = 512  # tokens of the one sequence in a step; the report says nothing of it
 STEP = f"a step: one sequence of {LENGTH} tokens"
 
@@ -31,37 +30,6 @@ def token_ids(config, length, device):
     import torch
 
     return torch.randint(config.vocab_size, (1, length), device=device)
-
-
-def weight_shapes(config):
-    """Return (out, in) of a decoder layer's weights: q, k, v and o of attention; gate, up and down."""
-    hidden, inner = config.hidden_size, config.intermediate_size
-    q, kv = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    return [(q, hidden), (kv, hidden), (kv, hidden), (hidden, q), (inner, hidden), (inner, hidden), (hidden, inner)]
-
-
-def predicted(config, length, checkpointed=False):
-    """Return the bytes that a step should take at its peak, by what they are for; no compiler is foreseen."""
-    layers, hidden, inner = config.num_hidden_layers, config.hidden_size, config.intermediate_size
-    vocab, shapes = config.vocab_size, weight_shapes(config)
-    (q, _), (kv, _), *_ = shapes
-    elements = sum(n * k for n, k in shapes)
-    # What a decoder layer saves of each token for its backward:
-    norms = 2 * 4 * hidden  # the inputs of both, in float32
-    linears = 3 * 2 * hidden + 7 * 2 * RANK  # inputs: of q, k and v; of o; of gate and up; of half of each adapter
-    attention = 2 * (2 * q + 2 * kv) + 4 * config.num_attention_heads  # q, k, v and output; a float32 for each head
-    products = 4 * 2 * inner  # gate, its activation, up, their product
-    saved = length * (norms + linears + attention + products)
-    return {
-        "base": layers * (elements // 2 + 4 * elements // BLOCKSIZE),  # 4 bits a weight, a float32 scale a block
-        # In bfloat16: the embedding, the head unless it is the embedding, the norms.
-        "embedding": 2 * vocab * hidden * (1 if config.tie_word_embeddings else 2) + 2 * hidden * (2 * layers + 1),
-        "adapters": layers * RANK * sum(n + k for n, k in shapes) * (2 + 2 + 4),  # value, gradient, AdamW's two states
-        # Checkpointed, a step saves the input of each layer, and the rest of one layer at a time.
-        "activations": saved + layers * 2 * length * hidden if checkpointed else layers * saved,
-        "logits": length * vocab * (2 + 4 + 4 + 4 + 2),  # bfloat16, float32, log-softmax, both gradients
-        "workspace": 2 * 2 * max(n * k for n, k in shapes),  # two dequantized weights, the largest
-    }
 
 
 def eager(model):
@@ -136,31 +104,11 @@ def build(config, device, make_layer):
     return model.train()
 
 
-def saves_weight(cache=False):
-    """Return what makes the reference's layers with the reported bug, that autograd saves the dequantized weight.
+def installed_layer(weight):
+    """Return bitsandbytes' layer of a 16-bit weight ``[out, in]``, quantized where the weight lies."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
 
-    With ``cache`` a layer keeps it too, whatever becomes of what autograd saved.
-    """
-    import torch
-
-    from repros.reference.blockwise import Quantized4bit, dequantize_4bit
-    from repros.reference.modules import FrozenLinear4bit
-
-    scheme = "(Tensor packed, Tensor absmax, int n, int k) -> Tensor"
-
-    # An operator that a compiler cannot open: else it might undo the bug and dequantize again in the backward.
-    @torch.library.custom_op("repros_planted::whole", mutates_args=(), schema=scheme)
-    def dequantize(packed, absmax, n, k):
-        return dequantize_4bit(Quantized4bit(packed, absmax, (n, k), torch.bfloat16, "nf4", BLOCKSIZE))
-
-    dequantize.register_fake(lambda packed, absmax, n, k: packed.new_empty((n, k), dtype=torch.bfloat16))
-
-    class SavesItsWeight(FrozenLinear4bit):
-        """Multiply by the dequantized weight, as any other layer does."""
-
-        def forward(self, x):
-            weight = dequantize(self.packed, self.absmax, self.out_features, self.in_features)
-            self.cache = weight if cache else None
-            return torch.nn.functional.linear(x, weight)
-
-    return SavesItsWeight.from_weight
+    (n, k), scheme = weight.shape, {"quant_type": "nf4", "compress_statistics": False}
+    layer = Linear4bit(k, n, bias=False, compute_dtype=weight.dtype, device="meta", **scheme)
+    layer.weight = Params4bit(weight, requires_grad=False, **scheme).to(weight.device)
+    return layer

@@ -1,4 +1,4 @@
-"""What the cases of bitsandbytes#1935 share: the report, the step that is judged, its size, the fix it proposes."""
+"""What the cases of bitsandbytes#1935 share: the report, the step that is judged, its size."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from repros.case import NOTHING, Budget, Condition, Needs
 from repros.cases._frozen import Arm
+from repros.cases.bitsandbytes.gh1935._fix import PROPOSES
 
-PROPOSES = "call F.linear under torch.no_grad() in MatMul4Bit.forward and MatMul8bitLt.forward"
 REPORT: dict[str, Any] = {
     "report": "bitsandbytes#1935",
     "kind": "pull request",
@@ -61,21 +61,3 @@ def train(c: Any, run: Any, x: Any, grad: Any) -> Arm:
     yield "backward"
     output.backward(grad)
     return {"output": output, "grad_input": x.grad, **({"graph_calls": graphs} if graphs else {})}
-
-
-def apply_fix() -> None:
-    """Patch the installed functions as the report proposes: what their forward calls runs under `torch.no_grad()`."""
-    global torch  # Dynamo of torch 2.9 finds no_grad through a module, not through a closure
-    import torch
-    from bitsandbytes.autograd import _functions
-
-    def guarded(forward: Any) -> Any:
-        def run(*arguments: Any, **named: Any) -> Any:
-            with torch.no_grad():
-                return forward(*arguments, **named)
-
-        return staticmethod(run)
-
-    for name in ("MatMul4Bit", "MatMul8bitLt", "MatMul8bitFp"):
-        if function := getattr(_functions, name, None):
-            function.forward = guarded(function.forward)

@@ -7,22 +7,24 @@ a smaller model than it could. Its table names the largest model before its fix 
 Tried: one training step of the larger model, without the fix. The allocator of a large GPU gets what a card of that
 size would leave it. The 20B of 32 GB is tried on 24 GB. `_qlora.py` makes the model and the step, in one of three ways:
 
-- eager, as in the report;
+- _qlora.eager, as in the report;
 - compiled: forward and backward are one graph, in which bitsandbytes before 0.50 dequantizes a weight twice. The
   compiler does it once and saves the result, so the bug is real here;
 - checkpointed: the backward runs a layer's forward again, so even the bug would hold the weights of one layer at a
   time. That leaves room: each model goes on a card that the report gives to a smaller one.
 
 Limit: the size of the card, less 768 MiB that the CUDA context and its kernels take. An arm that needs more runs out of
-memory, which is the symptom. Arms also return the sum of what a step should take (`_qlora.predicted`), to compare.
+memory, which is the symptom. Arms also return the sum of what a step should take, to compare
+(`repros.reference.step_memory`).
 
 Planted: the reference's layers, but autograd saves their dequantized weights; checkpointed, a cache keeps them too.
 """
 
 from repros.case import CONTEXT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading, Symptom
-from repros.cases._small_card import allowed, shrink
-from repros.cases.bitsandbytes.gh1935._installed import PROPOSES, apply_fix, installed_layer
-from repros.cases.bitsandbytes.gh1935._qlora import LENGTH, STEP, eager, llama, saves_weight, token_ids, training_step
+from repros.cases.bitsandbytes.gh1935 import _qlora
+from repros.cases.bitsandbytes.gh1935._fix import PROPOSES, apply_fix
+from repros.reference.formats import module_that_saves_its_weight
+from repros.worker.small_card import allowed, shrink
 
 BEFORE_0_50 = Affected({"bitsandbytes": "<0.50"}, "reports/h200")
 NEWEST = "transformers' release does not matter to a step; the newest is enough"
@@ -43,7 +45,7 @@ def of_table(text, rows):
         name = f"{row}, after the fix"
         reported[name] = row.partition(" on ")[2]
         readings[name] = tuple(map(reserved, conditions))
-    return Claim(f"{text} ({STEP})", reported, readings)
+    return Claim(f"{text} ({_qlora.STEP})", reported, readings)
 
 
 TABLE = of_table(
@@ -86,7 +88,7 @@ def checkpointed(model):
     model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
-def on_card(name, card_gb, model, claim, run_as=eager, length=LENGTH, affected=()):
+def on_card(name, card_gb, model, claim, run_as=_qlora.eager, length=_qlora.LENGTH, affected=()):
     """Declare that a model takes a step on a card; the proposed fix is tried on the smallest card alone."""
     budget = Budget("cuda_peak_reserved_bytes", allowed(card_gb))
     params = {"card_gb": card_gb, "model": model, "run_as": run_as, "length": length}
@@ -123,24 +125,24 @@ CASE = Case(
 
 def inputs(c):
     shrink(c.card_gb)
-    config = llama(c.model)
-    return {"config": config, "ids": token_ids(config, c.length, c.device)}
+    config = _qlora.llama(c.model)
+    return {"config": config, "ids": _qlora.token_ids(config, c.length, c.device)}
 
 
 def subject(c, config, ids):
     import bitsandbytes
 
-    return training_step(config, ids, c.run_as, installed_layer, bitsandbytes.optim.AdamW8bit)
+    return _qlora.training_step(config, ids, c.run_as, _qlora.installed_layer, bitsandbytes.optim.AdamW8bit)
 
 
 def reference(c, config, ids):
     from repros.reference.modules import FrozenLinear4bit
 
-    return training_step(config, ids, c.run_as, FrozenLinear4bit.from_weight)
+    return _qlora.training_step(config, ids, c.run_as, FrozenLinear4bit.from_weight)
 
 
 def planted(c, config, ids):
-    return training_step(config, ids, c.run_as, saves_weight(cache=c.run_as is checkpointed))
+    return _qlora.training_step(config, ids, c.run_as, module_that_saves_its_weight(cache=c.run_as is checkpointed))
 
 
 def proposed(c, config, ids):

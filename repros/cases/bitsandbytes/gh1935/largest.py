@@ -7,7 +7,7 @@ Tried: one training step of a model, then of a larger one, until one runs out of
 gets what a card of that size would leave it. `_qlora.py` makes the models and the step.
 
 Limit: of the models tried on a card one may be too large, the last. The sum of what a step should take
-(`_qlora.predicted`) is more than the card has for that one alone; tests/test_qlora.py holds every ladder to it.
+(`repros.reference.step_memory`) is more than the card has for that one alone, as tests/test_qlora.py holds.
 
 Planted: the reference's layers, but autograd saves their dequantized weights. By the same sum no ladder's second model
 trains then, and on 12 GB not even its first.
@@ -16,9 +16,11 @@ trains then, and on 12 GB not even its first.
 import gc
 
 from repros.case import CONTEXT_BYTES, Budget, Case, Claim, Condition, Needs, Reading
-from repros.cases._small_card import shrink
 from repros.cases.bitsandbytes.gh1935 import _qlora
-from repros.cases.bitsandbytes.gh1935._installed import PROPOSES, apply_fix, installed_layer
+from repros.cases.bitsandbytes.gh1935._fix import PROPOSES, apply_fix
+from repros.reference.formats import module_that_saves_its_weight
+from repros.reference.step_memory import predicted
+from repros.worker.small_card import shrink
 
 TOO_LARGE = 1  # model of each ladder: the last one
 
@@ -101,7 +103,7 @@ def inputs(c):
 def subject(c):
     import bitsandbytes
 
-    return climb(c, installed_layer, bitsandbytes.optim.AdamW8bit)
+    return climb(c, _qlora.installed_layer, bitsandbytes.optim.AdamW8bit)
 
 
 def reference(c):
@@ -111,7 +113,7 @@ def reference(c):
 
 
 def planted(c):
-    return climb(c, _qlora.saves_weight())
+    return climb(c, module_that_saves_its_weight())
 
 
 def proposed(c):
@@ -127,7 +129,7 @@ def climb(c, make_layer, adamw=None):
     for model in c.models:
         yield model
         config = _qlora.llama(model)
-        figures[f"foreseen_{model}_bytes"] = float(sum(_qlora.predicted(config, _qlora.LENGTH).values()))
+        figures[f"foreseen_{model}_bytes"] = float(sum(predicted(config, _qlora.LENGTH).values()))
         ids = _qlora.token_ids(config, _qlora.LENGTH, c.device)
         try:
             for _ in _qlora.training_step(config, ids, _qlora.eager, make_layer, adamw):

@@ -20,7 +20,8 @@ from typing import Any
 
 from repros.case import NOTHING, Budget, Case, Claim, Condition, Needs, Reading, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact, installed
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, apply_fix, of_9b, train
+from repros.cases.bitsandbytes.gh1935._fix import apply_fix
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
 from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
