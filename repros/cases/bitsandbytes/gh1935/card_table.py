@@ -7,7 +7,7 @@ a smaller model than it could. Its table names the largest model before its fix 
 Tried: one training step of the larger model, without the fix. The allocator of a large GPU gets what a card of that
 size would leave it. The 20B of 32 GB is tried on 24 GB. `_qlora.py` makes the model and the step, in one of three ways:
 
-- _qlora.eager, as in the report;
+- eager, as in the report;
 - compiled: forward and backward are one graph, in which bitsandbytes before 0.50 dequantizes a weight twice. The
   compiler does it once and saves the result, so the bug is real here;
 - checkpointed: the backward runs a layer's forward again, so even the bug would hold the weights of one layer at a
