@@ -18,8 +18,8 @@ def lose_scale(fixed):
 def train(layer, batch, *, recompute="reentrant", training=True, between=None):
     """Train ``gate`` in ``layer(x) * gate`` for two steps; return the numbers of the second.
 
-    ``recompute`` is a mode of ``torch.utils.checkpoint``, ``reentrant`` or ``nonreentrant``, or None for none. Both modes
-    run the layer again, for the gradient of the gate. ``between`` is done to the layer before each backward.
+    ``recompute`` is a mode of ``torch.utils.checkpoint``, ``reentrant`` or ``nonreentrant``, or None for plain calls.
+    Both modes run the layer again, for the gradient of the gate. ``between`` is done to the layer before each backward.
     """
     import torch
     from torch.utils.checkpoint import checkpoint

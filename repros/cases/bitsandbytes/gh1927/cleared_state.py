@@ -36,6 +36,14 @@ def clear_codes(layer):
     layer.state.CB = None
 
 
+def cleared(name, clear, recompute, affected, note, **more):
+    params = {"clear": clear, "recompute": recompute}
+    return Condition(name, error(LIMIT), params, affected=affected, claims=(LOSES_SCALE,), note=note, **more)
+
+
+BETWEEN = "state.reset_grads() between forward and recompute"
+ON_CARD = {"device": "cuda", "proxy": "reset-grads-between", "proposed": False}
+
 CASE = Case(
     report="bitsandbytes#1927",
     title="INT8: a state that is cleared before the backward loses the scale",
@@ -45,41 +53,12 @@ CASE = Case(
     trigger="something resets the state of an int8 layer between forward and backward",
     claims=(LOSES_SCALE,),
     conditions=(
-        Condition(
-            "reset-grads-between",
-            error(LIMIT),
-            {"clear": reset_grads, "recompute": "reentrant"},
-            affected=(ALL_TRIED,),
-            claims=(LOSES_SCALE,),
-            note="state.reset_grads() between forward and recompute",
+        cleared("reset-grads-between", reset_grads, "reentrant", (ALL_TRIED,), BETWEEN),
+        cleared("clear-cb-between", clear_codes, "reentrant", (ALL_TRIED,), "state.CB = None instead"),
+        cleared(
+            "reset-grads-no-checkpoint", reset_grads, None, (ALL_TRIED,), "state.reset_grads() without checkpointing"
         ),
-        Condition(
-            "clear-cb-between",
-            error(LIMIT),
-            {"clear": clear_codes, "recompute": "reentrant"},
-            affected=(ALL_TRIED,),
-            claims=(LOSES_SCALE,),
-            note="state.CB = None between forward and recompute",
-        ),
-        Condition(
-            "reset-grads-no-checkpoint",
-            error(LIMIT),
-            {"clear": reset_grads, "recompute": None},
-            affected=(ALL_TRIED,),
-            claims=(LOSES_SCALE,),
-            note="state.reset_grads() between forward and backward",
-        ),
-        Condition(
-            "reset-grads-between-cuda",
-            error(LIMIT),
-            {"clear": reset_grads, "recompute": "reentrant"},
-            affected=(ALL_TRIED_ON_CARD,),
-            claims=(LOSES_SCALE,),
-            device="cuda",
-            proxy="reset-grads-between",
-            proposed=False,
-            note="state.reset_grads() between forward and recompute",
-        ),
+        cleared("reset-grads-between-cuda", reset_grads, "reentrant", (ALL_TRIED_ON_CARD,), BETWEEN, **ON_CARD),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

@@ -59,8 +59,8 @@ def tie_weight(layer, frozen, batch):
     return layer
 
 
-def moved(name, move, *affected, **more):
-    more = {"affected": affected, "claims": (LOSES_SCALE,), "note": move.__doc__, **more}
+def moved(name, move, affected, **more):
+    more |= {"affected": affected, "claims": (LOSES_SCALE,), "note": move.__doc__}
     return Condition(name, error(LIMIT), {"move": move}, **more)
 
 
@@ -77,12 +77,12 @@ CASE = Case(
     trigger="an int8 layer that is moved a second time, or whose weight is moved alone or shared with another layer",
     claims=(LOSES_SCALE,),
     conditions=(
-        moved("second-to", move_again, BEFORE_0_47),
-        moved("to-after-forward", move_after_forward, BEFORE_0_47),
-        moved("weight-to-after-forward", move_weight_after_forward, BEFORE_0_47, SINCE_0_48_1),
-        moved("tied-weight", tie_weight, ALL_TRIED),
-        on_card("weight-to-after-forward", move_weight_after_forward, SINCE_0_48_1_ON_CARD),
-        on_card("tied-weight", tie_weight, ALL_TRIED_ON_CARD),
+        moved("second-to", move_again, (BEFORE_0_47,)),
+        moved("to-after-forward", move_after_forward, (BEFORE_0_47,)),
+        moved("weight-to-after-forward", move_weight_after_forward, (BEFORE_0_47, SINCE_0_48_1)),
+        moved("tied-weight", tie_weight, (ALL_TRIED,)),
+        on_card("weight-to-after-forward", move_weight_after_forward, (SINCE_0_48_1_ON_CARD,)),
+        on_card("tied-weight", tie_weight, (ALL_TRIED_ON_CARD,)),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

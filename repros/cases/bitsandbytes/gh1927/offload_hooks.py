@@ -28,15 +28,19 @@ UNDER_OFFLOAD = Claim("recompute under accelerate's offload, as in the report's 
 HOOKS = Claim("not in the report: accelerate's offload hooks lose the scale, with recompute or without")
 
 
-def offload(name, claim, note, *, recompute="reentrant", training=True, scale_in_map=True, **more):
-    """Return a condition; accelerate brings the weights from a map of names to tensors, which may lack the scale."""
-    params = {"recompute": recompute, "training": training, "scale_in_map": scale_in_map}
-    more = {"affected": (ALL_TRIED,), **more}
-    return Condition(name, error(LIMIT), params, claims=(claim,), note=note, **more)
+CHECKPOINTED = {"recompute": "reentrant", "training": True, "scale_in_map": True}
+#: accelerate brings the weights from a map of names to tensors.
+WITHOUT_SCALE = {"recompute": "reentrant", "training": True, "scale_in_map": False}
+NOT_CHECKPOINTED = {"recompute": None, "training": True, "scale_in_map": True}
+EVAL = {"recompute": None, "training": False, "scale_in_map": True}
+
+
+def offload(name, params, affected, claim, note, **more):
+    return Condition(name, error(LIMIT), params, affected=affected, claims=(claim,), note=note, **more)
 
 
 AROUND = "accelerate.cpu_offload around checkpointed training"
-ON_CARD = {"device": "cuda", "proxy": "offload", "affected": (ALL_TRIED_ON_CARD,), "proposed": False}
+ON_CARD = {"device": "cuda", "proxy": "offload", "proposed": False}
 
 CASE = Case(
     report="bitsandbytes#1927",
@@ -47,11 +51,11 @@ CASE = Case(
     trigger="training an int8 layer that accelerate offloads to the CPU",
     claims=(UNDER_OFFLOAD, HOOKS),
     conditions=(
-        offload("offload", UNDER_OFFLOAD, AROUND),
-        offload("offload-no-checkpoint", HOOKS, "the same without checkpointing", recompute=None),
-        offload("offload-map-without-scale", HOOKS, "its map of weights lacks SCB", scale_in_map=False),
-        offload("offload-eval", HOOKS, "the same hooks, eval mode, no checkpointing", training=False, recompute=None),
-        offload("offload-cuda", UNDER_OFFLOAD, AROUND, **ON_CARD),
+        offload("offload", CHECKPOINTED, (ALL_TRIED,), UNDER_OFFLOAD, AROUND),
+        offload("offload-no-checkpoint", NOT_CHECKPOINTED, (ALL_TRIED,), HOOKS, "the same without checkpointing"),
+        offload("offload-map-without-scale", WITHOUT_SCALE, (ALL_TRIED,), HOOKS, "its map of weights lacks SCB"),
+        offload("offload-eval", EVAL, (ALL_TRIED,), HOOKS, "the same hooks, eval mode, no checkpointing"),
+        offload("offload-cuda", CHECKPOINTED, (ALL_TRIED_ON_CARD,), UNDER_OFFLOAD, AROUND, **ON_CARD),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

@@ -64,7 +64,7 @@ def int8_weight(frozen, scale):
 
 
 def codes(name, load, affected, **more):
-    more = {"affected": (affected,), "claims": (NOT_HANDLED,), "note": load.__doc__, **more}
+    more |= {"affected": affected, "claims": (NOT_HANDLED,), "note": load.__doc__}
     return Condition(f"codes-{name}", error(LIMIT), {"load": load}, **more)
 
 
@@ -79,11 +79,11 @@ CASE = Case(
     trigger="an int8 layer that is given int8 codes, as when a saved int8 model is loaded",
     claims=(NOT_HANDLED,),
     conditions=(
-        codes("scale-after-move", scale_after_move, FROM_0_47_TO_0_48_0),
-        codes("scale-before-move", scale_before_move, BEFORE_0_48_1),
-        codes("scale-module-move", scale_before_move_of_layer, ALL_TRIED),
-        codes("no-scale", no_scale, ALL_TRIED),
-        codes("scale-after-move-cuda", scale_after_move, BEFORE_0_48_1_ON_CARD, **ON_CARD),
+        codes("scale-after-move", scale_after_move, (FROM_0_47_TO_0_48_0,)),
+        codes("scale-before-move", scale_before_move, (BEFORE_0_48_1,)),
+        codes("scale-module-move", scale_before_move_of_layer, (ALL_TRIED,)),
+        codes("no-scale", no_scale, (ALL_TRIED,)),
+        codes("scale-after-move-cuda", scale_after_move, (BEFORE_0_48_1_ON_CARD,), **ON_CARD),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
