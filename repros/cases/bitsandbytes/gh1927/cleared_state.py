@@ -9,7 +9,7 @@ wrong, and nothing says so. Two steps are trained.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-1,600 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
 
 Planted: the reference loses its scale at the same moment, and quantizes its codes as if they were a weight. Without a
 recompute nothing would read the layer again, so there it loses the scale before the first forward.

@@ -36,7 +36,7 @@ SINCE_5_ON_CARD = Affected({"transformers": ">=5"}, "reports/h200")
 PILES_UP = Claim("every layer's state piles up")
 
 # Options of gradient_checkpointing_enable().
-DEFAULT = {}
+DEFAULT: dict[str, object] = {}
 REENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NONREENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
 

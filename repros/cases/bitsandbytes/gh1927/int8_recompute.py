@@ -9,7 +9,7 @@ of outliers (``t6``: columns of activations that reach 6 are multiplied in 16 bi
 cases of this report.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
-activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to their dtype. Numbers from a lost scale are 1,600
+activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to their dtype. Numbers from a lost scale are 2,000
 times too large.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.

@@ -4,12 +4,13 @@ Not in the report, but a way to what it describes: a lost scale.
 
 Tried: the scale of an int8 weight is in one place at a time. At first that is the attribute ``SCB`` of the weight. The
 first forward moves it to ``layer.state`` and clears it on the weight. A move replaces the weight, and a shared weight
-has two layers. A layer without the scale takes the codes for a weight and quantizes them. Every row of codes reaches
-127, so every scale becomes 127, and nothing says so. Each layer is trained for two steps under gradient checkpointing.
+has two layers. A layer without the scale raises, or it takes the codes for a weight and quantizes them. Every row of
+codes reaches 127, so every scale becomes 127, and nothing says so. Each layer is trained for two steps under gradient
+checkpointing.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-1,600 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """

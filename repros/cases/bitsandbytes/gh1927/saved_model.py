@@ -9,7 +9,7 @@ scale becomes 127, and nothing says so. The layer is then trained for two steps 
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-1,600 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """
