@@ -23,7 +23,7 @@ from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
 
 ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
-ALL_TRIED_ON_CARD = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
+ALL_TRIED_CUDA = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
 
 LOSES_SCALE = Claim("not in the report: a state cleared before backward loses the scale")
 
@@ -36,7 +36,7 @@ def clear_codes(layer):
     layer.state.CB = None
 
 
-def cleared(name, clear, recompute, affected, note, **more):
+def cleared(name, clear, recompute, note, *, affected, **more):
     params = {"clear": clear, "recompute": recompute}
     return Condition(name, error(LIMIT), params, affected=affected, claims=(LOSES_SCALE,), note=note, **more)
 
@@ -53,12 +53,12 @@ CASE = Case(
     trigger="something resets the state of an int8 layer between forward and backward",
     claims=(LOSES_SCALE,),
     conditions=(
-        cleared("reset-grads-between", reset_grads, "reentrant", (ALL_TRIED,), BETWEEN),
-        cleared("clear-cb-between", clear_codes, "reentrant", (ALL_TRIED,), "state.CB = None instead"),
+        cleared("reset-grads-between", reset_grads, "reentrant", BETWEEN, affected=(ALL_TRIED,)),
+        cleared("clear-cb-between", clear_codes, "reentrant", "state.CB = None instead", affected=(ALL_TRIED,)),
         cleared(
-            "reset-grads-no-checkpoint", reset_grads, None, (ALL_TRIED,), "state.reset_grads() without checkpointing"
+            "reset-grads-no-checkpoint", reset_grads, None, "the same before a plain backward", affected=(ALL_TRIED,)
         ),
-        cleared("reset-grads-between-cuda", reset_grads, "reentrant", (ALL_TRIED_ON_CARD,), BETWEEN, **ON_CARD),
+        cleared("reset-grads-between-cuda", reset_grads, "reentrant", BETWEEN, affected=(ALL_TRIED_CUDA,), **ON_CARD),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

@@ -15,7 +15,14 @@ Planted: the reference, plain torch blocks under ``torch.utils.checkpoint``, run
 
 from repros.case import Affected, Budget, Case, Claim, Condition, held
 from repros.cases.bitsandbytes.gh1927 import _llama
-from repros.cases.bitsandbytes.gh1927._llama import HEADS, HIDDEN, LAYERS
+from repros.cases.bitsandbytes.gh1927._llama import (
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    enable_only,
+    enable_then_train,
+    train_then_enable,
+)
 from repros.cases.bitsandbytes.gh1927._plain_llama import PlainLlama, checkpointed, uncheckpointed
 
 LENGTH = 256  # tokens; what is computed is float32, 4 bytes
@@ -30,8 +37,8 @@ LIMIT = STATES + COS_SIN + MASK + POSITIONS + RANDOM + GRAPH  # 1.5 MiB
 
 ALL_TRIED = Affected({"transformers": ">=4.57"}, "reports/cpu")
 SINCE_5 = Affected({"transformers": ">=5"}, "reports/cpu")
-ALL_TRIED_ON_CARD = Affected({"transformers": ">=4.57"}, "reports/h200")
-SINCE_5_ON_CARD = Affected({"transformers": ">=5"}, "reports/h200")
+ALL_TRIED_CUDA = Affected({"transformers": ">=4.57"}, "reports/h200")
+SINCE_5_CUDA = Affected({"transformers": ">=5"}, "reports/h200")
 
 PILES_UP = Claim("every layer's state piles up")
 
@@ -41,12 +48,12 @@ REENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NONREENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
 
-def on_cpu(name, order, options, bits, affected):
+def on_cpu(name, order, options, bits, *, affected):
     params = {"order": order, "options": options, "bits": bits}
     return Condition(f"held-{name}", held(LIMIT), params, affected=affected, claims=(PILES_UP,))
 
 
-def on_card(name, order, options, bits, affected):
+def on_card(name, order, options, bits, *, affected):
     params = {"order": order, "options": options, "bits": bits}
     more = {"device": "cuda", "proxy": f"held-{name}", "affected": affected, "claims": (PILES_UP,)}
     return Condition(f"held-{name}-cuda", Budget("cuda_held_bytes", LIMIT), params, **more)
@@ -61,17 +68,17 @@ CASE = Case(
     trigger="gradient checkpointing of int8 layers in the non-reentrant mode, the default of transformers from 5.0",
     claims=(PILES_UP,),
     conditions=(
-        on_cpu("enable-train-default-8bit", _llama.enable_then_train, DEFAULT, 8, (SINCE_5,)),
-        on_cpu("train-enable-default-8bit", _llama.train_then_enable, DEFAULT, 8, (SINCE_5,)),
-        on_cpu("enable-only-default-8bit", _llama.enable_only, DEFAULT, 8, (ALL_TRIED,)),
-        on_cpu("enable-train-reentrant-8bit", _llama.enable_then_train, REENTRANT, 8, ()),
-        on_cpu("enable-train-nonreentrant-8bit", _llama.enable_then_train, NONREENTRANT, 8, (ALL_TRIED,)),
-        on_cpu("enable-train-reentrant-4bit", _llama.enable_then_train, REENTRANT, 4, ()),
-        on_cpu("enable-train-nonreentrant-4bit", _llama.enable_then_train, NONREENTRANT, 4, ()),
-        on_card("enable-train-default-8bit", _llama.enable_then_train, DEFAULT, 8, (SINCE_5_ON_CARD,)),
-        on_card("train-enable-default-8bit", _llama.train_then_enable, DEFAULT, 8, (SINCE_5_ON_CARD,)),
-        on_card("enable-train-nonreentrant-8bit", _llama.enable_then_train, NONREENTRANT, 8, (ALL_TRIED_ON_CARD,)),
-        on_card("enable-train-reentrant-4bit", _llama.enable_then_train, REENTRANT, 4, ()),
+        on_cpu("enable-train-default-8bit", enable_then_train, DEFAULT, 8, affected=(SINCE_5,)),
+        on_cpu("train-enable-default-8bit", train_then_enable, DEFAULT, 8, affected=(SINCE_5,)),
+        on_cpu("enable-only-default-8bit", enable_only, DEFAULT, 8, affected=(ALL_TRIED,)),
+        on_cpu("enable-train-reentrant-8bit", enable_then_train, REENTRANT, 8, affected=()),
+        on_cpu("enable-train-nonreentrant-8bit", enable_then_train, NONREENTRANT, 8, affected=(ALL_TRIED,)),
+        on_cpu("enable-train-reentrant-4bit", enable_then_train, REENTRANT, 4, affected=()),
+        on_cpu("enable-train-nonreentrant-4bit", enable_then_train, NONREENTRANT, 4, affected=()),
+        on_card("enable-train-default-8bit", enable_then_train, DEFAULT, 8, affected=(SINCE_5_CUDA,)),
+        on_card("train-enable-default-8bit", train_then_enable, DEFAULT, 8, affected=(SINCE_5_CUDA,)),
+        on_card("enable-train-nonreentrant-8bit", enable_then_train, NONREENTRANT, 8, affected=(ALL_TRIED_CUDA,)),
+        on_card("enable-train-reentrant-4bit", enable_then_train, REENTRANT, 4, affected=()),
     ),
 )
 

@@ -65,7 +65,7 @@ def codes_alone(frozen):
     return frozen.codes, None
 
 
-def on_meta(name, copied, gets, affected, claim, note):
+def on_meta(name, copied, gets, claim, note, *, affected):
     params = {"copied": copied, "gets": gets}
     return Condition(name, error(LIMIT), params, affected=affected, claims=(claim,), note=note)
 
@@ -79,13 +79,13 @@ CASE = Case(
     trigger="an int8 layer that is built on the meta device and then given weights",
     claims=(RAISES, LOST),
     conditions=(
-        on_meta("meta-16bit", itself, in_16_bits, (), RAISES, "16-bit weights by accelerate"),
-        on_meta("meta-deepcopy", copy.deepcopy, in_16_bits, (), RAISES, "deepcopy() of the layer on meta first"),
-        on_meta("meta-pickle", unpickled, in_16_bits, (ALL_TRIED,), LOST, "pickled on meta first"),
+        on_meta("meta-16bit", itself, in_16_bits, RAISES, "16-bit weights by accelerate", affected=()),
+        on_meta("meta-deepcopy", copy.deepcopy, in_16_bits, RAISES, "deepcopy() on meta first", affected=()),
+        on_meta("meta-pickle", unpickled, in_16_bits, LOST, "pickled on meta first", affected=(ALL_TRIED,)),
         on_meta(
-            "meta-int8", itself, codes_and_scale, (FROM_0_47_TO_0_48_0,), LOST, "int8 weights and SCB by accelerate"
+            "meta-int8", itself, codes_and_scale, LOST, "codes and SCB by accelerate", affected=(FROM_0_47_TO_0_48_0,)
         ),
-        on_meta("meta-int8-no-scale", itself, codes_alone, (ALL_TRIED,), LOST, "the only right answer is an error"),
+        on_meta("meta-int8-no-scale", itself, codes_alone, LOST, "right is only an error", affected=(ALL_TRIED,)),
     ),
     symptoms=_int8.LOST_SCALE,
 )

@@ -25,8 +25,8 @@ LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
 BEFORE_0_47 = Affected({"bitsandbytes": "<0.47"}, "reports/bisect/gh1927-bitsandbytes")
 SINCE_0_48_1 = Affected({"bitsandbytes": ">=0.48.1"}, "reports/bisect/gh1927-bitsandbytes")
 ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
-SINCE_0_48_1_ON_CARD = Affected({"bitsandbytes": ">=0.48.1"}, "reports/h200")
-ALL_TRIED_ON_CARD = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
+SINCE_0_48_1_CUDA = Affected({"bitsandbytes": ">=0.48.1"}, "reports/h200")
+ALL_TRIED_CUDA = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
 
 LOSES_SCALE = Claim("not in the report: a moved or tied weight loses its scale")
 
@@ -60,13 +60,13 @@ def tie_weight(layer, frozen, batch):
     return layer
 
 
-def moved(name, move, affected, **more):
+def moved(name, move, *, affected, **more):
     more |= {"affected": affected, "claims": (LOSES_SCALE,), "note": move.__doc__}
     return Condition(name, error(LIMIT), {"move": move}, **more)
 
 
-def on_card(name, move, affected):
-    return moved(f"{name}-cuda", move, affected, device="cuda", proxy=name, proposed=False)
+def on_card(name, move, *, affected):
+    return moved(f"{name}-cuda", move, affected=affected, device="cuda", proxy=name, proposed=False)
 
 
 CASE = Case(
@@ -78,12 +78,12 @@ CASE = Case(
     trigger="an int8 layer that is moved a second time, or whose weight is moved alone or shared with another layer",
     claims=(LOSES_SCALE,),
     conditions=(
-        moved("second-to", move_again, (BEFORE_0_47,)),
-        moved("to-after-forward", move_after_forward, (BEFORE_0_47,)),
-        moved("weight-to-after-forward", move_weight_after_forward, (BEFORE_0_47, SINCE_0_48_1)),
-        moved("tied-weight", tie_weight, (ALL_TRIED,)),
-        on_card("weight-to-after-forward", move_weight_after_forward, (SINCE_0_48_1_ON_CARD,)),
-        on_card("tied-weight", tie_weight, (ALL_TRIED_ON_CARD,)),
+        moved("second-to", move_again, affected=(BEFORE_0_47,)),
+        moved("to-after-forward", move_after_forward, affected=(BEFORE_0_47,)),
+        moved("weight-to-after-forward", move_weight_after_forward, affected=(BEFORE_0_47, SINCE_0_48_1)),
+        moved("tied-weight", tie_weight, affected=(ALL_TRIED,)),
+        on_card("weight-to-after-forward", move_weight_after_forward, affected=(SINCE_0_48_1_CUDA,)),
+        on_card("tied-weight", tie_weight, affected=(ALL_TRIED_CUDA,)),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

@@ -22,7 +22,7 @@ from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
 
 ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
-ALL_TRIED_ON_CARD = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
+ALL_TRIED_CUDA = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
 
 UNDER_OFFLOAD = Claim("recompute under accelerate's offload, as in the report's environment")
 HOOKS = Claim("not in the report: accelerate's offload hooks lose the scale, with recompute or without")
@@ -30,12 +30,12 @@ HOOKS = Claim("not in the report: accelerate's offload hooks lose the scale, wit
 
 CHECKPOINTED = {"recompute": "reentrant", "training": True, "scale_in_map": True}
 #: accelerate brings the weights from a map of names to tensors.
-WITHOUT_SCALE = {"recompute": "reentrant", "training": True, "scale_in_map": False}
-NOT_CHECKPOINTED = {"recompute": None, "training": True, "scale_in_map": True}
+NO_SCALE = {"recompute": "reentrant", "training": True, "scale_in_map": False}
+PLAIN = {"recompute": None, "training": True, "scale_in_map": True}
 EVAL = {"recompute": None, "training": False, "scale_in_map": True}
 
 
-def offload(name, params, affected, claim, note, **more):
+def offload(name, params, claim, note, *, affected, **more):
     return Condition(name, error(LIMIT), params, affected=affected, claims=(claim,), note=note, **more)
 
 
@@ -51,11 +51,11 @@ CASE = Case(
     trigger="training an int8 layer that accelerate offloads to the CPU",
     claims=(UNDER_OFFLOAD, HOOKS),
     conditions=(
-        offload("offload", CHECKPOINTED, (ALL_TRIED,), UNDER_OFFLOAD, AROUND),
-        offload("offload-no-checkpoint", NOT_CHECKPOINTED, (ALL_TRIED,), HOOKS, "the same without checkpointing"),
-        offload("offload-map-without-scale", WITHOUT_SCALE, (ALL_TRIED,), HOOKS, "its map of weights lacks SCB"),
-        offload("offload-eval", EVAL, (ALL_TRIED,), HOOKS, "the same hooks, eval mode, no checkpointing"),
-        offload("offload-cuda", CHECKPOINTED, (ALL_TRIED_ON_CARD,), UNDER_OFFLOAD, AROUND, **ON_CARD),
+        offload("offload", CHECKPOINTED, UNDER_OFFLOAD, AROUND, affected=(ALL_TRIED,)),
+        offload("offload-no-checkpoint", PLAIN, HOOKS, "the same without checkpointing", affected=(ALL_TRIED,)),
+        offload("offload-map-without-scale", NO_SCALE, HOOKS, "its map of weights lacks SCB", affected=(ALL_TRIED,)),
+        offload("offload-eval", EVAL, HOOKS, "the same hooks, eval mode, no checkpointing", affected=(ALL_TRIED,)),
+        offload("offload-cuda", CHECKPOINTED, UNDER_OFFLOAD, AROUND, affected=(ALL_TRIED_CUDA,), **ON_CARD),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

@@ -24,7 +24,7 @@ LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
 BEFORE_0_48_1 = Affected({"bitsandbytes": "<0.48.1"}, "reports/bisect/gh1927-bitsandbytes")
 FROM_0_47_TO_0_48_0 = Affected({"bitsandbytes": ">=0.47,<0.48.1"}, "reports/bisect/gh1927-bitsandbytes")
 ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
-BEFORE_0_48_1_ON_CARD = Affected({"bitsandbytes": "<0.48.1"}, "reports/h200")
+BEFORE_0_48_1_CUDA = Affected({"bitsandbytes": "<0.48.1"}, "reports/h200")
 
 NOT_HANDLED = Claim("a pre-quantized int8 weight is not handled")
 
@@ -63,7 +63,7 @@ def int8_weight(frozen, scale):
     return Int8Params(frozen.codes.clone(), requires_grad=False, SCB=scale)
 
 
-def codes(name, load, affected, **more):
+def codes(name, load, *, affected, **more):
     more |= {"affected": affected, "claims": (NOT_HANDLED,), "note": load.__doc__}
     return Condition(f"codes-{name}", error(LIMIT), {"load": load}, **more)
 
@@ -79,11 +79,11 @@ CASE = Case(
     trigger="an int8 layer that is given int8 codes, as when a saved int8 model is loaded",
     claims=(NOT_HANDLED,),
     conditions=(
-        codes("scale-after-move", scale_after_move, (FROM_0_47_TO_0_48_0,)),
-        codes("scale-before-move", scale_before_move, (BEFORE_0_48_1,)),
-        codes("scale-module-move", scale_before_move_of_layer, (ALL_TRIED,)),
-        codes("no-scale", no_scale, (ALL_TRIED,)),
-        codes("scale-after-move-cuda", scale_after_move, (BEFORE_0_48_1_ON_CARD,), **ON_CARD),
+        codes("scale-after-move", scale_after_move, affected=(FROM_0_47_TO_0_48_0,)),
+        codes("scale-before-move", scale_before_move, affected=(BEFORE_0_48_1,)),
+        codes("scale-module-move", scale_before_move_of_layer, affected=(ALL_TRIED,)),
+        codes("no-scale", no_scale, affected=(ALL_TRIED,)),
+        codes("scale-after-move-cuda", scale_after_move, affected=(BEFORE_0_48_1_CUDA,), **ON_CARD),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,

@@ -55,7 +55,7 @@ def converted_and_saved(layer, frozen):
     return layer_of(load_model("saved_int8"))
 
 
-def loaded(name, load, affected, saved=True):
+def loaded(name, load, *, affected, saved=True):
     """Return a condition; where the layer is ``saved``, the reference is saved and loaded too."""
     params = {"load": load, "saved": saved}
     return Condition(name, error(LIMIT), params, affected=affected, claims=(LOSES_SCALE,), note=load.__doc__)
@@ -70,10 +70,10 @@ CASE = Case(
     trigger="an int8 model that is loaded with from_pretrained, or an int8 layer that is loaded and moved",
     claims=(LOSES_SCALE,),
     conditions=(
-        loaded("state-dict-reload", state_dict, ()),
-        loaded("state-dict-reload-then-to", state_dict_then_move, (BEFORE_0_47,)),
-        loaded("from-pretrained", converted, (BEFORE_0_47,), saved=False),
-        loaded("from-pretrained-reload", converted_and_saved, (BEFORE_0_48_1,)),
+        loaded("state-dict-reload", state_dict, affected=()),
+        loaded("state-dict-reload-then-to", state_dict_then_move, affected=(BEFORE_0_47,)),
+        loaded("from-pretrained", converted, saved=False, affected=(BEFORE_0_47,)),
+        loaded("from-pretrained-reload", converted_and_saved, affected=(BEFORE_0_48_1,)),
     ),
     symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
