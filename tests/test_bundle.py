@@ -37,8 +37,17 @@ KNOWN = {e.name: e for e in cases.find()}
 #: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.
 CHOSEN = {
     "gh1849_fused_experts": "nf4-experts",
-    "gh1927_int8_recompute": "codes-scale-module-move",
+    "gh1927_cleared_state": "clear-cb-between",
+    "gh1927_held_state": "held-enable-train-reentrant-8bit",
+    "gh1927_int8_recompute": "recompute-reentrant-train-bfloat16-t0",
+    "gh1927_large_activations": "large-bfloat16-eval",
+    "gh1927_loader_pops_scb": "loader-pops",
     "gh1927_meta_scb": "meta-deepcopy",
+    "gh1927_moved_weight": "second-to",
+    "gh1927_offload_hooks": "offload-eval",
+    "gh1927_prequantized_weight": "codes-scale-module-move",
+    "gh1927_remade_weight": "make-subclass",
+    "gh1927_saved_model": "state-dict-reload",
     "gh1927_train_order": "order-enable-train-default-8bit",
     "gh1935_saved_weight": "nf4-experts-eager",
     "gh44387_reserved_memory": "int8",

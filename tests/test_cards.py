@@ -81,7 +81,7 @@ def test_what_cards_lack_is_said(requires: Requires, reason: str) -> None:
 @pytest.mark.parametrize(
     ("case", "condition", "shared"),
     [
-        ("gh1927_int8_recompute", "tied-weight-cuda", True),  # judged by numbers
+        ("gh1927_moved_weight", "tied-weight-cuda", True),  # judged by numbers
         ("gh1935_saved_weight", "nf4-eager-layer-cuda", False),  # by bytes
         ("gh1849_fused_experts", "nf4-experts-fused-35b-two-cards-cuda", False),
     ],

@@ -27,6 +27,36 @@ WAS: Mapping[str, Mapping[str, str]] = {
     },
     "gh1935_adapters": {"gh1935_saved_weight": "nf4-lora-eager nf4-dora-eager nf4-dora-eager-weight-cuda"},
     "gh1935_custom_op": {"gh1935_saved_weight": "nf4-customop-eager nf4-customop-compile-mincut"},
+    "gh1927_prequantized_weight": {
+        "gh1927_int8_recompute": "codes-scale-after-move codes-scale-before-move codes-scale-module-move "
+        "codes-no-scale codes-scale-after-move-cuda",
+    },
+    "gh1927_moved_weight": {
+        "gh1927_int8_recompute": "second-to to-after-forward weight-to-after-forward tied-weight "
+        "weight-to-after-forward-cuda tied-weight-cuda",
+    },
+    "gh1927_cleared_state": {
+        "gh1927_int8_recompute": "reset-grads-between clear-cb-between reset-grads-no-checkpoint "
+        "reset-grads-between-cuda",
+    },
+    "gh1927_offload_hooks": {
+        "gh1927_int8_recompute": "offload offload-no-checkpoint offload-map-without-scale offload-eval offload-cuda",
+    },
+    "gh1927_large_activations": {"gh1927_int8_recompute": "large-bfloat16-train large-bfloat16-eval"},
+    "gh1927_saved_model": {
+        "gh1927_int8_recompute": "state-dict-reload state-dict-reload-then-to from-pretrained from-pretrained-reload",
+    },
+    "gh1927_loader_pops_scb": {"gh1927_meta_scb": "loader-pops loader-pops-tied"},
+    "gh1927_remade_weight": {
+        "gh1927_meta_scb": "to-empty assign-16bit assign-int8 make-subclass skip-modules-tied",
+    },
+    "gh1927_held_state": {
+        "gh1927_train_order": "held-enable-train-default-8bit held-train-enable-default-8bit "
+        "held-enable-only-default-8bit held-enable-train-reentrant-8bit held-enable-train-nonreentrant-8bit "
+        "held-enable-train-reentrant-4bit held-enable-train-nonreentrant-4bit held-enable-train-default-8bit-cuda "
+        "held-train-enable-default-8bit-cuda held-enable-train-nonreentrant-8bit-cuda "
+        "held-enable-train-reentrant-4bit-cuda",
+    },
     "gh2005_experts": {"gh1935_saved_weight": "nf4-experts-checkpoint-nonreentrant nf4-experts-eager"},
 }
 _NOW = {

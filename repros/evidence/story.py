@@ -165,9 +165,13 @@ class Results:
             standing.edges(rows).text if any(r.verdict is Verdict.REPRODUCED for r in rows) else "absent in every cell"
         )
 
-    def effect(self, case: str, kind: str, condition: str = "*") -> str:
-        """Return in how many of the trials in which it was tried the proposed fix does this."""
-        tried = [r for r in self._records if r.case == case and r.proposed and fnmatchcase(r.condition, condition)]
+    def effect(self, cases: str, kind: str, condition: str = "*") -> str:
+        """Return in how many of the trials in which it was tried the proposed fix does this; both are globs."""
+        tried = [
+            r
+            for r in self._records
+            if r.proposed and fnmatchcase(r.case, cases) and fnmatchcase(r.condition, condition)
+        ]
         return f"{sum(bool(r.proposed and r.proposed['effect'] == kind) for r in tried)} of {len(tried)} trials"
 
     def _all(self, verdict: Verdict, case: str, globs: str, cells: str) -> str:

@@ -1,0 +1,101 @@
+"""The state of an int8 layer is cleared between forward and backward (bitsandbytes#1927).
+
+Not in the report, but a way to what it describes: a lost scale in the recompute.
+
+Tried: after the first forward, ``layer.state`` alone has the scale of an int8 weight. Something clears the state before
+the backward. The recompute, or the backward itself, then finds no scale. It raises, or it takes the codes for a weight
+and quantizes them: every row of codes reaches 127, so every scale becomes 127. The output was right, the gradients are
+wrong, and nothing says so. Two steps are trained.
+
+Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
+activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
+2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+
+Planted: the reference loses its scale at the same moment, and quantizes its codes as if they were a weight. Without a
+recompute nothing would read the layer again, so there it loses the scale before the first forward.
+"""
+
+from repros.case import Affected, Case, Claim, Condition, error
+from repros.cases.bitsandbytes.gh1927 import _int8
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
+
+LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
+
+ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
+ALL_TRIED_CUDA = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
+
+LOSES_SCALE = Claim("not in the report: a state cleared before backward loses the scale")
+
+
+def reset_grads(layer):
+    layer.state.reset_grads()
+
+
+def clear_codes(layer):
+    layer.state.CB = None
+
+
+def cleared(name, clear, recompute, note, *, affected, **more):
+    params = {"clear": clear, "recompute": recompute}
+    return Condition(name, error(LIMIT), params, affected=affected, claims=(LOSES_SCALE,), note=note, **more)
+
+
+BETWEEN = "state.reset_grads() between forward and recompute"
+ON_CARD = {"device": "cuda", "proxy": "reset-grads-between", "proposed": False}
+
+CASE = Case(
+    report="bitsandbytes#1927",
+    title="INT8: a state that is cleared before the backward loses the scale",
+    kind="issue",
+    status="open",
+    severity="wrong numbers",
+    trigger="something resets the state of an int8 layer between forward and backward",
+    claims=(LOSES_SCALE,),
+    conditions=(
+        cleared("reset-grads-between", reset_grads, "reentrant", BETWEEN, affected=(ALL_TRIED,)),
+        cleared("clear-cb-between", clear_codes, "reentrant", "state.CB = None instead", affected=(ALL_TRIED,)),
+        cleared(
+            "reset-grads-no-checkpoint", reset_grads, None, "the same before a plain backward", affected=(ALL_TRIED,)
+        ),
+        cleared("reset-grads-between-cuda", reset_grads, "reentrant", BETWEEN, affected=(ALL_TRIED_CUDA,), **ON_CARD),
+    ),
+    symptoms=_int8.LOST_SCALE,
+    proposes=REPORT_FIX,
+)
+
+
+def inputs(c):
+    return _int8.inputs(c.device)
+
+
+oracle = _int8.oracle  # float64, with the dequantized weight
+
+
+def subject(c, frozen, batch):
+    yield "load"
+    layer = _int8.installed_layer(frozen)
+    return (yield from train(layer, batch, recompute=c.recompute, between=c.clear))
+
+
+def reference(c, frozen, batch):
+    """Codes and scale are buffers of the layer, and it has no state to clear."""
+    layer = fixed_layer(frozen)
+    yield "load"
+    return (yield from train(layer, batch, recompute=c.recompute))
+
+
+def planted(c, frozen, batch):
+    """Lose the scale before the recompute; where there is none, before the first forward."""
+    layer = fixed_layer(frozen)
+    yield "load"
+    if c.recompute is None:
+        lose_scale(layer)
+        return (yield from train(layer, batch, recompute=None))
+    return (yield from train(layer, batch, recompute=c.recompute, between=lose_scale))
+
+
+def proposed(c, frozen, batch):
+    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
+    patch_report_fix()
+    return subject(c, frozen, batch)

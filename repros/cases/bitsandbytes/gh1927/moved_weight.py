@@ -1,0 +1,124 @@
+"""The weight of an int8 layer is moved or shared (bitsandbytes#1927).
+
+Not in the report, but a way to what it describes: a lost scale.
+
+Tried: the scale of an int8 weight is in one place at a time. At first that is the attribute ``SCB`` of the weight. The
+first forward moves it to ``layer.state`` and clears it on the weight. A move replaces the weight, and a shared weight
+has two layers. A layer without the scale raises, or it takes the codes for a weight and quantizes them. Every row of
+codes reaches 127, so every scale becomes 127, and nothing says so. Each layer is trained for two steps under gradient
+checkpointing.
+
+Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
+activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
+2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+
+Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
+"""
+
+from repros.case import Affected, Case, Claim, Condition, error
+from repros.cases.bitsandbytes.gh1927 import _int8
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
+
+LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
+
+BEFORE_0_47 = Affected({"bitsandbytes": "<0.47"}, "reports/bisect/gh1927-bitsandbytes")
+SINCE_0_48_1 = Affected({"bitsandbytes": ">=0.48.1"}, "reports/bisect/gh1927-bitsandbytes")
+ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
+SINCE_0_48_1_CUDA = Affected({"bitsandbytes": ">=0.48.1"}, "reports/h200")
+ALL_TRIED_CUDA = Affected({"bitsandbytes": ">=0.48"}, "reports/h200")
+
+LOSES_SCALE = Claim("not in the report: a moved or tied weight loses its scale")
+
+
+# What is done to bitsandbytes' layer, which was moved to its device once. Each docstring is the note of a condition.
+
+
+def move_again(layer, frozen, batch):
+    """Call layer.to(device) twice before the first forward."""
+    return layer.to(frozen.device)
+
+
+def move_after_forward(layer, frozen, batch):
+    """Call layer.to(device) between two forwards."""
+    layer(batch.x.detach())
+    return layer.to(frozen.device)
+
+
+def move_weight_after_forward(layer, frozen, batch):
+    """Set layer.weight = layer.weight.to(device) between two forwards."""
+    layer(batch.x.detach())
+    layer.weight = layer.weight.to(frozen.device)
+    return layer
+
+
+def tie_weight(layer, frozen, batch):
+    """Let two layers share one weight; the other one runs first."""
+    other = _int8.installed_layer(frozen)
+    other.weight = layer.weight
+    other(batch.x.detach())
+    return layer
+
+
+def moved(name, move, *, affected, **more):
+    more |= {"affected": affected, "claims": (LOSES_SCALE,), "note": move.__doc__}
+    return Condition(name, error(LIMIT), {"move": move}, **more)
+
+
+def on_card(name, move, *, affected):
+    return moved(f"{name}-cuda", move, affected=affected, device="cuda", proxy=name, proposed=False)
+
+
+CASE = Case(
+    report="bitsandbytes#1927",
+    title="INT8: a moved or tied weight loses its scale",
+    kind="issue",
+    status="open",
+    severity="wrong numbers",
+    trigger="an int8 layer that is moved a second time, or whose weight is moved alone or shared with another layer",
+    claims=(LOSES_SCALE,),
+    conditions=(
+        moved("second-to", move_again, affected=(BEFORE_0_47,)),
+        moved("to-after-forward", move_after_forward, affected=(BEFORE_0_47,)),
+        moved("weight-to-after-forward", move_weight_after_forward, affected=(BEFORE_0_47, SINCE_0_48_1)),
+        moved("tied-weight", tie_weight, affected=(ALL_TRIED,)),
+        on_card("weight-to-after-forward", move_weight_after_forward, affected=(SINCE_0_48_1_CUDA,)),
+        on_card("tied-weight", tie_weight, affected=(ALL_TRIED_CUDA,)),
+    ),
+    symptoms=_int8.LOST_SCALE,
+    proposes=REPORT_FIX,
+)
+
+
+def inputs(c):
+    return _int8.inputs(c.device)
+
+
+oracle = _int8.oracle  # float64, with the dequantized weight
+
+
+def subject(c, frozen, batch):
+    yield "move"
+    layer = c.move(_int8.installed_layer(frozen), frozen, batch)
+    return (yield from train(layer, batch))
+
+
+def reference(c, frozen, batch):
+    """Codes and scale are buffers of one layer, moved together."""
+    layer = fixed_layer(frozen)
+    yield "move"
+    return (yield from train(layer.to(frozen.device), batch))
+
+
+def planted(c, frozen, batch):
+    """Lose the scale before the first forward."""
+    layer = fixed_layer(frozen)
+    yield "move"
+    lose_scale(layer)
+    return (yield from train(layer, batch))
+
+
+def proposed(c, frozen, batch):
+    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
+    patch_report_fix()
+    return subject(c, frozen, batch)
