@@ -16,10 +16,11 @@ from xml.etree import ElementTree
 import pytest
 
 from repros import cases, cli, results
+from repros.case import unit_of
 from repros.redact import Redactor
 from repros.report import changes, html, pack
 from repros.results import Record, Run
-from repros.verdict import Observation, Verdict
+from repros.verdict import Observation, Verdict, show
 from tests.big_run import known, ten_thousand
 from tests.chromium import Chromium
 from tests.records import record
@@ -407,6 +408,36 @@ def test_filters_in_a_browser(tab: Any, records: list[Record]) -> None:
     tab.select_option("#effect", label="cures")
     cured = sum(bool(r.proposed and r.proposed["effect"] == "cures") for r in records)
     assert tab.inner_text("#count") == f"{cured} of {len(records)} trials"
+
+
+def test_a_browser_prints_a_figure_as_everything_else_does(tab: Any) -> None:
+    """Among them halves of a last digit, which JavaScript rounds otherwise: 1152 bytes are 1.12 KiB."""
+    values = [0, 1, 0.5, 2.5, 1023.5, 1152, 1408, -1152, 1536, 10**6, 123456.5, 13 * 10**9, 6.5e9, 2.125e9, 70.6e9,
+              999_999.5, 1e-5, 0.00012345, 0.0625, 1.005, 3 << 30, 1e20, 2**53 - 1]  # fmt: skip
+    rows = [
+        (value, unit, more)
+        for value in values
+        for unit in ("bytes", "parameters", "ratio", "count", "times")
+        for more in (0, 1, 5)
+    ]
+    shown = tab.evaluate("rows => rows.map(([value, unit, more]) => show(value, unit, more))", rows)
+    assert dict(zip(rows, shown, strict=True)) == {row: show(*row) for row in rows}
+    names = ["largest_parameters", "peak_bytes", "error", "bytes", "parameters", "saved_error", "calls"]
+    assert tab.evaluate("names => names.map(unitOf)", names) == [unit_of(name) for name in names]
+
+
+def test_a_trial_prints_parameters_by_the_billion(tmp_path: Path) -> None:
+    one = record()
+    arms = tuple(replace(arm, figures={**arm.figures, "largest_parameters": 13 * 10**9}) for arm in one.arms)
+    path = tmp_path / "p.html"
+    path.write_text(html.page([replace(one, arms=arms)], KNOWN, ["x"], Redactor()), encoding="utf-8")
+    with Chromium() as (_, context):
+        tab = context.new_page()
+        tab.goto(f"{path.as_uri()}#trial-0")
+        tab.wait_for_selector("dialog[open] .arms")
+        tab.click("dialog summary:has-text('Every figure of every arm')")
+        row = tab.locator("dialog details tr", has_text="largest_parameters")
+        assert set(row.locator("td").all_inner_texts()) == {"13B"}
 
 
 def test_a_trial_opens_and_closes_in_a_browser(tab: Any, records: list[Record]) -> None:
