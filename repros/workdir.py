@@ -85,7 +85,10 @@ def _own(folder: Path, label: str) -> int | None:
 
 
 def _lock(owner: int, folder: Path) -> bool:
-    """Return whether the lock is to be had, and the file is still the folder's."""
+    """Return whether the lock is to be had, and the file is still the folder's.
+
+    The descriptor is locked that the mark was read from: `filelock` would open whatever has its name by then.
+    """
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(owner), (folder / OWNER).lstat())
