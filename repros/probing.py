@@ -36,18 +36,12 @@ from repros.results import ROOT, Record, append, lines
 from repros.revisions import Revision
 from repros.session import MACHINE_FACTS, ReadyCell
 from repros.trial import Running, Trial
+from repros.uv import of_machine
 from repros.verdict import SCHEMA, SETTLED, Observation, Reading, Verdict, exceeds, is_symptom, read, to_number
 
 PROBES = "probes.jsonl"
 #: Supervisors that stay up after their probe, for the next condition or vote; each holds the packages in memory.
 KEPT_SERVERS = 3
-
-#: What fails for reasons of the machine: no property of the revision, so no vote.
-_MACHINE = re.compile(
-    r"failed to fetch|error sending request|network was disabled|dns error|timed out|timeout|connection"
-    r"|no space left|permission denied|read-only file system|certificate|status (?:client|server) error|not found$",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -334,7 +328,7 @@ class Workshop:
         try:
             ready = future.result()
         except EnvError as error:
-            if error.kind == "error" and _MACHINE.search(f"{error.what}\n{error.words}"):
+            if of_machine(error):
                 raise
             verdict = Verdict.UNSUPPORTED if error.kind == "unsupported" else Verdict.ERROR
             waited = {"waited": round(time.monotonic() - began, 3)}

@@ -24,6 +24,7 @@ from repros.probing import Kept, Probe, load, signature, votes_of
 from repros.report import bisection as pages
 from repros.results import Record
 from repros.revisions import Revision
+from repros.uv import of_machine
 from repros.verdict import Observation, Verdict
 from tests.records import record
 
@@ -153,6 +154,20 @@ def test_trouble_of_the_machine_ends_it_with_what_was_probed_kept(tmp_path: Path
     with pytest.raises(EnvError):
         work(hunts(16), tmp_path, breaks)
     assert len(load(tmp_path / "probes.jsonl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (EnvError("error", "x: uv failed: dns error", "h"), True),
+        (EnvError("error", "x: uv failed", "h", "Caused by: No space left on device"), True),
+        (EnvError("error", "uv: not found", "h"), True),
+        (EnvError("error", "x: uv failed: Failed to build `y`", "h"), False),  # of the revision: it is skipped
+        (EnvError("unsupported", "x: no wheel for this platform; connection", "h"), False),
+    ],
+)
+def test_only_trouble_of_the_machine_ends_it(error: EnvError, wanted: bool) -> None:
+    assert of_machine(error) is wanted
 
 
 def test_conditions_share_the_environments_that_they_ask_for(tmp_path: Path) -> None:
