@@ -17,6 +17,7 @@ import pytest
 
 from repros import cases, cli, results
 from repros.case import unit_of
+from repros.meters.timeline import thinned
 from repros.redact import Redactor
 from repros.report import changes, html, pack
 from repros.results import Record, Run
@@ -138,11 +139,11 @@ def split(text: str) -> list[dict[str, Any]]:
 
 def test_a_timeline_is_kept_where_it_is_short_and_keeps_its_peak_where_it_is_long() -> None:
     points = [[i / 1000, (i * 7919) % 1000, i] for i in range(1000)]
-    kept = pack.thinned(points, 100)
+    kept = thinned(points, 100)
     assert len(kept) <= 101
     assert max(point[1] for point in kept) == max(point[1] for point in points)
     assert kept[-1] == points[-1]
-    assert pack.thinned(points, 1000) == points
+    assert thinned(points, 1000) == points
     assert pack.steps([5, 7, 4]) == [5, 2, -3]
 
 
