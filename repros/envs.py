@@ -34,7 +34,7 @@ from repros import host_torch
 from repros.bytecode import lend
 from repros.cache import cache_root
 from repros.errors import EnvError
-from repros.health import Inspection, health_check, inspect, version_problem
+from repros.health import Inspection, inspect, version_problem
 from repros.host import gpu_kind, without_gpu
 from repros.host_torch import HostTorch
 from repros.integrity import FINGERPRINT, contradicted, protect, seal, summary, true_bytecode, verify
@@ -52,7 +52,7 @@ from repros.matrix import HOST, Cell
 from repros.overrides import content_digest, given_path, looks_like_path
 from repros.uv import Progress, Uv, redact
 
-__all__ = ["EnvError", "Environment", "Store", "ensure", "health_check"]
+__all__ = ["EnvError", "Environment", "Store", "ensure"]
 
 SCHEMA = 1
 #: How uv begins where what it unpacked of a wheel cannot be one.

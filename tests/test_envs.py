@@ -25,8 +25,9 @@ import pytest
 
 from repros import envs, uv
 from repros.cache import cache_root
-from repros.envs import EnvError, Environment, ensure, health_check
+from repros.envs import EnvError, Environment, ensure
 from repros.errors import UserError
+from repros.health import inspect
 from repros.integrity import FINGERPRINT, Fingerprint, look
 from repros.locks import committed_lock, write_locks
 from repros.matrix import PACKAGES, Cell, load_matrix
@@ -487,17 +488,19 @@ def test_unhealthy_environment_is_never_put_in_place(world: World, code: str, pr
     assert error.what == f"tiny: the environment is not healthy: {problem}"
 
 
-def test_health_check_compares_versions(world: World) -> None:
+def test_the_health_check_compares_versions(world: World) -> None:
     make_wheel(world.wheels, "local", "1.2.0+cpu", "print('{noise')")
+
+    def problem(pins: dict[str, str]) -> str:
+        return inspect(python, pins).problem
+
     python = world.ensure(Cell("tiny", "cpu", {"local": "1.2.0", "alpha": "1.0.0"})).python
-    assert health_check(python, {"local": "1.2.0", "alpha": "1.0.0"}) is None
-    assert health_check(python, {"local": "1.2.0+cpu", "alpha": ">=1,<2"}) is None
-    assert health_check(python, {"alpha": "1.1.0"}) == ("alpha 1.0.0 is installed where 1.1.0 is pinned")
-    assert health_check(python, {"local": "1.2.0+cu130"}) == (
-        "local 1.2.0+cpu is installed where 1.2.0+cu130 is pinned"
-    )
-    assert health_check(python, {"json": "1.0.0"}) == "json is not installed"
-    assert health_check(world.root / "none", {}) == ("its interpreter does not start: No such file or directory")
+    assert problem({"local": "1.2.0", "alpha": "1.0.0"}) == ""
+    assert problem({"local": "1.2.0+cpu", "alpha": ">=1,<2"}) == ""
+    assert problem({"alpha": "1.1.0"}) == ("alpha 1.0.0 is installed where 1.1.0 is pinned")
+    assert problem({"local": "1.2.0+cu130"}) == ("local 1.2.0+cpu is installed where 1.2.0+cu130 is pinned")
+    assert problem({"json": "1.0.0"}) == "json is not installed"
+    assert inspect(world.root / "none", {}).problem == "its interpreter does not start: No such file or directory"
 
 
 def test_cache_that_cannot_be_written_names_the_mend(world: World) -> None:
