@@ -252,10 +252,6 @@ def judged_again(record: Record, known: Mapping[str, Entry]) -> Record:
     condition = declared(record, known)
     if condition is None or not record.versions:
         return record
-    planted, reference = record.arm("planted"), record.arm("reference")
-    if planted and reference:
-        limit = float(record.budget["limit"])
-        record = replace(record, margins=margins(planted, reference, record.budget["figure"], limit))
     expected = Trial(known[record.case], condition, record.cell).expected(record.versions, record.device)
     result = outcome(record.verdict, expected)
     return replace(record, expected=expected, outcome=result, failed=is_failure(record.verdict, result))
