@@ -26,6 +26,14 @@ class Standing:
     because: str
 
 
+def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return case -> its records, cases in the order in which they come first."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.case, []).append(record)
+    return found
+
+
 def of_claim(claim: Claim, records: Sequence[Record]) -> Standing:
     """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
     spoken = [r for r in records if claim.covers(r.condition) and r.verdict in SETTLED]
