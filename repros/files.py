@@ -293,6 +293,7 @@ class Folder:
         with _told(self.path), ExitStack() as stack:
             if new:
                 stack.callback(self._unclaim)
+            # The folder itself is locked: `filelock` wants a file, which would stay among the user's.
             held = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, held)
             try:

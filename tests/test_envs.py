@@ -24,7 +24,8 @@ from pathlib import Path
 import pytest
 
 from repros.cells import envs, uv
-from repros.cells.envs import EnvError, Environment, ensure, health_check
+from repros.cells.envs import EnvError, Environment, ensure
+from repros.cells.health import inspect
 from repros.cells.integrity import FINGERPRINT, Fingerprint, look
 from repros.cells.locks import committed_lock, write_locks
 from repros.cells.matrix import PACKAGES, Cell, load_matrix
@@ -487,17 +488,19 @@ def test_unhealthy_environment_is_never_put_in_place(world: World, code: str, pr
     assert error.what == f"tiny: the environment is not healthy: {problem}"
 
 
-def test_health_check_compares_versions(world: World) -> None:
+def test_the_health_check_compares_versions(world: World) -> None:
     make_wheel(world.wheels, "local", "1.2.0+cpu", "print('{noise')")
+
+    def problem(pins: dict[str, str]) -> str:
+        return inspect(python, pins).problem
+
     python = world.ensure(Cell("tiny", "cpu", {"local": "1.2.0", "alpha": "1.0.0"})).python
-    assert health_check(python, {"local": "1.2.0", "alpha": "1.0.0"}) is None
-    assert health_check(python, {"local": "1.2.0+cpu", "alpha": ">=1,<2"}) is None
-    assert health_check(python, {"alpha": "1.1.0"}) == ("alpha 1.0.0 is installed where 1.1.0 is pinned")
-    assert health_check(python, {"local": "1.2.0+cu130"}) == (
-        "local 1.2.0+cpu is installed where 1.2.0+cu130 is pinned"
-    )
-    assert health_check(python, {"json": "1.0.0"}) == "json is not installed"
-    assert health_check(world.root / "none", {}) == ("its interpreter does not start: No such file or directory")
+    assert problem({"local": "1.2.0", "alpha": "1.0.0"}) == ""
+    assert problem({"local": "1.2.0+cpu", "alpha": ">=1,<2"}) == ""
+    assert problem({"alpha": "1.1.0"}) == ("alpha 1.0.0 is installed where 1.1.0 is pinned")
+    assert problem({"local": "1.2.0+cu130"}) == ("local 1.2.0+cpu is installed where 1.2.0+cu130 is pinned")
+    assert problem({"json": "1.0.0"}) == "json is not installed"
+    assert inspect(world.root / "none", {}).problem == "its interpreter does not start: No such file or directory"
 
 
 def test_cache_that_cannot_be_written_names_the_mend(world: World) -> None:
@@ -758,16 +761,16 @@ def test_locks_are_written_for_both_builds_and_stay_put(world: World) -> None:
         needs = "beta" if package == "peft" else ""
         make_wheel(world.wheels, package, pins[package], requires=needs)
     make_wheel(world.wheels, "torch", "2.13.0+cpu")
-    world.lock("gone.cpu.txt", "# made by `python -m repros lock` with uv 1\nalpha==1.0.0\n")
+    world.lock("gone.cpu.txt", "# made by `python -m repros lock` with uv 1\nalpha==1.0.0\n")  # one to stay near to
     world.lock("notes.cpu.txt", "my own notes\n")
 
-    changed = write_locks(matrix, root=world.root)
+    changed = write_locks(matrix.cells, root=world.root)
     names = {path.name: is_new for path, is_new in changed.items()}
-    assert names == {"one.default.txt": True, "one.cpu.txt": True, "gone.cpu.txt": True}
+    assert names == {"one.default.txt": True, "one.cpu.txt": True}
     folder = world.root / "fixtures/locks"
-    assert sorted(p.name for p in folder.iterdir()) == ["notes.cpu.txt", "one.cpu.txt", "one.default.txt"]
+    assert {p.name for p in folder.iterdir()} == {*names, "gone.cpu.txt", "notes.cpu.txt"}
     assert (folder / "notes.cpu.txt").read_text() == "my own notes\n"
-    texts = {p.name: p.read_text() for p in folder.iterdir()}
+    texts = {p.name: p.read_text() for p in folder.glob("one.*")}
     assert "\ntorch==2.13.0+cpu\n" in texts["one.cpu.txt"]
     assert "\ntorch==2.13.0\n" in texts["one.default.txt"]
     assert "\nbeta==2.0.0\n" in texts["one.cpu.txt"]
@@ -775,9 +778,11 @@ def test_locks_are_written_for_both_builds_and_stay_put(world: World) -> None:
     assert str(world.wheels) not in "".join(texts.values())
 
     make_wheel(world.wheels, "beta", "3.0.0")
-    assert not any(write_locks(matrix, root=world.root).values()), "what fits stays"
+    assert not any(write_locks(matrix.cells, root=world.root).values()), "what fits stays"
     assert world.ensure(matrix.cell("one")).resolved["beta"] == "2.0.0"
-    assert all(write_locks(matrix, root=world.root, upgrade=True).values())
+    for path in folder.iterdir():
+        path.unlink()
+    assert all(write_locks(matrix.cells, root=world.root).values())
     assert "\nbeta==3.0.0\n" in (folder / "one.cpu.txt").read_text()
 
 
@@ -788,6 +793,7 @@ def test_shipped_locks_fit_the_shipped_matrix() -> None:
     for cell in matrix.tier("cpu"):
         assert committed_lock(cell, ROOT, "cpu") is not None
     for path in (ROOT / "fixtures/locks").iterdir():
+        assert matrix.cell(path.name.rsplit(".", 2)[0]), "a lock of no cell"
         text = path.read_text(encoding="utf-8")
         assert "://" not in text
         assert "/" not in "".join(line for line in text.splitlines() if line[0] != "#")

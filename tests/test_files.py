@@ -232,14 +232,6 @@ def test_a_lock_is_never_written_over_another_file(kind: str, home: Path) -> Non
     assert everything(home) == before
 
 
-def test_orphans_among_the_locks_are_removed_and_the_users_files_are_not(home: Path) -> None:
-    a_file(home / "notes.cpu.txt")
-    (home / "gone.cpu.txt").write_text("# cell: gone\n# made by `python -m repros lock` with uv 1\nx==1\n")
-    (home / "link.cpu.txt").symlink_to(home / "gone.cpu.txt")
-    assert locks._remove_orphans(home, {"one"}) == {home / "gone.cpu.txt": True}
-    assert sorted(path.name for path in home.iterdir()) == ["link.cpu.txt", "notes.cpu.txt"]
-
-
 @pytest.mark.parametrize("kind", ["a run", "a run from before there were markers", "another kind"])
 @pytest.mark.parametrize("command", ["bundle", "report", "stories"])
 def test_force_does_not_make_another_folder_of_a_run(

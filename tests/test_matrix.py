@@ -63,7 +63,7 @@ def test_good_matrix_is_read(tmp_path: Path) -> None:
     assert cell.pins["huggingface_hub"] == "1.33.0"
     assert cell.device == "cpu"
     assert matrix.tier("cpu") == matrix.cells
-    assert matrix.tiers_of(cell) == ("cpu",)
+    assert cell.tiers == ("cpu",)
     assert [rule.reason for rule in matrix.excludes] == ["too old"]
 
 

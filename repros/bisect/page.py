@@ -1,22 +1,21 @@
-"""The answer of a bisection: lines for a terminal, and a page to paste with a plot for each search."""
+"""The answer of a bisection: lines for a terminal, and a page to paste with a table for each search."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from repros.bisect.bisection import Hunt
-from repros.bisect.edge_plot import Point, plot
 from repros.bisect.probe import PROBES, Probe
-from repros.bisect.revisions import FOLLOWERS, Revision, compare_link, diff_command
+from repros.bisect.revisions import FOLLOWERS, compare_link, diff_command
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
 from repros.cells.matrix import Cell
 from repros.files import Folder
 from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
-from repros.verdict import multiple, show, show_pair
+from repros.verdict import apart, multiple, show, show_pair
 
 #: The columns of a search's log before those of the times.
 LOG = ("#", "revision", "date", "vote", "figure", "budget", "planted/budget", "budget/reference")
@@ -102,25 +101,17 @@ def write(
     own: bool = False,
     force: bool = False,
 ) -> None:
-    """Write the page, the plots and the probes that they were made from; into its ``own`` run, page and plots alone."""
+    """Write the page and the probes that it was made from; into its ``own`` run, which has them, the page alone."""
     probes = {id(probe): probe for hunt in hunts for _, probe in (*hunt.order, *hunt.crossed)}
     with place(folder, own=own, force=force) as out:
         if not own:
             out.write(PROBES, b"".join(probe.to_line() for probe in probes.values()))
-        for hunt in hunts:
-            svg = _plot(hunt, package) if hunt.answer().edges else ""
-            if svg:
-                out.write(f"{_slug(hunt)}.svg", svg)
         out.write("README.md", page(hunts, package, base, command))
 
 
 def place(folder: Path, *, own: bool, force: bool) -> Folder:
     """Return the folder that `write` fills; UserError where it may not."""
     return Folder(folder, "probes" if own else "bisection", force=force, prune=not own)
-
-
-def _slug(hunt: Hunt) -> str:
-    return re.sub(r"[^\w.=+-]+", "_", f"{hunt.entry.name}.{hunt.condition}")
 
 
 def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
@@ -182,8 +173,7 @@ def _section(hunt: Hunt, package: str) -> list[str]:
     case, answer = hunt.entry.case, hunt.answer()
     name = f"{case.package}#{case.number} {code(hunt.entry.name)} {markdown(f'[{hunt.condition}]')}"
     rows = [f"## {name}: {answer.result.value}", ""]
-    if any(probe.figure for _, probe in hunt.order):
-        rows += [f"![figure over revisions]({_slug(hunt)}.svg)", ""]
+    rows += [*walked(_in_order(hunt)), ""]
     for edge in answer.edges:
         rows += _edge_rows(hunt, edge, package)
     gap = hunt.search.widest_gap()
@@ -191,6 +181,36 @@ def _section(hunt: Hunt, package: str) -> list[str]:
     rows += [f"{markdown(_effort(hunt, answer))}.{hidden}", ""]
     rows += [markdown(_gone(hunt)), ""] if hunt.ruled_out else []
     return [*rows, *_log(hunt), ""]
+
+
+def _in_order(hunt: Hunt) -> list[tuple[str, str, list[Probe]]]:
+    """Return each revision that was tried, in their own order: name, label, probes."""
+    labels = sorted(hunt.answer().labels.items())
+    return [(hunt.revisions[i].name, label, [p for at, p in hunt.order if at == i]) for i, label in labels]
+
+
+def walked(tried: Iterable[tuple[str, str, Sequence[Probe]]]) -> list[str]:
+    """Return revisions in their order as a table: neighbours that answered alike are one row."""
+    rows = head("revisions", "tried", "vote", "figure", "budget")
+    for label, several in groupby(tried, lambda one: one[1]):
+        group = list(several)
+        probes = [probe for _, _, mine in group for probe in mine]
+        names = " to ".join(dict.fromkeys((group[0][0], group[-1][0])))
+        vote = _vote(probes[0]) if label == SKIP else label.partition(":")[0]
+        rows.append(row(names, str(len(group)), vote, *_span(probes)))
+    return rows
+
+
+def _span(probes: Sequence[Probe]) -> tuple[str, str]:
+    """Return the least and the most that was measured, and the budget; of what came to no figure its reason."""
+    measured = [probe for probe in probes if probe.values.get("subject") is not None and probe.limit is not None]
+    if not measured:
+        return _figure(probes[0])
+    one, values = measured[0], sorted(float(probe.values["subject"]) for probe in measured)
+    limit = float(one.limit)
+    more = apart(values, limit, one.unit)
+    ends = " to ".join(dict.fromkeys(show(value, one.unit, more) for value in (values[0], values[-1])))
+    return f"{one.figure} {ends}", show(limit, one.unit, more)
 
 
 def _gone(hunt: Hunt) -> str:
@@ -284,32 +304,3 @@ def _figure(probe: Probe) -> tuple[str, str]:
 def _times(probe: Probe, name: str) -> str:
     value = probe.margins.get(name)
     return "" if value is None else multiple(float(value))
-
-
-def _plot(hunt: Hunt, package: str) -> str:
-    """Return the figure over all revisions of the walk as SVG; empty where nothing was measured."""
-    latest: dict[int, Probe] = {}
-    for index, probe in hunt.order:
-        if probe.figure:
-            latest.setdefault(index, probe)
-    if not latest:
-        return ""
-    any_probe = next(iter(latest.values()))
-    points = []
-    for index, probe in sorted(latest.items()):
-        value = probe.values.get("subject")
-        word = probe.votes[0].partition(":")[0]
-        points.append(Point(index, None if value is None else float(value), word))
-    answer, case = hunt.answer(), hunt.entry.case
-    return plot(
-        title=f"{case.package}#{case.number} [{hunt.condition}]: {any_probe.figure} over {package}",
-        names=[_tick(revision) for revision in hunt.revisions],
-        points=points,
-        limit=float(any_probe.limit),
-        unit=any_probe.unit,
-        edges=[(edge.low, edge.high, f"{edge.kind.value} {hunt.revisions[edge.high].name}") for edge in answer.edges],
-    )
-
-
-def _tick(revision: Revision) -> str:
-    return revision.name

@@ -29,6 +29,7 @@ from repros.bisect.revisions import Revision
 from repros.bisect.search import BAD, GOOD, SKIP
 from repros.cases import Entry
 from repros.cells.envs import Environment, ensure
+from repros.cells.uv import of_machine
 from repros.errors import EnvError, UserError
 from repros.files import claim
 from repros.machine.cache import cache_root
@@ -43,13 +44,6 @@ from repros.verdict import SCHEMA, SETTLED, Observation, Reading, Verdict, excee
 PROBES = "probes.jsonl"
 #: Supervisors that stay up after their probe, for the next condition or vote; each holds the packages in memory.
 KEPT_SERVERS = 3
-
-#: What fails for reasons of the machine: no property of the revision, so no vote.
-_MACHINE = re.compile(
-    r"failed to fetch|error sending request|network was disabled|dns error|timed out|timeout|connection"
-    r"|no space left|permission denied|read-only file system|certificate|status (?:client|server) error|not found$",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -335,7 +329,7 @@ class Workshop:
         try:
             ready = future.result()
         except EnvError as error:
-            if error.kind == "error" and _MACHINE.search(f"{error.what}\n{error.words}"):
+            if of_machine(error):
                 raise
             verdict = Verdict.UNSUPPORTED if error.kind == "unsupported" else Verdict.ERROR
             waited = {"waited": round(time.monotonic() - began, 3)}

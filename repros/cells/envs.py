@@ -15,7 +15,6 @@ Python, platform, content of overrides) to the folder that answered it before.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import platform
@@ -30,8 +29,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock, Timeout
+
 from repros.cells.bytecode import lend
-from repros.cells.health import Inspection, health_check, inspect, version_problem
+from repros.cells.health import Inspection, inspect, version_problem
 from repros.cells.integrity import FINGERPRINT, contradicted, protect, seal, summary, true_bytecode, verify
 from repros.cells.locks import FLAVOURS, Build, Flavour, Lock, choose_build, committed_lock, install_options
 from repros.cells.locks import resolve_here as resolve
@@ -44,7 +45,7 @@ from repros.machine.cache import cache_root
 from repros.machine.host import gpu_kind, without_gpu
 from repros.machine.host_torch import HostTorch
 
-__all__ = ["EnvError", "Environment", "Store", "ensure", "health_check"]
+__all__ = ["EnvError", "Environment", "Store", "ensure"]
 
 SCHEMA = 1
 #: How uv begins where what it unpacked of a wheel cannot be one.
@@ -217,11 +218,19 @@ class Store:
     @contextlib.contextmanager
     def locked(self, name: str, say: Progress) -> Iterator[None]:
         """Hold the right to build `name`; the system takes it back from a process that dies."""
-        with (self.locks / f"{name}.lock").open("w") as file:
-            if not _try_lock(file.fileno()):
-                say(f"{name}: another process builds it, waiting")
-                fcntl.flock(file, fcntl.LOCK_EX)
+        lock = self._lock(name)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            say(f"{name}: another process builds it, waiting")
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
+
+    def _lock(self, name: str) -> FileLock:
+        return FileLock(self.locks / f"{name}.lock")
 
     def new_staging(self, name: str) -> Path:
         """Return a fresh place to build `name` in."""
@@ -236,17 +245,8 @@ class Store:
             if name == held:
                 shutil.rmtree(folder, ignore_errors=True)
                 continue
-            with (self.locks / f"{name}.lock").open("w") as file:
-                if _try_lock(file.fileno()):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _try_lock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+            with contextlib.suppress(Timeout), self._lock(name).acquire(blocking=False):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _python_in(folder: Path) -> Path:

@@ -51,16 +51,11 @@ tell(resolved=found)
 """
 
 
-def health_check(python: Path, pins: Mapping[str, str]) -> str | None:
-    """Import every pinned package in `python` and compare versions; say what is wrong, if any.
+def inspect(python: Path, pins: Mapping[str, str]) -> Inspection:
+    """Import every pinned package in `python` and compare versions; return what is wrong, and all that is installed.
 
     A local version counts as its release: ``2.13.0+cpu`` satisfies ``2.13.0``.
     """
-    return inspect(python, pins).problem or None
-
-
-def inspect(python: Path, pins: Mapping[str, str]) -> Inspection:
-    """Do the work of `health_check`, and return the versions of all that is installed."""
     modules = [package.replace("-", "_") for package in pins]
     with tempfile.TemporaryDirectory() as scratch:
         told = Path(scratch, "told")

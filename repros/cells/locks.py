@@ -15,9 +15,9 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from repros import files
-from repros.cells.matrix import HOST, Cell, Matrix
+from repros.cells.matrix import HOST, Cell
 from repros.cells.overrides import given_path, is_version, looks_like_path
-from repros.cells.uv import Progress, Uv
+from repros.cells.uv import Uv
 from repros.errors import EnvError, UserError
 
 Flavour = Literal["cpu", "default", "host"]
@@ -92,46 +92,25 @@ def _offered_cpu_build(uv: Uv, requirement: str) -> Build | None:
     return Build("cpu", _PYTORCH_ORG) if found is not None else None
 
 
-def write_locks(
-    matrix: Matrix,
-    *,
-    root: Path,
-    cells: Sequence[Cell] | None = None,
-    upgrade: bool = False,
-    progress: Progress | None = None,
-) -> dict[Path, bool]:
-    """Make the committed locks again; return each path and whether its requirements changed.
+def write_locks(cells: Sequence[Cell], *, root: Path) -> dict[Path, bool]:
+    """Make the committed locks of these cells again; return each path and whether its requirements changed.
 
     Every CPU cell gets a lock of the default build, and one of the CPU build where that is on
     offer here; a cell around the host's torch gets one without torch and what that requires. All
     are universal over platforms and Pythons. Versions that the matrix does not pin stay as they
-    are in the locks that exist, and are the same in all of them where they can be; `upgrade` takes
-    the newest. With `cells` left out, locks of cells that are no more are removed.
+    are in the locks that exist, and are the same in all of them where they can be.
     """
-    say = progress or (lambda _: None)
     uv = Uv.find()
-    chosen = list(cells or matrix.cells)
     (root / LOCKS).mkdir(parents=True, exist_ok=True)
     changed: dict[Path, bool] = {}
-    for cell in chosen:
+    for cell in cells:
         offered = choose_build(uv, cell, "cpu")
         builds = {offered} if offered.flavour == "host" else {Build("default"), offered}
         for build in sorted(builds, key=lambda build: FLAVOURS.index(build.flavour)):
-            prefer = "" if upgrade and build.flavour == "default" else _nearest_lock(root, cell)
-            text = _compile(uv, cell, build, universal=True, prefer=prefer)
+            text = _compile(uv, cell, build, universal=True, prefer=_nearest_lock(root, cell))
             path = lock_path(root, cell.name, build.flavour)
             changed[path] = _write_lock(path, _header(uv, cell, build) + text)
-            say(f"{path.name}: {'changed' if changed[path] else 'unchanged'}")
-    if cells is None:
-        changed |= _remove_orphans(root / LOCKS, {cell.name for cell in chosen})
     return changed
-
-
-def _remove_orphans(folder: Path, names: set[str]) -> dict[Path, bool]:
-    orphans = [p for p in folder.glob("*.txt") if p.name.rsplit(".", 2)[0] not in names and _is_ours(p)]
-    for path in orphans:
-        path.unlink()
-    return dict.fromkeys(orphans, True)
 
 
 def _write_lock(path: Path, text: str) -> bool:

@@ -130,10 +130,6 @@ class Matrix:
             raise UserError(f"{self.file}: no tier `{name}`", _nearest(name, self.tiers, "tiers"))
         return tuple(cell for cell in self.cells if name in cell.tiers)
 
-    def tiers_of(self, cell: Cell) -> tuple[str, ...]:
-        """Return the tiers that hold `cell`, in the order of the file."""
-        return tuple(tier for tier in self.tiers if tier in cell.tiers)
-
     def excluded_by(self, pins: Mapping[str, str], device: str) -> Exclude | None:
         """Return the first exclude that matches, as after an override; None where all is well."""
         return next((rule for rule in self.excludes if rule.matches(pins, device)), None)

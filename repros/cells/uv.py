@@ -185,13 +185,15 @@ def parse_pip_config(listing: str) -> dict[str, str]:
     return {option: value for option, (_, value) in ranked.items()}
 
 
-_FAILED = re.compile(
-    r"failed to fetch|error sending request|network was disabled|dns error|timed out|timeout"
-    r"|connection|no space left|permission denied|read-only file system|certificate"
-    r"|status (?:client|server) error|failed to (?:build|extract|read|write|download)"
-    r"|failed to (?:install|unzip|prepare)",
-    re.IGNORECASE,
+#: What fails for reasons of the machine: the network, the disk.
+_MACHINE = (
+    r"failed to fetch|error sending request|network was disabled|dns error|timed out|timeout|connection"
+    r"|no space left|permission denied|read-only file system|certificate|status (?:client|server) error"
 )
+_FAILED = re.compile(
+    rf"{_MACHINE}|failed to (?:build|extract|read|write|download|install|unzip|prepare)", re.IGNORECASE
+)
+_OF_MACHINE = re.compile(rf"{_MACHINE}|not found$", re.IGNORECASE)
 _NO_SOLUTION = re.compile(r"no solution found|has no wheels|not compatible|no matching", re.IGNORECASE)
 
 
@@ -204,6 +206,11 @@ def install_error(label: str, stderr: str) -> EnvError:
         return EnvError("unsupported", what, hint, words)
     hint = "check network, index and disk, then run again"
     return EnvError("error", f"{label}: uv failed: {_reason(words)}", hint, words)
+
+
+def of_machine(error: EnvError) -> bool:
+    """Return whether an environment failed for reasons of the machine, and so says nothing about its pins."""
+    return error.kind == "error" and bool(_OF_MACHINE.search(f"{error.what}\n{error.words}"))
 
 
 def _reason(words: str) -> str:

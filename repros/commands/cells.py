@@ -124,6 +124,6 @@ def cmd_lock(arguments: argparse.Namespace, console: Console) -> int:
     from repros.cells.locks import write_locks
 
     matrix = load_matrix(MATRIX)
-    for path, changed in write_locks(matrix, root=ROOT, cells=matrix.tier(arguments.tier)).items():
+    for path, changed in write_locks(matrix.tier(arguments.tier), root=ROOT).items():
         console.print(f"{results.shown(path)}{' (changed)' if changed else ''}", markup=False)
     return EXIT_AS_EXPECTED

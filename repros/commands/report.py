@@ -69,10 +69,9 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _standings(records: Sequence[Record], known: dict[str, Entry], console: Console) -> None:
-    for name in dict.fromkeys(record.case for record in records):
+    for name, mine in standing.by_case(records).items():
         if name not in known:
             continue
-        mine = [record for record in records if record.case == name]
         case = known[name].case
         console.print(Text(name, "bold"), f"({case.package}#{case.number})")
         for claim in case.claims:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from repros.worker.small_card import allowed
 from repros.report.escape import code, markdown, row
 from repros.report.machine import machines
 from repros.report.reported import ended
 from repros.run.results import Record, shown
 from repros.verdict import SETTLED, Observation, show
+from repros.worker.small_card import allowed
 
 #: The cards of transformers#44387 and #44728: two of these.
 CARD_GB, CARDS = 32, 2

@@ -12,7 +12,7 @@ from repros.hunt.life import Life
 
 Arm = Generator[str, None, Mapping[str, Any]]
 
-EPS = {"float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+BFLOAT16_EPS = 2.0**-7
 INPLACE = "modified by an inplace operation"
 
 
@@ -29,8 +29,8 @@ def error_limit(life: Life) -> float:
     spec = life.full()
     if spec["kind"] == "int8":
         elements = 16 * spec["in"]
-        return 2 * math.sqrt(2 * math.log(elements)) / (127 * math.sqrt(12)) + EPS["bfloat16"]
-    return 2.0**-6 * (3 if spec["double"] else 1) + EPS["bfloat16"]
+        return 2 * math.sqrt(2 * math.log(elements)) / (127 * math.sqrt(12)) + BFLOAT16_EPS
+    return 2.0**-6 * (3 if spec["double"] else 1) + BFLOAT16_EPS
 
 
 def held_limit(life: Life) -> float:

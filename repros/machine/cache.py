@@ -32,6 +32,6 @@ def cache_root(environ: Mapping[str, str] = os.environ) -> Path:
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on the file; the kernel gives it back however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with path.open("ab") as file:  # by hand: a cell's interpreter has no `filelock`
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

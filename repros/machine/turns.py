@@ -220,7 +220,10 @@ def _with_seats(want: Want) -> list[Card]:
 
 
 def _locked(names: Iterable[str], how: int) -> contextlib.ExitStack | None:
-    """Return what holds the locks of these names; None where another process has one of them."""
+    """Return what holds the locks of these names; None where another process has one of them.
+
+    They are the kernel's own: `filelock` has no shared ones but in a database.
+    """
     with contextlib.ExitStack() as stack:
         for name in names:
             path = cache_root() / "cards" / name

@@ -19,6 +19,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from repros.machine.processes import working_below
+
 PREFIX = "repros-"
 OWNER = "owner"
 #: First line of an owner file: a folder without it is not ours, whatever its name.
@@ -85,7 +87,10 @@ def _own(folder: Path, label: str) -> int | None:
 
 
 def _lock(owner: int, folder: Path) -> bool:
-    """Return whether the lock is to be had, and the file is still the folder's."""
+    """Return whether the lock is to be had, and the file is still the folder's.
+
+    The descriptor is locked that the mark was read from: `filelock` would open whatever has its name by then.
+    """
     try:
         fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(owner), (folder / OWNER).lstat())
@@ -147,14 +152,9 @@ def _remove(folder: Path) -> None:
 def end_workers(folder: Path) -> None:
     """Kill the processes of cells that work below a folder, known by working folder and environment (Linux).
 
-    It looks again until no process has come since. A shell that somebody left there is not one of them.
+    A shell that somebody left there is not one of them.
     """
-    seen: set[str] = set()
-    while new := {process.name for process in Path("/proc").glob("[0-9]*")} - seen:
-        seen |= new
-        for number in new:
-            with contextlib.suppress(OSError):
-                process = Path("/proc", number)
-                here = process.joinpath("cwd").readlink().is_relative_to(folder)
-                if here and WORKER_MARK in process.joinpath("environ").read_bytes():
-                    os.kill(int(number), signal.SIGKILL)
+    for process in working_below(folder):
+        with contextlib.suppress(OSError):
+            if WORKER_MARK in process.joinpath("environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)

@@ -27,10 +27,10 @@ import torch
 from repros.case import CONTEXT_BYTES
 from repros.meters import nvml
 from repros.meters.snapshot import keep, shortened
+from repros.meters.timeline import thinned
 
 #: Events of the allocator's history that are kept; a model of 7B loads with some thousands.
 HISTORY = 400_000
-TIMELINE_POINTS = 400
 OWNERS = 12
 
 
@@ -193,7 +193,7 @@ class CudaMeters:
 def replay(events: list[Mapping[str, Any]]) -> dict[str, Any]:
     """Return timeline and owners of the peak from the allocator's events, which begin at the baseline.
 
-    ``timeline`` is a list of (seconds, allocated bytes, reserved bytes), thinned to the highest point of each stretch;
+    ``timeline`` is a list of (seconds, allocated bytes, reserved bytes), thinned;
     ``alive_at_peak`` has one row an owner, largest first. Blocks freed that were there before count for nothing, and so
     do events that move no bytes (an ``oom`` has no address).
     """
@@ -224,8 +224,6 @@ def replay(events: list[Mapping[str, Any]]) -> dict[str, Any]:
         points.append(((event.get("time_us", 0) - began) / 1e6, live, reserved))
     if rising:
         at_peak = list(alive.values())
-    step = max(1, -(-len(points) // TIMELINE_POINTS))
-    kept = [max(points[i : i + step], key=lambda point: point[1]) for i in range(0, len(points), step)]
     owners: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     for event in at_peak:
@@ -233,7 +231,7 @@ def replay(events: list[Mapping[str, Any]]) -> dict[str, Any]:
         owners[name] += event["size"]
         counts[name] += 1
     return {
-        "timeline": [(round(t, 4), a, r) for t, a, r in kept],
+        "timeline": [(round(t, 4), a, r) for t, a, r in thinned(points)],
         "timeline_columns": ["allocated", "reserved"],
         "alive_at_peak": [
             {"made_by": name, "count": counts[name], "bytes": size} for name, size in owners.most_common(OWNERS)

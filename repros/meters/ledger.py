@@ -25,11 +25,12 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repros.meters.timeline import thinned
+
 PRIOR = 0
 SIXTEEN_BIT = (torch.float16, torch.bfloat16)
 GATE_QUIET_S = 0.2
 GATE_LIMIT_S = 3.0
-TIMELINE_POINTS = 400
 
 
 @dataclass(frozen=True)
@@ -229,14 +230,9 @@ class Ledger:
             self._keep_peak()
 
     def timeline(self) -> list[tuple[float, int, int]]:
-        """Return (seconds, live bytes, live 16-bit bytes), thinned to the highest point of each stretch of time."""
+        """Return (seconds, live bytes, live 16-bit bytes), thinned."""
         points = self._timeline
-        if not points:
-            return []
-        began = points[0][0]
-        step = max(1, -(-len(points) // TIMELINE_POINTS))
-        kept = [max(points[i : i + step], key=lambda point: point[1]) for i in range(0, len(points), step)]
-        return [(round(t - began, 4), total, half) for t, total, half in kept]
+        return [(round(t - points[0][0], 4), total, half) for t, total, half in thinned(points)]
 
     def marks(self) -> list[tuple[float, str]]:
         """Return (seconds, phase) of each phase's start, on the clock of `timeline`."""

@@ -1,8 +1,8 @@
 """Hold the fixed implementation that every trial is compared with: plain torch.
 
 It imports no package under test.  Imports point one way: ``chunks`` and ``codebook`` -> ``blockwise``, ``int8`` ->
-``ops`` -> ``linear`` -> ``modules`` (with ``base``); ``checkpoint`` -> ``prefetch`` -> ``loader`` (with ``progress``);
-``gradients`` stands alone.  This file imports nothing, so a process that asks for one part does not pay for the rest.
+``ops`` -> ``linear`` -> ``modules`` (with ``base``); ``checkpoint`` -> ``prefetch`` -> ``loader``.
+This file imports nothing, so a process that asks for one part does not pay for the rest.
 """
 
 from __future__ import annotations

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from repros.reference.checkpoint import CheckpointError, Entry, list_entries
 from repros.reference.prefetch import Prefetcher
-from repros.reference.progress import bar
 
 STAGE_BYTES = 32 << 20
 
@@ -35,7 +34,6 @@ class StreamingLoader:
     ``prefetch_bytes`` bounds the sources alive, the one being converted included; a tensor larger
     than that is let through alone; 0 means one tensor at a time and None no bound at all.
     ``threads`` readers run ahead.  ``convert`` runs in the thread that calls ``load``.
-    ``progress`` draws a bar over the bytes converted, where tqdm or rich is at hand.
 
     Peak of ``load``: what is kept, plus ``max(prefetch_bytes, largest tensor)``, plus whatever
     ``convert`` allocates for itself.  Override ``read``, ``convert_one`` or ``release`` to observe
@@ -50,7 +48,6 @@ class StreamingLoader:
         *,
         prefetch_bytes: int | None,
         threads: int = 1,
-        progress: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         if threads < 1 or (prefetch_bytes is not None and prefetch_bytes < 0):
@@ -59,25 +56,19 @@ class StreamingLoader:
         self.convert = convert
         self.threads = threads
         self.prefetch_bytes = prefetch_bytes
-        self.progress = progress
         self.device = torch.device(device)
         self._staging = threading.local()
 
     def load(self) -> dict[str, Any]:
         """Return what ``convert`` made of every tensor, in the order of the checkpoint."""
         kept: dict[str, Any] = dict.fromkeys(entry.name for entry in self.entries)
-        total_bytes = sum(entry.nbytes for entry in self.entries)
-        with (
-            bar("loading", total_bytes, self.progress) as advance,
-            Prefetcher(self.entries, self.read, self.prefetch_bytes, self.threads) as ahead,
-        ):
+        with Prefetcher(self.entries, self.read, self.prefetch_bytes, self.threads) as ahead:
             for _ in self.entries:
                 entry, tensor = ahead.take()
                 kept[entry.name] = self.convert_one(entry.name, tensor)
                 self.release(entry.name, tensor)
                 del tensor  # before its bytes are given back
                 ahead.give_back(entry)
-                advance(entry.nbytes)
         return kept
 
     def read(self, entry: Entry) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from xml.sax.saxutils import escape
 
 from markdown_it import MarkdownIt
 
@@ -144,8 +143,3 @@ def drawn(text: str, most: int = MOST_DRAWN) -> str:
     """Return a text for a picture, which has room for so much of it."""
     shown = printable(text, most=4 * most)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
-
-
-def xml(text: str) -> str:
-    """Return a text for an element of a picture in XML."""
-    return escape(drawn(text))

@@ -87,10 +87,9 @@ def _head(records: Sequence[Record], sources: Sequence[str]) -> list[str]:
 
 def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: bool = True) -> list[str]:
     rows = ["## Standings", ""]
-    for name in dict.fromkeys(record.case for record in records):
+    for name, mine in standing.by_case(records).items():
         if name not in known:
             continue
-        mine = [record for record in records if record.case == name]
         case = known[name].case
         rows += [f"### {case.package}#{case.number}: {case.title} ({code(name)})", ""]
         for claim in case.claims:
@@ -173,11 +172,11 @@ def _figures(records: Sequence[Record]) -> list[str]:
         "Each arm's figure against the budget; the last column is what the proposed fix does.",
         "",
     ]
-    for name in dict.fromkeys(record.case for record in records):
+    for name, mine in standing.by_case(records).items():
         rows += [f"### {escape.markdown(name)}", ""]
         rows += head("condition", "cell", "verdict", "figure", "budget", *ARMS, "margins", "fix")
-        for record in records:
-            if record.case == name and record.arms:
+        for record in mine:
+            if record.arms:
                 unit, limit = record.budget["unit"], float(record.budget["limit"])
                 more = apart(map(record.figure, ARMS), limit, unit)
                 arms = [_arm(record, arm, unit, more) for arm in ARMS]

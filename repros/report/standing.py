@@ -26,6 +26,14 @@ class Standing:
     because: str
 
 
+def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Return case -> its records, cases in the order in which they come first."""
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record.case, []).append(record)
+    return found
+
+
 def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
     """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
     speaking = case.speaking_to(claim)

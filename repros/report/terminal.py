@@ -13,6 +13,7 @@ from rich.text import Text
 
 from repros.cells.matrix import AXES
 from repros.report.escape import line, visible
+from repros.report.standing import by_case
 from repros.run.results import Record
 from repros.run.trial import two_lines
 from repros.verdict import Verdict, apart, multiple, show
@@ -48,8 +49,7 @@ def console(**options: Any) -> Console:
 def matrix(records: Sequence[Record], console: Console) -> None:
     """Print, for each condition, in which cells it was found how; cells go by number, an exclamation mark fails."""
     cells = list(dict.fromkeys(record.cell for record in records))
-    for case in dict.fromkeys(record.case for record in records):
-        mine = [record for record in records if record.case == case]
+    for case, mine in by_case(records).items():
         table = Table(box=box.SIMPLE_HEAD, title=Text(line(case), "bold"), title_justify="left", pad_edge=False)
         table.add_column("condition", no_wrap=True)
         shown = [v for v in Verdict if any(r.verdict is v for r in mine)]

@@ -81,8 +81,10 @@ def _of_arms(record: Record) -> str:
         return f"`{record.verdict.value}` without an arm" if settles else ""
     planted = 0 if record.control else 1
     if "subject" not in names or names.count("reference") != 1 or names.count("planted") != planted:
-        has = "a control condition has a subject and one reference" if record.control else (
-            "a trial has a subject, one reference and one planted"
+        has = (
+            "a control condition has a subject and one reference"
+            if record.control
+            else ("a trial has a subject, one reference and one planted")
         )
         return f"arms {', '.join(names)}; {has}"
     if set(record.readings) != set(names):

@@ -222,9 +222,7 @@ class Probe:
         arm: Callable[..., Any] = getattr(module, request["arm"])
         seed()
         snapshot = Path(request["log"]).with_suffix(".pickle") if request.get("snapshot") else None
-        meters = self._meters = meters_of(
-            condition.device, case.gate, request.get("shared", False), snapshot
-        )
+        meters = self._meters = meters_of(condition.device, case.gate, request.get("shared", False), snapshot)
         with meters.open():
             warm_up(request.get("imports", ()))
             self._wait(request.get("gate"))

@@ -12,7 +12,6 @@ import gc
 import importlib
 import os
 import re
-import time
 from pathlib import Path
 
 from repros.worker.arm import end_with_parent
@@ -21,8 +20,7 @@ from repros.worker.arm import end_with_parent
 FAILURES: dict[str, str] = {}
 
 
-def _preload() -> float:
-    began = time.monotonic()
+def _preload() -> None:
     for name in os.environ.get("REPROS_PRELOAD", "").split(","):
         if name:
             try:
@@ -38,7 +36,6 @@ def _preload() -> float:
     gc.collect()
     gc.freeze()
     collapse()
-    return time.monotonic() - began
 
 
 #: Linux's advice to gather a range into huge pages at once (kernel 6.1), and the size of one.
@@ -66,4 +63,4 @@ def collapse() -> None:
 end_with_parent()
 if os.environ.pop("REPROS_SUPERVISOR", str(os.getppid())) != str(os.getppid()):
     os._exit(0)  # it was killed before that
-SECONDS = _preload()
+_preload()

@@ -22,6 +22,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from repros.machine.processes import working_below
+
 #: An arm that prints more than this is ended: a full disk would take the other arms with it.
 LOG_LIMIT_BYTES = 256 << 20
 #: What is kept of a longer log, at each of its ends.
@@ -169,18 +171,11 @@ def kill_group(pid: int) -> None:
 
 
 def kill_strays(folder: Path) -> None:
-    """Kill what an arm left behind in a session of its own, known by its working folder, and reap it (Linux).
-
-    It looks again until no process has come since: a daemon may be on its way between two forks.
-    """
-    seen: set[str] = set()
-    while new := {process.name for process in Path("/proc").glob("[0-9]*")} - seen:
-        seen |= new
-        for number in new:
-            with contextlib.suppress(OSError):
-                if Path("/proc", number, "cwd").readlink().is_relative_to(folder):
-                    os.kill(int(number), signal.SIGKILL)
-                    os.waitpid(int(number), 0)
+    """Kill what an arm left behind in a session of its own, known by its working folder, and reap it (Linux)."""
+    for process in working_below(folder):
+        with contextlib.suppress(OSError):
+            os.kill(int(process.name), signal.SIGKILL)
+            os.waitpid(int(process.name), 0)
 
 
 def become_subreaper() -> None:

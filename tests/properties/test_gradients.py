@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
-from repros.reference.gradients import Dense, dense_oracle
 from repros.reference.linear import linear_4bit, linear_4bit_parts, linear_8bit
 from tests.properties.evidence import count, proven
 from tests.properties.layers import KINDS, Product, product
 from tests.properties.strategies import DTYPES, Weight, blocksizes, matrices, weights
+from tests.reference.dense import Dense, dense_oracle
 
 ORDINARY = ("normal", "zeros", "constant", "outlier")
 BACKENDS = ("aot_eager", "aot_eager_decomp_partition", "inductor")

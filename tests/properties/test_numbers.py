@@ -17,10 +17,10 @@ from torch import Tensor
 
 from repros.reference.blockwise import BLOCKSIZES, Quantized4bit, dequantize_4bit, dequantize_absmax, quantize_4bit
 from repros.reference.codebook import table_4bit, table_dynamic
-from repros.reference.gradients import dense_oracle
 from repros.reference.int8 import dequantize_rowwise, matmul_int8, quantize_rowwise
 from tests.properties.evidence import count, proven
 from tests.properties.strategies import DTYPES, FAMILIES, QUANT_TYPES, Weight, blocksizes, matrices, weights
+from tests.reference.dense import dense_oracle
 
 functional: Any = pytest.importorskip("bitsandbytes.functional")
 

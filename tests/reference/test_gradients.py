@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from repros.reference.gradients import dense_oracle
+from tests.reference.dense import dense_oracle
 
 
 def test_it_is_what_autograd_says_in_float64() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from repros.errors import UserError
-from repros.reference.gradients import dense_oracle
 from repros.reference.int8 import dequantize_rowwise, matmul_int8, quantize_rowwise
+from tests.reference.dense import dense_oracle
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:

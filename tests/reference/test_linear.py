@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from repros.errors import UserError
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
-from repros.reference.gradients import dense_oracle
 from repros.reference.int8 import dequantize_rowwise, matmul_int8, quantize_rowwise
 from repros.reference.linear import linear_4bit, linear_8bit
+from tests.reference.dense import dense_oracle
 
 OUT, IN = 33, 65
 COMPILERS = ("aot_eager", "aot_eager_decomp_partition", "inductor")

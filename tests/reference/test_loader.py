@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import io
 import json
-import sys
 import threading
 import time
 import weakref
@@ -165,26 +164,6 @@ def test_a_release_that_keeps_sources_is_seen(tmp_path: Path) -> None:
     loader = Keeping(tmp_path, total, prefetch_bytes=1000)
     loader.load()
     assert loader.alive_bytes == loader.peak_bytes == 10_000
-
-
-@pytest.mark.parametrize("drawer", ["tqdm", "rich", "none"])
-def test_a_bar_is_drawn_by_what_is_at_hand(
-    tmp_path: Path, drawer: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if drawer != "tqdm":
-        monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    else:
-        pytest.importorskip("tqdm.auto")
-    if drawer == "none":
-        monkeypatch.setitem(sys.modules, "rich.progress", None)
-    write_shard(tmp_path / "model.safetensors", halves([1024] * 4))
-    loaded = StreamingLoader(tmp_path, total, prefetch_bytes=0, progress=True).load()
-    drawn = "".join(capsys.readouterr())
-    assert len(loaded) == 4
-    assert ("4.00k/4.00k" if drawer == "tqdm" else "4.0/4.0 KiB" if drawer == "rich" else "") in drawn
-    assert bool(drawn) == (drawer != "none")
-    StreamingLoader(tmp_path, total, prefetch_bytes=0).load()
-    assert not "".join(capsys.readouterr())
 
 
 def test_a_failed_conversion_stops_the_readers(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from repros.errors import UserError
 from repros.reference.base import QuantizedLinear
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
-from repros.reference.gradients import dense_oracle
 from repros.reference.modules import FrozenLinear4bit, FrozenLinear8bit
+from tests.reference.dense import dense_oracle
 
 OUT, IN = 24, 40
 KINDS = ("nf4", "fp4 double", "int8")

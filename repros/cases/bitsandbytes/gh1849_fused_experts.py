@@ -28,8 +28,8 @@ from typing import Any
 from repros.case import Affected, Budget, Case, Claim, Condition, Params, Requires, Symptom, on_cards
 from repros.cases import _loading
 from repros.cases._loading import Arm, numbers, oracle, params
-from repros.worker.small_card import allowed, shrink
 from repros.worker.checkpoints import config_of, recipe_of
+from repros.worker.small_card import allowed, shrink
 
 __all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
 

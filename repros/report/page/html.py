@@ -101,7 +101,7 @@ def page(
     }
     data = summary(records, known, changed, against)
     clean, data = redactor.value(said), redactor.value(data)
-    parts = {name: asset(name) for name in ("page.css", "inflate.js", "plot.js", "script.js", "trial.js", "page.js")}
+    parts = {name: asset(name) for name in ("page.css", "plot.js", "script.js", "trial.js", "page.js")}
     template = environment().from_string(asset("page.html.j2"))
     return template.render(
         **clean,

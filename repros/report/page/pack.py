@@ -15,9 +15,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter, sub
+from operator import sub
 from typing import Any
 
+from repros.meters.timeline import thinned
 from repros.redaction.redact import Redactor
 from repros.report.page.scripts import Pieces, dumps
 from repros.run.results import Record
@@ -30,7 +31,6 @@ MANY = 1000
 #: Points that the timelines of a page may have in all; each keeps the highest of every stretch.
 ALL_POINTS = 2_000_000
 MOST_POINTS, LEAST_POINTS = 400, 40
-HEIGHT = itemgetter(1)
 #: What a timeline's columns after the time are, where the evidence does not say.
 COLUMNS = {"timeline": ["all live bytes", "live 16-bit bytes"]}
 
@@ -194,15 +194,6 @@ def is_timeline(name: str, value: Any) -> bool:
         isinstance(point, (list, tuple)) and len(point) > 1 and all(isinstance(x, (int, float)) for x in point)
         for point in (value[0], value[-1])
     )
-
-
-def thinned(points: Sequence[Sequence[float]], most: int) -> list[Sequence[float]]:
-    """Return at most so many points, the highest of each stretch, and the last."""
-    if len(points) <= most:
-        return list(points)
-    step = -(-len(points) // (most - 1))
-    kept = [max(points[i : i + step], key=HEIGHT) for i in range(0, len(points), step)]
-    return kept if kept[-1] is points[-1] else [*kept, points[-1]]
 
 
 def steps(values: Sequence[int]) -> list[int]:

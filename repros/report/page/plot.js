@@ -13,16 +13,34 @@ function number(value) {
   return value === "inf" ? Infinity : value === "-inf" ? -Infinity : value === "nan" ? NaN : value;
 }
 
+// Python rounds half a digit to the even one, JavaScript away from zero: 30 more digits tell a half from what is near it.
+const HALF = /[02468]\.?50{29}$/;
+
+// As Python's `f"{value:.{digits}f}"`, below 1e21.
+function fixed(value, digits) {
+  const long = value.toFixed(digits + 30);
+  return HALF.test(long) ? long.slice(0, -30).replace(/\.$/, "") : value.toFixed(digits);
+}
+
+// As Python's `f"{value:.{digits}g}"`.
+function general(value, digits) {
+  const long = value.toExponential(digits + 29).split("e"), bare = (text) => text.includes(".") ? text.replace(/\.?0+$/, "") : text;
+  const [mantissa, power] = HALF.test(long[0]) ? [long[0].slice(0, -30), long[1]] : value.toExponential(digits - 1).split("e");
+  if (power < -4 || power >= digits) return `${bare(mantissa)}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+  return bare(Number(`${mantissa}e${power}`).toPrecision(digits));
+}
+
+// As `repros.verdict.show`.
 function show(value, unit, more = 0) {
   value = number(value);
   if (value === undefined || value === null) return "-";
   if (!Number.isFinite(value)) return "non-finite";
-  if (unit === "parameters") return `${Number((value / 1e9).toPrecision(3 + more))}B`;
-  if (unit === "times") return `${value.toFixed(2 + more)}×`;
-  if (unit !== "bytes") return String(Number(value.toPrecision((unit === "ratio" ? 3 : 6) + more)));
+  if (unit === "parameters") return `${general(value / 1e9, 3 + more)}B`;
+  if (unit === "times") return `${fixed(value, 2 + more)}×`;
+  if (unit !== "bytes") return general(value, (unit === "ratio" ? 3 : 6) + more);
   for (const [scale, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [1024, "KiB"]])
-    if (Math.abs(value) >= scale) return `${(value / scale).toFixed(2 + more)} ${name}`;
-  return `${value.toFixed(more)} B`;
+    if (Math.abs(value) >= scale) return `${fixed(value / scale, 2 + more)} ${name}`;
+  return `${fixed(value, more)} B`;
 }
 
 // How many digits more it takes until no figure prints like the limit that it is not.
@@ -33,8 +51,10 @@ function apart(values, limit, unit) {
   return more;
 }
 
+// As `repros.case.unit_of`.
 function unitOf(name) {
-  return name.endsWith("_bytes") ? "bytes" : name.endsWith("error") ? "ratio" : "count";
+  const counted = ["bytes", "parameters"].find((ending) => name.endsWith(`_${ending}`));
+  return counted || (name.endsWith("error") ? "ratio" : "count");
 }
 
 // A bar for a figure, and a tick where the budget ends; both on one scale for all arms, logarithmic where it is wide.
