@@ -152,7 +152,7 @@ def declaration(module: ModuleType) -> Case:
     check_arms(module, file)
     case.check_names()
     check_versions(case)
-    check_sources(case, file)
+    check_sources(case)
     for condition in case.conditions:
         check_limit(case, condition, "budget", case.budget_of(condition).limit)
         check_limit(case, condition, "numbers", case.numbers)
@@ -209,13 +209,13 @@ def _check_specifiers(error: Callable[[str, str], DeclarationError], what: str, 
             raise error(what, "such as `>=0.49,<0.50`") from None
 
 
-def check_sources(case: Case, file: Path) -> None:
-    """Refuse a window that names no evidence: a path below the project, or for the hunt the folder of the case."""
+def check_sources(case: Case) -> None:
+    """Refuse a window that names no evidence: a path below the project."""
     for window in case.affected:
         source = Path(window.source)
         inside = window.source and not source.is_absolute() and ".." not in source.parts
         try:
-            there = inside and (window.source == file.parent.name or (ROOT / source).exists())
+            there = inside and (ROOT / source).exists()
         except OSError:  # a name too long
             there = False
         if not there:
