@@ -43,6 +43,7 @@ FOLDERS = {
     "stories": ["stories", str(RUN), "--to", "{}"],
     "wheelhouse": ["wheelhouse", "--tier", "smoke", "--out", "{}"],
     "hunt": ["hunt", "--cell", CELL, "--minutes", "0.1", "--out", "{}"],
+    "findings": ["findings", str(results.REPORTS / "hunt" / "tf5_2_0_bnb0_49_2"), "--out", "{}"],
     "bisect": ["bisect", "gh1935", "--package", "bitsandbytes", "--condition", "nf4-eager", "--commit-to", "{}"],
     "bisect --reports": ["bisect", "gh1935", "--package", "bitsandbytes", "--reports", "{}"],
     "run --reports": ["run", "gh1935", "--cell", CELL, "--condition", "nf4-eager", "--reports", "{}"],
@@ -207,7 +208,7 @@ def test_the_checkouts_root_by_a_dot(
 ) -> None:
     monkeypatch.chdir(checkout(home / "it"))
     before = everything(home)
-    for command in ("report", "bundle", "stories", "hunt", "wheelhouse", "bisect"):
+    for command in ("report", "bundle", "stories", "hunt", "findings", "wheelhouse", "bisect"):
         assert "not a folder of this suite" in errors([w.replace("{}", ".") for w in FOLDERS[command]], capsys)
     assert everything(home) == before
 

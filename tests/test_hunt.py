@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
+import os
+import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +18,15 @@ from typing import Any
 import pytest
 
 from repros import ROOT, cases
+from repros.commands import cli
 from repros.errors import UserError
-from repros.files import Folder
-from repros.hunt import write
+from repros.files import Marker
+from repros.hunt import findings, write
 from repros.hunt.known import KNOWN, Known, number_of
 from repros.hunt.life import SPEC, STEPS, Departure, Life, matches
 from repros.hunt.search import FaultOfReferenceError, Finding, Hunt, smaller
 from repros.verdict import Observation
+from tests.hostile import HOSTILE
 
 Steps = list[tuple[str, dict[str, Any]]]
 
@@ -180,7 +187,139 @@ def test_every_committed_finding_is_known_by_its_number(path: Path) -> None:
         life, departure = Life.from_json(found["life"]), Departure(found["what"], found["at"])
         assert any(known.covers(life, departure) for known in KNOWN), (life.words(), departure)
         assert number_of(life, departure) == found["number"], life.words()
-        assert (path.parent / found["case"]).exists()
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=[path.parent.name for path in COMMITTED])
+def test_committed_pages_are_what_the_code_makes_of_committed_findings(path: Path) -> None:
+    """Where this fails after a change of the page: ``python -m repros findings reports/hunt/NAME --page``."""
+    kept = findings.load(path.parent)
+    assert kept.page() == (path.parent / "README.md").read_text()
+    assert findings.as_json(kept.findings, kept.about) == path.read_text()
+    marker = Marker.of(path.parent)
+    assert marker and marker.kind == "hunt" and sorted(marker.files) == ["README.md", "findings.json"]
+    assert sorted(one.name for one in path.parent.iterdir()) == [".repros", "README.md", "findings.json"]
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=[path.parent.name for path in COMMITTED])
+def test_every_command_of_a_committed_page_works_as_printed(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    kept = findings.load(path.parent)
+    page = (path.parent / "README.md").read_text()
+    scripts = [shlex.split(words) for words in re.findall("^- script: `(.*)`$", page, re.MULTILINE)]
+    assert len(scripts) == len(kept.findings)
+    for words, finding in zip(scripts, kept.findings, strict=True):
+        assert words[:3] == ["python", "-m", "repros"]
+        assert cli.main(words[3:]) == 0
+        assert capsys.readouterr().out == kept.script(finding)
+    runs = [shlex.split(words) for words in re.findall("^- case: `(.*)`$", page, re.MULTILINE)]
+    place = findings.place_of_cases(path.parent)
+    for words, finding in zip(runs, kept.findings, strict=True):
+        arguments = cli.parser().parse_args(words[3:])
+        assert arguments.case == [str((place / f"{finding.slug}.py").relative_to(ROOT))]
+        assert arguments.cell == [kept.about["cell"]]
+    assert f"Cases: `python -m repros findings {path.parent.relative_to(ROOT)}` writes them to" in page
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=[path.parent.name for path in COMMITTED])
+def test_every_committed_finding_is_a_case_and_a_script_of_its_own(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = findings.load(path.parent)
+    place = tmp_path / f"made_{path.parent.name}"
+    place.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    for finding in kept.findings:
+        (place / f"{finding.slug}.py").write_text(kept.case(finding))
+        (place / f"{finding.slug}_script.py").write_text(kept.script(finding))
+        case = cases.load(f"{place.name}.{finding.slug}").case
+        assert case.conditions[0].params["life"] == finding.life.to_json()
+        assert case.number == number_of(finding.life, finding.departure)
+        same = [kept.about["pins"][cell] for cell, said in finding.cells.items() if said == finding.departure.what]
+        assert [window.versions for window in case.affected] == [write.exact(pins) for pins in same]
+        assert {window.source for window in case.affected} == {f"reports/hunt/{path.parent.name}"}
+        assert kept.script(finding).splitlines()[2].split()[4:] == [
+            f"{package}=={version}" for package, version in kept.about["pins"][kept.about["cell"]].items()
+        ]
+    stand_alone(place)
+
+
+def test_the_commands_of_the_overview_name_what_is_there() -> None:
+    text = (ROOT / "reports" / "hunt" / "README.md").read_text()
+    lines = [shlex.split(line)[3:] for line in text.splitlines() if line.startswith("python -m repros ")]
+    everything, run, script = (cli.parser().parse_args(words) for words in lines)
+    kept = findings.load(ROOT / everything.hunt)
+    (finding,) = kept.named(script.finding)
+    assert script.hunt == everything.hunt and script.script
+    assert run.cell == [kept.about["cell"]]
+    assert [ROOT / one for one in run.case] == [findings.place_of_cases(ROOT / script.hunt) / f"{finding.slug}.py"]
+
+
+CASE = """\
+\"\"\"int8: it raises OSError: N 'b', where the reference goes on.
+
+Found by the hunt in here, as the shortest life that shows it:
+
+    [bias=True] tie → step(mode=reentrant)
+
+7 'b'
+
+Budget: `repros.hunt.arms.error_limit`, from code steps and the epsilon of the dtype.
+\"\"\"
+
+from repros.case import Affected, Budget, Case, Claim, Condition, Symptom
+from repros.hunt.arms import error_limit, oracle, planted, prepare, reference, subject
+
+__all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
+
+LIFE = {"spec": {"bias": True}, "steps": [["tie", {}], ["step", {"mode": "reentrant"}]]}
+
+CASE = Case(
+    package="bitsandbytes",
+    number=0,
+    title="int8: it raises OSError: N 'b', where the reference goes on",
+    kind="finding of the hunt",
+    status="not reported",
+    claims=(Claim("it raises OSError: N 'b', where the reference goes on"),),
+    conditions=(Condition("life", {"life": LIFE, "what": "raises OSError: 7 'b'"}),),
+    budget=Budget('error', error_limit),
+    numbers=error_limit,
+    symptoms=(Symptom('OSError', "7\\\\ 'b'"),),
+    affected=(
+        Affected({'torch': '==2.13.0'}, source='reports/hunt'),
+    ),
+    url="",
+)
+"""
+SCRIPT_HEAD = """\
+\"\"\"It raises OSError: N 'b', where the reference goes on.
+
+python3 -m pip install torch==2.13.0
+The shortest life that shows it: [bias=True] tie → step(mode=reentrant)
+\"\"\"
+
+from types import SimpleNamespace
+"""
+SCRIPT_TAIL = """
+layer = build(spec, t)
+layer = step_tie(layer, s)
+x = t["x"].clone().requires_grad_()
+out = run(layer, x, "reentrant")
+out.backward(t["grad"])
+show("output", out, exact)
+show("gradient of x", x.grad, exact_grad)
+"""
+
+
+def test_a_case_and_a_script_word_for_word() -> None:
+    life = Life.of({"bias": True}, [("tie", {}), ("step", {"mode": "reentrant"})])
+    cells = {"here": "raises OSError: N 'b'", "there": "as the reference"}
+    finding = Finding(life, Departure("raises OSError: N 'b'", 1, "7 'b'\nmore"), 10, 1.0, True, cells)
+    pins = {"here": {"torch": "2.13.0"}, "there": {"torch": "2.9.1"}}
+    assert write.case_text(finding, "reports/hunt", "here", pins) == CASE.replace("7 'b'\n\n", "7 'b' more\n\n")
+    script = write.script_text(finding, pins["here"])
+    assert script.startswith(SCRIPT_HEAD) and script.endswith(SCRIPT_TAIL)
 
 
 def test_nothing_is_found_where_nothing_departs(tmp_path: Path) -> None:
@@ -197,6 +336,13 @@ def test_a_reference_that_departs_is_a_fault_and_no_finding(tmp_path: Path) -> N
     hunt.judge(life)
     assert list(hunt.faults) == ["[defaults] forward"]
     assert not hunt.findings
+
+
+def test_half_a_pair_of_surrogates_can_be_kept(tmp_path: Path) -> None:
+    found = Hunt(Scripted(lambda life: ("raises A: \ud800", 0)), tmp_path, 1, []).lead(Life.of({}, [("to", {})]))
+    assert found == Departure("raises A: \\ud800", 0, "off by 7")
+    finding = Finding(Life.of({}, [("to", {})]), found, 1, 1.0)
+    assert keep(tmp_path, [finding], about()).findings == (finding,)
 
 
 def test_a_killed_process_names_the_step_it_was_in(tmp_path: Path) -> None:
@@ -240,11 +386,44 @@ def test_a_life_is_written_without_what_is_default_or_has_no_meaning() -> None:
 FINDINGS = [
     (Life.of({"bias": True}, [("tie", {}), ("step", {"mode": "reentrant"})]), Departure("output", 1, "off")),
     (Life.of({}, [("step", {"mode": "reentrant", "between": "reset"})]), Departure("gradient", 0, "off")),
-    (Life.of({"kind": "nf4"}, [("offload", {})]), Departure("raises OSError: a 'b'", 0, "a 'b'", ("OSError",))),
+    (Life.of({"kind": "nf4"}, [("offload", {})]), Departure("raises OSError: a 'b'", 0, "a 'b'")),
     (Life.of({"kind": "nf4", "double": True}, []), Departure("killed by SIGSEGV", -1, "killed by SIGSEGV")),
     (Life.of({}, [("step", {"between": "change"})]), Departure("unnoticed", 0, "no error")),
     (Life.of({}, [("step", {}), ("lora_merge", {}), ("step", {})]), Departure("held", 2, "8192 bytes")),
 ]  # fmt: skip
+
+
+def stand_alone(folder: Path) -> None:
+    """Assert that the scripts in a folder import nothing of ours, and that no file there calls what it lacks."""
+    for path in folder.glob("*_script.py"):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert names and not [name for name in names if name.partition(".")[0] == "repros"]
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F811", str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def about(*pins: str, **more: Any) -> dict[str, Any]:
+    """Return what is said of a hunt in the cell ``here``."""
+    known = {cell: {"torch": "2.13.0", "bitsandbytes": "0.50.2"} for cell in ("here", *pins)}
+    found = {
+        "cell": "here",
+        "pins": known,
+        "date": "2026-01-02",
+        "seed": 0,
+        "hidden": True,
+        "lives": 10,
+        "seconds": 1.0,
+    }
+    return {**found, "met": {}, "cores": 2, "cpu_model": "a CPU", "command": "c", **more}
+
+
+def keep(folder: Path, found: list[Finding], said: Mapping[str, Any]) -> findings.Kept:
+    """Write a hunt into a folder as the command does, and read it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "findings.json").write_text(findings.as_json(found, said))
+    return findings.load(folder)
 
 
 @pytest.mark.parametrize(("life", "departure"), FINDINGS, ids=[departure.what[:12] for _, departure in FINDINGS])
@@ -253,30 +432,169 @@ def test_what_is_written_can_be_read(
 ) -> None:
     """The case is a case, the script compiles and defines all that it calls, and neither needs the hunt's own table."""
     finding = Finding(life, departure, 10, 1.0, True, {"here": departure.what, "there": "as the reference"})
-    pins = {"here": {"torch": "2.13.0", "bitsandbytes": "0.50.2"}, "there": {"bitsandbytes": "0.46.0"}}
+    kept = keep(tmp_path / "hunt", [finding], about())
+    assert kept.findings == (finding,)
     folder = tmp_path / "found"
-    with Folder(folder, "hunt") as out:
-        write.write_finding(finding, out, "here", pins)
+    folder.mkdir()
+    source = "reports/hunt/README.md"
+    (folder / f"{finding.slug}.py").write_text(write.case_text(finding, source, "here", kept.about["pins"]))
+    (folder / f"{finding.slug}_script.py").write_text(kept.script(finding))
     monkeypatch.syspath_prepend(tmp_path)
-    import importlib
-
     made = cases.entry(importlib.import_module(f"found.{finding.slug}"))
     (condition,) = made.case.conditions
     assert made.case.affected[0].versions == {"torch": "==2.13.0", "bitsandbytes": "==0.50.2"}
     assert len(made.case.affected) == 1
     assert Life.from_json(condition.params["life"]) == life  # type: ignore[arg-type]
     assert made.case.budget_of(condition).limit(condition.params) > 0
-    script = (folder / f"{finding.slug}_script.py").read_text()
-    tree = ast.parse(script)
-    assert "repros" not in {
-        alias.name.partition(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-    }
-    assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("repros")]
-    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821,F811", str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
-    about = {"cell": "here", "lives": 10, "seconds": 1, "cores": 2, "cpu_model": "", "date": "", "seed": 0}
-    page = write.page([finding], {**about, "hidden": True, "command": "c", "met": {}})
-    assert "| there | as the reference |" in page
+    stand_alone(folder)
+    assert "| there | as the reference |" in kept.page()
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_an_exception_said_stays_text_in_a_case_and_a_script(text: str) -> None:
+    """It may end a docstring, or hold what is an escape in one."""
+    for said in (text, f'{text}"""\nimport os\nos._exit(9)\n"""', "\\", "\\N{no}", '"', '"""'):
+        finding = Finding(FINDINGS[2][0], Departure(f"raises OSError: {said}", 0, said), 1, 1.0, False, {})
+        case = ast.parse(write.case_text(finding, said, said, {}))
+        script = ast.parse(write.script_text(finding, {"torch": "2.13.0"}))
+        for tree in (case, script):
+            imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+            assert "os" not in imported
+            assert (ast.get_docstring(tree) or "").count("OSError") >= 1
+        assert [type(node).__name__ for node in case.body] == ["Expr", "ImportFrom", "ImportFrom"] + ["Assign"] * 3
+
+
+# --- made on demand ------------------------------------------------------------------------------
+
+HUNT = COMMITTED[0].parent
+SLUG = json.loads(COMMITTED[0].read_text())["findings"][0]["slug"]
+
+
+@pytest.fixture
+def below() -> Any:
+    """A folder below the project, as a cell needs it."""
+    runs = ROOT / "reports" / "runs"
+    runs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runs, prefix="test_hunt_") as folder:
+        yield Path(folder)
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 2, said
+    return said.err
+
+
+def test_cases_are_written_where_a_cell_can_run_them(below: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["findings", str(HUNT), SLUG, "--out", str(below / "one")]) == 0
+    (made,) = (below / "one").glob("*.py")
+    assert made.stem == SLUG
+    shown = made.relative_to(ROOT)
+    assert f"python -m repros run {shown} --cell tf4.57.5-bnb0.46.0" in capsys.readouterr().out
+    (entry,) = cases.select(str(made), ())
+    assert entry.name == SLUG and entry.case.kind == "finding of the hunt"
+    made.write_text("edited")
+    assert "it was edited" in refused(["findings", str(HUNT), SLUG, "--out", str(below / "one")], capsys)
+    assert cli.main(["findings", str(HUNT), "--out", str(below / "one"), "--force"]) == 0
+    assert len(list((below / "one").glob("*.py"))) == len(findings.load(HUNT).findings)
+
+
+@pytest.mark.parametrize("hunt", [path.parent for path in COMMITTED] + [Path("/"), Path("a b/0.é-x")])
+def test_the_folder_of_cases_is_one_that_python_can_import(hunt: Path) -> None:
+    place = findings.place_of_cases(hunt)
+    assert place.name.isidentifier() and place.name.isascii()
+    assert cases.module_of(place / "x.py") == f"reports.runs.{place.name}.x"
+
+
+def test_a_folder_of_cases_that_no_cell_can_import_from_is_refused(
+    below: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(["findings", str(HUNT), "--out", str(tmp_path / "x")], capsys)
+    assert f"not below {ROOT}, so a cell cannot import it\nhint: put it below reports/runs/" in said
+    said = refused(["findings", str(HUNT), "--out", str(below / "a.b")], capsys)
+    assert "Python cannot import a folder or file called `a.b`" in said
+    assert not list(below.iterdir()) and not list(tmp_path.iterdir())
+
+
+def test_a_finding_that_is_not_there_is_told_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    for more in ([], ["--script"]):
+        said = refused(["findings", str(HUNT), SLUG[:-2], *more], capsys)
+        assert said.startswith(f"no finding of reports/hunt/{HUNT.name} `{SLUG[:-2]}`\nhint: one of: {SLUG}")
+
+
+def test_a_folder_that_is_no_hunt_is_told_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"reports/hunt/{HUNT.name}"
+    said = refused(["findings", str(ROOT / name[:-1])], capsys)
+    assert said.startswith(f"{name[:-1]}: not the folder of a hunt: it has no `findings.json`\nhint: one of: ")
+    assert name in said
+    os.mkfifo(tmp_path / "findings.json")
+    assert "not the folder of a hunt" in refused(["findings", str(tmp_path)], capsys)
+
+
+def test_a_script_is_of_one_finding_and_a_page_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(["findings", str(HUNT), "--script"], capsys)
+    assert f"not of 23\nhint: name one, e.g. {SLUG}" in said
+    assert "leave their names out" in refused(["findings", str(HUNT), SLUG, "--page"], capsys)
+
+
+def test_a_page_is_made_anew_over_our_own_and_not_over_the_users(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hunt = tmp_path / "kept"
+    kept = keep(hunt, [Finding(*FINDINGS[0], 10, 1.0)], about())
+    assert "not a folder of this suite" in refused(["findings", str(hunt), "--page"], capsys)
+    Marker("hunt").write(hunt)
+    assert cli.main(["findings", str(hunt), "--page"]) == 0
+    assert (hunt / "README.md").read_text() == kept.page()
+    assert "python -m repros findings kept hunt_" in kept.page() and str(tmp_path) not in kept.page()
+    (hunt / "README.md").write_text("mine")
+    capsys.readouterr()
+    assert "it was edited" in refused(["findings", str(hunt), "--page"], capsys)
+
+
+def test_a_hunt_outside_the_project_makes_scripts_and_no_cases(
+    below: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = keep(tmp_path, [Finding(*FINDINGS[0], 10, 1.0)], about())
+    assert cli.main(["findings", str(tmp_path), kept.findings[0].slug, "--script"]) == 0
+    assert capsys.readouterr().out == kept.script(kept.findings[0])
+    said = refused(["findings", str(tmp_path), "--out", str(below / "x")], capsys)
+    assert "no case can name it as its source\nhint: copy the hunt below reports/runs/" in said
+    assert not list(below.iterdir())
+    keep(tmp_path, [], about())
+    assert "this hunt found nothing" in refused(["findings", str(tmp_path)], capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"pins": {"torch": "2.13.0"}}, "findings.json: `pins[...]`: Expected `object`, got `str`"),
+        ({"pins": {"here": {"os;": "1"}}}, "pins of here: `os;==1` is no pin"),
+        ({"pins": {"here": {"torch": "2; rm"}}}, "pins of here: `torch==2; rm` is no pin"),
+        ({"pins": {}}, "no pins of here"),
+        ({"cell": "there"}, "no pins of there"),
+        ({"life": {"spec": {"kind": "x"}, "steps": []}}, "findings[0].life: no layer has `kind=x`"),
+        ({"life": {"spec": {"x": 1}, "steps": []}}, "findings[0].life: no layer has `x=1`"),
+        ({"life": {"spec": {}, "steps": [["x", {}]]}}, "findings[0].life: no step `x`"),
+        ({"life": {"spec": {}, "steps": [["step", {"mode": '")'}]]}}, "no step `step(mode=\"))`"),
+        ({"life": {"spec": {}, "steps": [["tie", {"x": 1}]]}}, "no step `tie(x=1)`"),
+        ({"number": -1}, "findings[0].number: `-1`"),
+        ({"cells": {"elsewhere": "output"}}, "no pins of elsewhere"),
+    ],
+)  # fmt: skip
+def test_a_file_that_no_hunt_wrote_is_refused_with_its_place(
+    change: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep(tmp_path, [Finding(*FINDINGS[0], 10, 1.0)], about())
+    data = json.loads((tmp_path / "findings.json").read_text())
+    (row,) = data["findings"]
+    for name, value in change.items():
+        (row if name in row else data)[name] = value
+    (tmp_path / "findings.json").write_text(json.dumps(data))
+    said = refused(["findings", str(tmp_path)], capsys)
+    assert says in said
+    assert "\nhint: hunt again" in said
 
 
 def test_every_step_has_both_sides() -> None:
@@ -290,7 +608,7 @@ def test_every_step_has_both_sides() -> None:
 
 
 def test_a_path_that_is_no_case_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not below .*\nhint: copy it to reports/hunt/"):
+    with pytest.raises(UserError, match=r"not below .*\nhint: put it below reports/runs/"):
         cases.select(str(tmp_path / "x.py"), ())
     with pytest.raises(UserError, match="no such file\nhint: give the path of a case file"):
-        cases.select("reports/hunt/none.py", ())
+        cases.select(str(ROOT / "reports" / "runs" / "none.py"), ())

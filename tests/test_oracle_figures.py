@@ -31,12 +31,16 @@ def test_figures_come_out_of_the_files(tmp_path: Path) -> None:
         {"file": "int8", "bug": "x", "caught": True},
         {"file": "int8", "bug": "y", "caught": False, "reason": "it is equivalent"},
     ]
+    life = {"life": {"spec": {}, "steps": []}, "at": 0, "detail": "", "lives": 1, "confirmed": True, "cells": {}}
     findings = [
-        {"number": 1927, "what": "output", "seconds": 7.2},
-        {"number": 0, "what": "output", "seconds": 3.4},
-        {"number": 0, "what": "held", "seconds": 1.0},
+        {**life, "number": 1927, "what": "output", "seconds": 7.2, "slug": "a"},
+        {**life, "number": 0, "what": "output", "seconds": 3.4, "slug": "b"},
+        {**life, "number": 0, "what": "held", "seconds": 1.0, "slug": "c"},
     ]
-    hunt = {"cell": "c", "date": "d", "hidden": True, "lives": 5, "seconds": 9.6, "findings": findings}
+    hunt = {
+        "cell": "c", "pins": {}, "date": "d", "seed": 0, "hidden": True, "lives": 5, "seconds": 9.6, "met": {},
+        "cores": 2, "cpu_model": "", "command": "", "findings": findings,
+    }  # fmt: skip
     put(tmp_path / "oracle" / "prove-c.json", proof)
     put(tmp_path / "oracle" / "mutants.json", {"date": "2026-01-02", "mutants": rows})
     attack = {

@@ -20,6 +20,9 @@ from repros.bisect.bisection import Hunt
 from repros.commands import cli
 from repros.errors import UserError, printable
 from repros.evidence import committed, fits, proxies, story
+from repros.hunt import write
+from repros.hunt.life import Departure, Life
+from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
 from repros.report import bundle, escape, junit, markdown, onefile, plot
 from repros.report import terminal as screen
@@ -110,6 +113,7 @@ def pages(text: str, walk: list[Hunt]) -> dict[str, str]:
         "bisection": page.page(walk, "bitsandbytes", BASE, f"x {text}"),
         "fits": fits.page([figures(one)], [Path("x")]),
         "proxies": proxies.page(clean, clean, {ENTRY.name: entry}, [Path("x")]),
+        "hunt": hunted(text),
         "row": escape.table(["a", "b"], [[text, text]]),
         "story": onefile.template("story.md.j2").render(
             **dict.fromkeys(("report", "title", "kind", "status"), "word"),
@@ -124,6 +128,16 @@ def pages(text: str, walk: list[Hunt]) -> dict[str, str]:
             cells=[text],
         ),
     }
+
+
+def hunted(text: str) -> str:
+    """Return the page of a hunt in which a package said this, in a cell of that name."""
+    life = Life.of({"kind": "nf4"}, [("step", {"mode": "compiled"})])
+    found = [Finding(life, Departure(what, 0, text), 1, 1.0, False, {text: text}) for what in (text, f"raises {text}")]
+    about: dict[str, Any] = dict.fromkeys(("cell", "date", "cpu_model", "command"), text)
+    about |= {"lives": 1, "seconds": 1.0, "cores": 2, "seed": 0, "hidden": True, "met": {text: 1}}
+    commands = {finding.slug: (text, text) for finding in found}
+    return write.page(found, about, text, text, commands)
 
 
 def figures(one: Record) -> Record:

@@ -128,16 +128,24 @@ def refuse(entries: Sequence[Entry], condition: str) -> None:
 
 def from_file(path: Path) -> Entry:
     """Return the case in a file below this project that is not a registered one, such as a finding of the hunt."""
+    module = module_of(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file", "give the path of a case file, e.g. reports/runs/NAME/hunt_NAME.py")
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return load(module)
+
+
+def module_of(path: Path) -> str:
+    """Return the name by which a cell imports a file below this project; UserError where it cannot."""
     try:
         parts = path.resolve().relative_to(ROOT).with_suffix("").parts
     except (ValueError, OSError, RuntimeError):
-        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", "copy it to reports/hunt/") from None
-    if not path.is_file() or not all(part.isidentifier() for part in parts):
-        problem = "names a folder or file that Python cannot import" if path.is_file() else "no such file"
-        raise UserError(f"{path}: {problem}", "give the path of a case file, e.g. reports/hunt/NAME/hunt_NAME.py")
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    return load(".".join(parts))
+        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", "put it below reports/runs/") from None
+    wrong = next((part for part in parts if not part.isidentifier()), None)
+    if wrong is not None:
+        raise UserError(f"{path}: Python cannot import a folder or file called `{wrong}`", "name it like a variable")
+    return ".".join(parts)
 
 
 def choose(name: str, among: Mapping[str, T], what: str) -> T:

@@ -1,4 +1,4 @@
-"""``hunt``: look for departures of the installed package from the reference."""
+"""``hunt`` and ``findings``: look for departures from the reference, and make cases and scripts of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from repros import ROOT
+from repros import ROOT, files
 from repros.cells.matrix import chosen_cells, load_matrix
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
@@ -20,6 +20,7 @@ from repros.commands.arguments import (
     number,
     whole,
 )
+from repros.errors import UserError
 from repros.run import results
 
 
@@ -31,8 +32,16 @@ def register(add: Add) -> None:
     hunted.add_argument("--seed", type=whole(0, 2**63 - 1), default=0, help="of the lives that are made")
     hunted.add_argument("--hide-known", action="store_true", help="put the list of known departures away")
     hunted.add_argument("--tier", default="cpu", help="the cells of the table (default: cpu)")
-    hunted.add_argument("--out", type=a_folder, help="folder of page, cases and scripts (default: below reports/runs/)")
-    add_force(hunted)
+    hunted.add_argument("--out", type=a_folder, help="folder of page and findings (default: below reports/runs/)")
+    found = add("findings", cmd_findings, "make cases, a script or the page from what a hunt found")
+    found.add_argument("hunt", type=a_folder, metavar="HUNT", help="folder of a hunt, e.g. reports/hunt/NAME")
+    found.add_argument("finding", nargs="*", metavar="FINDING", help="names of findings (default: all)")
+    made = found.add_mutually_exclusive_group()
+    made.add_argument("--script", action="store_true", help="print one finding's script, which needs no repros")
+    made.add_argument("--page", action="store_true", help="write the hunt's README.md anew")
+    made.add_argument("--out", type=a_folder, metavar="DIR",
+                      help="folder of the cases, below this project (default: below reports/runs/)")  # fmt: skip
+    add_force(hunted, found)
 
 
 def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
@@ -50,3 +59,28 @@ def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
     for life, text in faults.items():
         print(f"hunt: {life}: {text}\nhint: mend repros/reference, or the hunt's oracle", file=sys.stderr)
     return EXIT_FAULT if faults else EXIT_AS_EXPECTED
+
+
+def cmd_findings(arguments: argparse.Namespace, console: Console) -> int:
+    """Write cases or a page, or print a script, of what was found."""
+    from repros.hunt import findings
+
+    kept = findings.load(arguments.hunt)
+    if arguments.page and arguments.finding:
+        raise UserError("--page: it is of all findings of a hunt", "leave their names out")
+    if arguments.script:
+        chosen = kept.named(arguments.finding)
+        if len(chosen) != 1:
+            what = f"--script: it prints the script of one finding, not of {len(chosen)}"
+            raise UserError(what, f"name one, e.g. {chosen[0].slug}")
+        print(kept.script(chosen[0]), end="")
+    elif arguments.page:
+        with files.Folder(arguments.hunt, "hunt", force=arguments.force) as out:
+            out.write("README.md", kept.page())
+        print(f"wrote {results.shown(arguments.hunt / 'README.md')}")
+    else:
+        place = arguments.out or findings.place_of_cases(arguments.hunt)
+        made = findings.write_cases(kept, arguments.finding, place, force=arguments.force)
+        print(f"{len(made)} cases in {results.shown(place)}; next:")
+        print(f"python -m repros run {results.shown(made[0])} --cell {kept.about['cell']}")
+    return EXIT_AS_EXPECTED

@@ -11,7 +11,7 @@ from repros import ROOT
 from repros.cells.envs import EnvError, ensure
 from repros.cells.matrix import Cell
 from repros.files import Folder
-from repros.hunt import write
+from repros.hunt.findings import FILE, Kept, as_json
 from repros.hunt.known import KNOWN
 from repros.hunt.search import FaultOfReferenceError, Finding, Hunt
 from repros.machine.host import probe_host
@@ -33,7 +33,7 @@ def hunt(
     force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Finding], dict[str, str]]:
-    """Hunt and write ``README.md``, ``findings.json``, a case and a script for each finding below ``out``.
+    """Hunt and write ``README.md`` and ``findings.json`` below ``out``.
 
     Return the findings and the faults: lives in which the reference departed from its own oracle.
     """
@@ -58,16 +58,14 @@ def hunt(
     host = probe_host().as_json()
     command = f"python -m repros hunt --cell {cell.label} --minutes {minutes:g} --seed {seed}"
     about: dict[str, Any] = {
-        "cell": cell.label, "pins": pins[cell.label], "date": time.strftime("%Y-%m-%d"), "minutes": minutes,
+        "cell": cell.label, "pins": pins, "date": time.strftime("%Y-%m-%d"), "minutes": minutes,
         "seed": seed, "hidden": hide_known, "lives": search.lives, "seconds": round(seconds, 1),
         "unsupported": search.unsupported, "met": search.known_met, "faults": search.faults, "cores": host.get("cores"),
         "cpu_model": host.get("cpu_model"), "command": command + (" --hide-known" if hide_known else ""),
     }  # fmt: skip
     with written:
-        for finding in findings:
-            write.write_finding(finding, written, cell.label, pins)
-        written.write("README.md", write.page(findings, about))
-        written.write("findings.json", write.as_json(findings, about))
+        written.write("README.md", Kept(out, tuple(findings), about).page())
+        written.write(FILE, as_json(findings, about))
     return findings, search.faults
 
 

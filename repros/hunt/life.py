@@ -116,7 +116,6 @@ class Departure:
     what: str
     at: int
     detail: str = ""
-    types: tuple[str, ...] = ()
 
 
 def matches(life: Life, pattern: Life) -> bool:

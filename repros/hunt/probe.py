@@ -150,8 +150,7 @@ def compare(i: Any, at: int, theirs: Mapping[str, Any], ours: Mapping[str, Any])
 
 def departed(what: str, at: int, why: object) -> Departed:
     """Return the finding as an exception whose text is JSON."""
-    types = [t.__name__ for t in type(why).__mro__ if t is not object] if isinstance(why, BaseException) else []
-    return Departed(json.dumps({"what": what, "at": at, "detail": placeless(str(why))[:500], "types": types}))
+    return Departed(json.dumps({"what": what, "at": at, "detail": placeless(str(why))[:500]}))
 
 
 def worded(error: BaseException) -> str:

@@ -29,6 +29,8 @@ LIFE_TIMEOUT_S = 60.0
 LOOK_AGAIN = 4
 SHORTEN_S = 60.0  # for what was found last, where the time is up
 NAME_LETTERS = 80
+#: What an exception says may hold half a pair of surrogates, which no file can.
+SURE: Mapping[str, str] = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
 class Place(Protocol):
@@ -64,7 +66,7 @@ class Finding:
         spec = [f"{name}_{value}" for name, value in self.life.spec.items() if name != "kind"]
         steps = [name + "".join(f"_{v}" for v in p.values()) for name, p in self.life.steps] or ["build"]
         words = "_".join(["hunt", self.life.full()["kind"], what, *spec, *steps]).lower()
-        digest = hashlib.sha256(f"{self.life.key} {self.departure.what}".encode()).hexdigest()[:6]
+        digest = hashlib.sha256(f"{self.life.key} {self.departure.what}".encode(**SURE)).hexdigest()[:6]
         return f"{re.sub(r'[^a-z0-9]+', '_', words)[:NAME_LETTERS].rstrip('_')}_{digest}"
 
     def as_known(self) -> Known:
@@ -210,7 +212,7 @@ class Hunt:
 
     def _keep(self, life: Life, departure: Departure) -> None:
         """Shorten what Hypothesis left, and tell it apart from now on."""
-        seconds = time.monotonic() - self._began
+        seconds = round(time.monotonic() - self._began, 1)
         self._until = max(self._ends, time.monotonic() + SHORTEN_S)
         life, departure = self._shortest(life, departure)
         self._until = self._ends
@@ -275,7 +277,8 @@ def read(seen: Observation, log: Path) -> Departure | str | None:
         data = json.loads(text)
         if NO_KERNEL.search(data["detail"]):
             return "unsupported"
-        return Departure(data["what"], data["at"], data["detail"], tuple(data["types"]))
+        what, detail = (data[name].encode(**SURE).decode() for name in ("what", "detail"))
+        return Departure(what, data["at"], detail)
     if seen.state == "crashed":
         return Departure(f"killed by {types[0] if types else 'something'}", step_reached(log), seen.reason)
     if seen.state == "unsupported":

@@ -1,4 +1,4 @@
-"""Write findings down: a case file, a one-file script that needs the pinned packages alone, a page with the cells."""
+"""A finding in words: a case file, a one-file script that needs the pinned packages alone, a page with the cells."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from repros.files import Folder
+from repros.errors import printable
 from repros.hunt import upstream
 from repros.hunt.known import number_of
 from repros.hunt.life import Step, call
 from repros.hunt.search import Finding
+from repros.report.escape import Safe, code, markdown, table
 
 MEANING = {
     "output": "the output is wrong, and nothing says so",
@@ -35,13 +35,12 @@ def sentence(what: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def write_finding(finding: Finding, out: Folder, cell: str, pins: Mapping[str, Mapping[str, str]]) -> None:
-    """Write ``<slug>.py``, a case, and ``<slug>_script.py``. ``pins``: cell -> package -> version."""
-    out.write(f"{finding.slug}.py", case_text(finding, out.path, cell, pins))
-    out.write(f"{finding.slug}_script.py", script_text(finding, cell, pins[cell]))
+def in_docstring(text: str) -> str:
+    """Return a text that ends no docstring and starts no escape: it may be what an exception said."""
+    return printable(text, keep="\n").replace("\\", r"\\").replace('"""', r"\"\"\"")
 
 
-CASE = '''"""{title}.
+CASE_SAYS = """{title}.
 
 Found by the hunt in {cell}, as the shortest life that shows it:
 
@@ -50,72 +49,92 @@ Found by the hunt in {cell}, as the shortest life that shows it:
 {says}
 Budget: {budget_says}
 """
+CASE = '''"""{docstring}"""
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Symptom
-from repros.hunt.arms import {limit}, error_limit, oracle, planted, prepare, reference, subject
+from repros.hunt.arms import {limit}inputs, oracle, planted, reference, subject
+from repros.hunt.life import Life
 
-__all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
+__all__ = ["CASE", "inputs", "oracle", "planted", "reference", "subject"]
 
-LIFE = {life_json}
+LIFE = Life.from_json({life_json})
+DEPARTS = Claim({claim!r})
 
 CASE = Case(
-    package="bitsandbytes",
-    number={number},
+    report="bitsandbytes#{number}",
     title={title!r},
     kind="finding of the hunt",
     status="{status}",
-    claims=(Claim({claim!r}),),
-    conditions=(Condition("life", {params}),),
-    budget=Budget({figure!r}, {limit_value}),
-    numbers=error_limit,
+    severity="{severity}",
+    trigger={trigger!r},
+    claims=(DEPARTS,),
+    conditions=(
+        Condition(
+            "life",
+            Budget({figure!r}, {limit_value}),
+            {params},
+            affected=({affected}),
+            claims=(DEPARTS,),
+        ),
+    ),
     symptoms=({symptoms}),
-    affected=({affected}),
-    url="{url}",
 )
 '''
 
 
-def case_text(finding: Finding, folder: Path, cell: str, pins: Mapping[str, Mapping[str, str]]) -> str:
-    """Return a case file that runs as it is."""
+def case_text(finding: Finding, source: str, cell: str, pins: Mapping[str, Mapping[str, str]]) -> str:
+    """Return a case file that runs as it is.
+
+    ``source``: the folder of the hunt, from the project's root. ``pins``: cell -> package -> version.
+    """
     life, departure = finding.life, finding.departure
     number = number_of(life, departure)
-    figure, limit = {
-        "held": ("held_bytes", "held_limit"),
-        "unnoticed": ("unnoticed", "lambda p: 0.5"),
-        "gradient": ("error", "error_limit"),
-    }.get(departure.what, ("error", "error_limit"))
+    figure, limit = {"held": ("held_bytes", "held_limit"), "unnoticed": ("unnoticed", "")}.get(
+        departure.what, ("error", "error_limit")
+    )
+    raises = departure.what.startswith(("raises", "killed"))
     budget_says = {
         "held_bytes": "`repros.hunt.arms.held_limit`, from shapes and dtypes.",
         "unnoticed": "a change is noticed (0) or not (1).",
         "error": "`repros.hunt.arms.error_limit`, from code steps and the epsilon of the dtype.",
     }[figure]
-    params: dict[str, Any] = {"what": departure.what}
-    symptoms = ""
-    if departure.what.startswith(("raises", "killed")):
-        kind = departure.types[0] if departure.types else departure.what.removeprefix("killed by ")
-        text = (departure.detail.splitlines() or [""])[0][:100] if departure.types else ""
-        params["what"] = f"raises {kind}: {text}" if departure.types else departure.what
-        symptoms = f"Symptom({kind!r}, {re.escape(text)!r}),"
+    what, symptoms = departure.what, ""
+    if raised := re.match(r"raises (\w+): ", what):
+        text = (departure.detail.splitlines() or [""])[0][:100]
+        what = f"raises {raised[1]}: {text}"
+        symptoms = f"Symptom({raised[1]!r}, {re.escape(text)!r}),"
+    elif what.startswith("killed by "):
+        symptoms = f"Symptom({what.removeprefix('killed by ')!r}, ''),"
     affected = "".join(
-        f"\n        Affected({dict(pins[name])!r}, source={str(folder.name)!r}),"
+        f"\n                Affected({exact(pins[name])!r}, source={source!r}),"
         for name, said in finding.cells.items()
         if said == departure.what
     )
-    exact = re.sub(r"'([a-z]+)': '(\d)", r"'\1': '==\2", affected)
-    title = f"{life.full()['kind']}: {meaning(departure.what)}"
+    title = f"{life.full()['kind']}: {meaning(departure.what)}"[:100].rstrip(".")
     return CASE.format(
-        title=title[:100].rstrip("."), cell=cell, life=life.words(), says=textwrap.fill(departure.detail, 110) + "\n",
-        budget_says=budget_says, limit="held_limit" if limit == "held_limit" else "life_of",
+        title=title, docstring=in_docstring(CASE_SAYS.format(
+            title=title, cell=cell, life=life.words(), says=textwrap.fill(departure.detail, 110) + "\n",
+            budget_says=budget_says,
+        )),
+        limit=f"{limit}, " if limit else "", limit_value=f"{limit}(LIFE)" if limit else "0.5", trigger=life.words(),
+        severity="raises" if raises else "memory" if figure == "held_bytes" else "wrong numbers",
         life_json=json.dumps(life.to_json()).replace("true", "True").replace("false", "False"), number=number,
         status="known" if number else "not reported", claim=meaning(departure.what),
-        params="{" + f'"life": LIFE, "what": {params["what"]!r}' + "}", figure=figure, limit_value=limit,
-        symptoms=symptoms, affected=f"{exact}\n    " if exact else "",
-        url=f"https://github.com/bitsandbytes-foundation/bitsandbytes/issues/{number}" if number else "",
-    ).replace("import life_of, error_limit", "import error_limit")  # fmt: skip
+        params="{" + f'"life": LIFE, "what": {what!r}' + "}", figure=figure,
+        symptoms=symptoms, affected=f"{affected}\n            " if affected else "",
+    )  # fmt: skip
 
 
-def script_text(finding: Finding, cell: str, pins: Mapping[str, str]) -> str:
-    """Return a script of one file: the functions that this life needs, then the life, then what it shows."""
+def exact(pins: Mapping[str, str]) -> dict[str, str]:
+    """Return pins as specifiers."""
+    return {package: f"=={version}" for package, version in pins.items()}
+
+
+def script_text(finding: Finding, pins: Mapping[str, str]) -> str:
+    """Return a script of one file: the functions that this life needs, then the life, then what it shows.
+
+    ``pins``: package -> version, of the cell of the hunt.
+    """
     life = finding.life
     steps = list(life.steps)
     if not steps or steps[-1][0] not in ("step", "forward"):
@@ -125,7 +144,7 @@ def script_text(finding: Finding, cell: str, pins: Mapping[str, str]) -> str:
     body = "\n".join(line for step in steps for line in lines_of(step))
     requirements = " ".join(f"{name}=={version}" for name, version in pins.items())
     return (
-        f'"""{sentence(finding.departure.what)}.\n\n'
+        f'"""{in_docstring(sentence(finding.departure.what))}.\n\n'
         f"python3 -m pip install {requirements}\n"
         f'The shortest life that shows it: {life.words()}\n"""\n\n'
         "from types import SimpleNamespace\nfrom typing import Any\n\n\n"
@@ -145,7 +164,7 @@ def script_text(finding: Finding, cell: str, pins: Mapping[str, str]) -> str:
 
 
 def needed(steps: Sequence[str]) -> list[str]:
-    """Return the functions of `upstream` that steps use, in the order in which they are defined there."""
+    """Return the functions of `upstream` that steps use, sorted by their names."""
     names = {"make_tensors", "dequantized", "build"}
     names |= {f"step_{name}" for name in steps if name not in ("step", "forward")}
     if "step" in steps:
@@ -177,55 +196,61 @@ def lines_of(step: Step) -> list[str]:
     return [f"layer = step_{name}(layer, s{arguments})"]
 
 
-def page(findings: Sequence[Finding], about: Mapping[str, Any]) -> str:
-    """Return the page of a hunt: what was found, by which life, in which cells."""
+def page(
+    findings: Sequence[Finding],
+    about: Mapping[str, Any],
+    make: str,
+    cases_to: str,
+    commands: Mapping[str, Sequence[str]],
+) -> str:
+    """Return the page of a hunt: what was found, by which life, in which cells.
+
+    ``make``: what writes the cases to ``cases_to``; ``commands``: slug -> what prints its script, what runs its case.
+    """
     known = [f for f in findings if number_of(f.life, f.departure)]
+    hidden = "hidden" if about["hidden"] else "told apart"
+    machine = f"{about['cores']} cores ({markdown(about['cpu_model'])})"
     rows = [
-        f"# The hunt in {about['cell']}",
+        f"# The hunt in {markdown(about['cell'])}",
         "",
-        f"{about['lives']} lives in {about['seconds']:.0f} s on {about['cores']} cores ({about['cpu_model']}), "
-        f"{about['date']}, seed {about['seed']}, known departures {'hidden' if about['hidden'] else 'told apart'}. "
+        f"{about['lives']} lives in {about['seconds']:.0f} s on {machine}, {markdown(about['date'])}, "
+        f"seed {about['seed']}, known departures {hidden}. "
         f"{len(findings)} departures found, {len(known)} of them with an upstream number.",
         "",
-        f"Again: `{about['command']}`",
+        f"Again: {code(about['command'])}",
+        "",
+        f"Cases: {code(make)} writes them to {code(cases_to)}, a file for each finding.",
     ]
     if about["met"]:
-        rows += [
-            "",
-            "Known departures met and passed over: " + "; ".join(f"{t} ({n})" for t, n in about["met"].items()),
-        ]
+        met = "; ".join(f"{markdown(title)} ({times})" for title, times in about["met"].items())
+        rows += ["", f"Known departures met and passed over: {met}"]
     for finding in findings:
-        number = number_of(finding.life, finding.departure)
-        steps = " → ".join(map(call, finding.life.steps)) or "build"
-        spec = ", ".join(f"`{k}={v}`" for k, v in finding.life.spec.items()) or "defaults"
-        rows += [
-            "",
-            f"## {finding.life.full()['kind']}: {finding.departure.what}",
-            "",
-            f"{sentence(finding.departure.what)}. "
-            + (f"Upstream: bitsandbytes#{number}." if number else "No upstream number is recorded here."),
-            "",
-            f"- layer: {spec}",
-            f"- shortest sequence: {steps}",
-            f"- observed: {finding.departure.detail}",
-            f"- found after {finding.seconds:.0f} s and {finding.lives} lives; "
-            f"{'again in a fresh process' if finding.confirmed else 'not seen again in a fresh process'}",
-            f"- [case]({finding.slug}.py), [script]({finding.slug}_script.py)",
-        ]
-        if finding.cells:
-            rows += ["", "| cell | the same life |", "|---|---|"]
-            rows += [f"| {cell} | {said.replace('|', '')} |" for cell, said in finding.cells.items()]
+        rows += section(finding, *map(code, commands[finding.slug]))
     return "\n".join(rows) + "\n"
 
 
-def as_json(findings: Sequence[Finding], about: Mapping[str, Any]) -> str:
-    """Return the results file of a hunt."""
-    found = [
-        {
-            "life": f.life.to_json(), "what": f.departure.what, "at": f.departure.at, "detail": f.departure.detail,
-            "number": number_of(f.life, f.departure), "lives": f.lives, "seconds": round(f.seconds, 1),
-            "confirmed": f.confirmed, "cells": f.cells, "case": f"{f.slug}.py",
-        }
-        for f in findings
-    ]  # fmt: skip
-    return json.dumps({**about, "findings": found}, indent=1) + "\n"
+def section(finding: Finding, script: str, run: str) -> list[str]:
+    """Return what the page says of a finding."""
+    life, departure = finding.life, finding.departure
+    number = number_of(life, departure)
+    steps = " → ".join(map(call, life.steps)) or "build"
+    spec = ", ".join(code(f"{name}={value}") for name, value in life.spec.items()) or "defaults"
+    what = markdown(departure.what)
+    says = sentence(what) if what in MEANING else Safe(f"It {what}, where the reference goes on")
+    rows = [
+        "",
+        f"## {life.full()['kind']}: {what}",
+        "",
+        f"{says}. " + (f"Upstream: bitsandbytes#{number}." if number else "No upstream number is recorded here."),
+        "",
+        f"- layer: {spec}",
+        f"- shortest sequence: {markdown(steps)}",
+        f"- observed: {markdown(' '.join(departure.detail.split()))}",
+        f"- found after {finding.seconds:.0f} s and {finding.lives} lives; "
+        f"{'again in a fresh process' if finding.confirmed else 'not seen again in a fresh process'}",
+        f"- script: {script}",
+        f"- case: {run}",
+    ]
+    if finding.cells:
+        rows += ["", table(("cell", "the same life"), finding.cells.items())]
+    return rows

@@ -245,22 +245,42 @@ class Attack(TypedDict):
     counts: dict[str, dict[str, int]]
 
 
+class LifeOfALayer(TypedDict):
+    """How a layer is made, and its steps with their parameters."""
+
+    spec: dict[str, Any]
+    steps: list[tuple[str, dict[str, Any]]]
+
+
 class Departure(TypedDict):
     """What a hunt found of one life."""
 
-    number: str | int | None
+    life: LifeOfALayer
     what: str
+    at: int
+    detail: str
+    number: int
+    lives: int
     seconds: Number
+    confirmed: bool
+    cells: dict[str, str]
+    slug: str
 
 
 class Hunted(TypedDict):
-    """What a hunt found."""
+    """What a hunt found. ``pins``: cell -> package -> version; ``met``: known departure -> lives."""
 
     cell: str
+    pins: dict[str, dict[str, str]]
     date: str
+    seed: int
     hidden: bool
     lives: int
     seconds: Number
+    met: dict[str, int]
+    cores: int
+    cpu_model: str
+    command: str
     findings: list[Departure]
 
 

@@ -204,7 +204,6 @@ def judged_again(record: Record, known: Mapping[str, Entry]) -> Record:
     if condition is None or not record.versions:
         return record
     expected = Trial(known[record.case], condition, record.cell).expected(record.versions)
-    expected = Trial(known[record.case], condition, record.cell).expected(record.versions, record.device)
     result = outcome(record.verdict, expected)
     return replace(record, expected=expected, outcome=result, failed=is_failure(record.verdict, result))
 

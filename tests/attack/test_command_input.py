@@ -129,7 +129,7 @@ def valid(lines: list[str]) -> bool:
     )
 
 
-PURE = ("list", "show", "cells", "doctor", "report", "proxies", "fits")
+PURE = ("list", "show", "cells", "doctor", "report", "proxies", "fits", "findings")
 assert {*PURE, *REFUSED_BY} == set(COMMANDS), "a new command: say which it is"
 
 
