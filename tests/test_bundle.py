@@ -27,7 +27,7 @@ from repros.redact import Redactor
 from repros.results import Record
 from repros.trial import declared
 from repros.verdict import Verdict
-from tests.test_cli import errors
+from tests.commands import errors
 
 EVIDENCE = results.REPORTS / "cpu"
 CELL = "tf5.2.0-bnb0.49.2"

@@ -22,8 +22,8 @@ from repros.files import Folder, Marker
 from repros.redact import Redactor
 from repros.report import evidence
 from repros.results import Record, Run
+from tests.commands import errors
 from tests.conftest import Bench
-from tests.test_cli import errors
 
 RUN = results.REPORTS / "h200-x2"
 CELL = "tf5.2.0-bnb0.49.2"
@@ -354,7 +354,7 @@ def test_a_run_may_be_opened_by_several_at_once(home: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(home / "r")]
     several = [subprocess.Popen(command, cwd=results.ROOT) for _ in range(6)]
-    assert [one.wait() for one in several] == [0] * 6
+    assert [one.wait(60) for one in several] == [0] * 6
     assert len(results.lines(home / "r" / results.RESULTS)[0]) == 6
 
 

@@ -25,7 +25,7 @@ from repros.meters.cuda import CudaMeters, replay
 from repros.redact import Redactor
 from repros.trial import Running, Trial
 from repros.verdict import Observation
-from tests.test_cli import errors
+from tests.commands import errors
 
 KNOWN = {entry.name: entry for entry in cases.find()}
 #: What `MemoryViz.js` of pytorch/pytorch reads of a pickle; any other opcode ends the viewer.

@@ -13,7 +13,7 @@ from repros.errors import UserError
 from repros.report import story
 from repros.results import Record
 from repros.verdict import Verdict
-from tests.test_cli import errors
+from tests.commands import errors
 
 KNOWN = {e.name: e for e in cases.find()}
 STORIES = sorted(story.STORIES.glob("*.md"))
