@@ -105,3 +105,49 @@ def two_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     cards.known.cache_clear()
     yield
     cards.known.cache_clear()
+
+
+# -- the page. What it takes is imported by the tests that ask for it: the reference is tried in a copy without cases.
+
+
+@pytest.fixture(scope="session")
+def records() -> list[Record]:
+    """Return the committed trials of a machine without a GPU."""
+    from repros import results
+
+    return results.load(results.REPORTS / "cpu")[0]
+
+
+@pytest.fixture(scope="session")
+def page(records: list[Record]) -> str:
+    """Return their page."""
+    from repros.redact import Redactor
+
+    from repros.report import html
+    from tests.pages import KNOWN
+
+    return html.page(records, KNOWN, ["reports/cpu"], Redactor())
+
+
+@pytest.fixture(scope="session")
+def written(page: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page as a file."""
+    path = tmp_path_factory.mktemp("page") / "p.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tab(written: Path) -> Iterator[Any]:
+    """Return the page, opened from disk; whatever it asks for but itself, or complains of, fails the test."""
+    from tests.chromium import Chromium
+
+    with Chromium(viewport={"width": 1280, "height": 900}) as (_, context):
+        one, asked, said = context.new_page(), [], []
+        one.on("request", lambda request: asked.append(request.url))
+        one.on("pageerror", lambda error: said.append(str(error)))
+        one.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+        one.goto(written.as_uri())
+        yield one
+        assert {url for url in asked if not url.startswith(("data:", "blob:"))} <= {written.as_uri()}
+        assert said == []

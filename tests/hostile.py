@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from repros.run.results import Record
 from repros.verdict import Observation, Outcome, Verdict
-from tests.records import record
+from tests.factories import record
 
 #: Sets a flag in the page where it is run.
 RUN = "window.ran=1"

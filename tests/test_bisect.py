@@ -145,6 +145,7 @@ def test_k_at_a_time_cut_by_k_plus_one(k: int) -> None:
 def test_what_comes_next_is_known_while_a_probe_runs() -> None:
     labels = history("gggggggggggggbbbbbb")
     search = Search(len(labels))
+    looked = 0
     while asked := search.ask():
         following = search.after(asked[0])
         search.tell(asked[0], labels[asked[0]])
@@ -152,6 +153,8 @@ def test_what_comes_next_is_known_while_a_probe_runs() -> None:
         if len(search.ballots) > 1 and now:
             assert now[0] in following
             assert len(following) <= 2
+            looked += 1
+    assert looked >= 3
 
 
 def test_votes_settle_on_a_posterior() -> None:

@@ -4,98 +4,26 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import xml.etree.ElementTree as ET
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from repros import ROOT, cases
+from repros import cases
 from repros.bisect import page as pages
-from repros.bisect.bisection import Bisection, Hunt
-from repros.bisect.probe import Kept, Probe, load, signature, votes_of
-from repros.bisect.revisions import Revision
+from repros.bisect.bisection import Hunt
+from repros.bisect.probe import load, signature, votes_of
 from repros.bisect.search import Result, Search
-from repros.cases import Entry
-from repros.cells.matrix import Cell, load_matrix
-from repros.cells.uv import of_machine
+from repros.cells.matrix import load_matrix
 from repros.commands import bisect, cli
-from repros.commands.arguments import MATRIX
 from repros.errors import EnvError, UserError
 from repros.run.results import Record
 from repros.verdict import Observation, Verdict
-from tests.records import record
-
-PINS = {"torch": "2.13.0", "bitsandbytes": "0.49.2", "huggingface_hub": "1.0.0", "tokenizers": "0.22.2"}
-BASE = Cell("base", "cpu", PINS)
-CASE = cases.select("gh1935_saved_weight", cases.find())[0]
-
-
-class InventedWorkshop:
-    """Answers from a history in place of environments, and notes what it was asked for."""
-
-    def __init__(self, history: Callable[[str, bool], str]) -> None:
-        self.machine = {"cpu_model": "x", "memory_bytes": 1 << 30}
-        self.history = history
-        self.tried: list[tuple[str, str, bool]] = []
-        self.prepared: list[str] = []
-        self.fresh: list[str] = []
-
-    def prepare(self, revision: Revision) -> Future[Any]:
-        self.prepared.append(revision.name)
-        return Future()
-
-    def prepare_fresh(self, revision: Revision) -> Future[Any]:
-        return Future()
-
-    def drop_fresh(self, revision: Revision) -> None:
-        self.fresh.append(revision.name)
-
-    def trim(self, wanted: set[str]) -> None:
-        pass
-
-    def try_here(self, entry: Entry, condition: str, revision: Revision, future: Any, fresh: bool) -> Probe:
-        from repros.bisect.probe import identity
-
-        self.tried.append((condition, revision.name, fresh))
-        vote = self.history(revision.name, fresh)
-        verdict = {"good": "absent", "skip": "error"}.get(vote, "reproduced")
-        value = {"good": 100, "skip": None}.get(vote, 1000)
-        return Probe(
-            entry.name, condition, "bitsandbytes", revision.name, identity(entry, revision), fresh, verdict, (vote,),
-            reason=f"held_bytes {value}", figure="held_bytes", unit="bytes", limit=500, values={"subject": value},
-            margins={"planted_over_budget": 2.0, "budget_over_reference": 2.5}, content=f"c{revision.name}",
-            seconds={"environment": 1.0, "import": 2.0, "trial": 0.5, "waited": 3.0}, machine=self.machine,
-            packages={"bitsandbytes": revision.name, "tokenizers": "0.22.2"}, date="2026-01-01T00:00:00Z",
-        )  # fmt: skip
-
-
-def revisions(n: int) -> tuple[Revision, ...]:
-    return tuple(
-        Revision(f"0.{i}.0", BASE.with_override("bitsandbytes", f"0.{i}.0"), f"2026-01-{i + 1:02}") for i in range(n)
-    )
-
-
-def hunts(n: int, *conditions: str) -> list[Hunt]:
-    return [Hunt(CASE, condition, revisions(n), Search(n)) for condition in conditions or ("nf4-eager",)]
-
-
-def work(found: Sequence[Hunt], folder: Path, history: Callable[[str, bool], str], **options: Any) -> InventedWorkshop:
-    workshop = InventedWorkshop(history)
-    Bisection(found, Kept(folder), workshop, **options).run()  # type: ignore[arg-type]
-    return workshop
-
-
-def number(name: str) -> int:
-    return int(name.split(".")[1])
-
-
-def monotone(name: str, fresh: bool) -> str:
-    return "good" if number(name) < 5 else "bad: held_bytes"
+from tests.factories import record
+from tests.searches import BASE, CASE, hunts, monotone, number, revisions, work
 
 
 def test_an_edge_is_found_and_confirmed_in_fresh_environments(tmp_path: Path) -> None:
@@ -182,11 +110,10 @@ def test_conditions_share_the_environments_that_they_ask_for(tmp_path: Path) -> 
 
 def test_both_possible_next_probes_are_prepared(tmp_path: Path) -> None:
     workshop = work(hunts(16), tmp_path, monotone)
-    order = [name for _, name, fresh in workshop.tried if not fresh]
-    for before, name in pairwise(order[2:]):
-        assert workshop.prepared.index(name) < len(workshop.prepared)
-        assert workshop.prepared.index(before) <= workshop.prepared.index(name)
-    assert len(set(workshop.prepared)) > len(set(order))
+    # What the search asks for after either answer at 7, 3 and 5, by hand.
+    answers = {"0.7.0": {"0.3.0", "0.11.0"}, "0.3.0": {"0.1.0", "0.5.0"}, "0.5.0": {"0.4.0", "0.6.0"}}
+    for name, both in answers.items():
+        assert both <= set(workshop.ready[name]), name
 
 
 def test_a_confirmation_that_says_otherwise_is_voted_on(tmp_path: Path) -> None:
@@ -242,6 +169,9 @@ def test_the_page_says_what_was_found_from_the_probes(tmp_path: Path) -> None:
     ):
         assert words in text, words
     assert {path.name for path in (tmp_path / "page").iterdir()} == {".repros", "README.md", "probes.jsonl"}
+    svg = ET.fromstring((tmp_path / "page" / "gh1935_saved_weight.nf4-eager.svg").read_text())
+    points = [e for e in svg.iter() if e.tag.endswith("circle") and len(e)]  # those of the legend say nothing
+    assert len(points) == len({index for index, _ in found[0].order}) == 6
     assert len(load(tmp_path / "page" / "probes.jsonl")) == sum(len(hunt.order) for hunt in found)
 
 

@@ -29,7 +29,7 @@ from repros.run import results
 from repros.run.results import Record
 from repros.run.trial import declared
 from repros.verdict import Verdict
-from tests.test_cli import errors
+from tests.commands import errors
 
 EVIDENCE = results.REPORTS / "cpu"
 CELL = "tf5.2.0-bnb0.49.2"

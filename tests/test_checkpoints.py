@@ -73,6 +73,7 @@ def test_a_cut_leaves_every_layer_its_shape(name: str) -> None:
     recipe = recipe_of(name)
     whole = {spec.name: spec.shape for spec in tensors(replace(recipe, layers=None, vocab=None, experts=None))}
     cut = [spec for spec in tensors(recipe) if ".layers." in spec.name]
+    assert len(cut) >= 5
     counts_experts = ("mlp.gate.weight", "mlp.experts.gate_up_proj", "mlp.experts.down_proj")
     for spec in cut:
         first = 1 if recipe.experts and spec.name.endswith(counts_experts) else 0
@@ -200,7 +201,7 @@ def test_two_processes_at_once_make_one(tiny: Recipe, tmp_path: Path) -> None:
     for process in both:
         process.start()
     for process in both:
-        process.join()
+        process.join(120)
     assert [process.exitcode for process in both] == [0, 0]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [f"tiny-{digest(TINY)}"]
 

@@ -17,16 +17,12 @@ from repros.errors import UserError
 from repros.run import ending, results
 from repros.run.consistency import alike, contradiction
 from repros.run.results import Record, Run
-from repros.verdict import Observation, Verdict
+from repros.verdict import Verdict
+from tests.factories import done, raised, record
 from tests.records import record
 
 Change = Callable[[dict[str, Any]], object]
 EVIDENCE = sorted(path.parent for path in results.REPORTS.glob("*/results.jsonl"))
-
-
-def raised(text: str = "CB is None", kind: str = "AttributeError") -> Observation:
-    seen = {"types": [kind, "Exception"], "text": text, "phase": "forward", "frames": []}
-    return Observation("subject", "raised", exception=seen, reason=f"{kind} in phase forward: {text}")
 
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
@@ -49,7 +45,7 @@ def test_repeats_are_decided_again() -> None:
     assert split.verdict is Verdict.INCONCLUSIVE
     assert contradiction(split) == ""
     assert "observations say `inconclusive`: split vote" in contradiction(replace(split, verdict=Verdict.ABSENT))
-    symptom = record(arms=(raised(), raised(), *controls), symptoms=(Symptom("AttributeError"),))
+    symptom = record(arms=(raised(), raised(), *controls), symptoms=(Symptom("ValueError"),))
     assert symptom.verdict is Verdict.REPRODUCED
     assert contradiction(symptom) == ""
 
@@ -91,7 +87,7 @@ def test_a_contradiction_is_said_with_its_line(tmp_path: Path, change: Change, s
 
 def test_the_effect_of_a_fix_is_decided_again() -> None:
     bad, *controls = record(verdict=Verdict.REPRODUCED).arms
-    fixed = Observation("proposed", "done", {"held_bytes": 3})
+    fixed = done("proposed", held_bytes=3)
     whole = record(arms=(bad, *controls, fixed))
     cures = replace(whole, proposed={"effect": "cures", "reason": "inside the budget with it"})
     assert contradiction(cures) == ""
@@ -102,7 +98,7 @@ def test_the_effect_of_a_fix_is_decided_again() -> None:
 def test_a_verdict_by_symptoms_that_the_case_has_no_more_is_decided_anew_and_said() -> None:
     entry = next(e for e in cases.find() if e.case.symptoms)
     condition = entry.case.conditions[0].name
-    arms = (raised("unheard of", "ZeroDivisionError"), *record().arms[1:])
+    arms = (raised("ZeroDivisionError", "unheard of"), *record().arms[1:])
     old = record(entry.name, condition, arms=arms, symptoms=(Symptom("ZeroDivisionError"),))
     assert old.verdict is Verdict.REPRODUCED
     made, notice = ending.by_symptoms(old, {entry.name: entry})
@@ -132,8 +128,8 @@ def test_a_resumed_run_ends_as_its_report_does(tmp_path: Path, capsys: pytest.Ca
     run = Run(tmp_path / "runs" / "20260101-000000-run")
     cell = "tf5.23.0-bnb0.50.2"
     packages = {"torch": "2.13.0", "transformers": "5.23.0", "bitsandbytes": "0.50.2"}
-    made = record("gh1935_saved_weight", "nf4-eager", cell, Verdict.REPRODUCED, expected=False)
-    run.append(replace(made, environment={"packages": packages}))
+    made = record("gh1935_saved_weight", "nf4-eager", cell, Verdict.REPRODUCED, expected=False, packages=packages)
+    run.append(made)
     words = ["gh1935_saved_weight", "--condition", "nf4-eager", "--cell", cell, "--reports", str(tmp_path)]
     assert cli.main(["report", str(run.folder)]) == 1
     told = capsys.readouterr().out
@@ -148,8 +144,10 @@ def test_a_resumed_run_ends_as_its_report_does(tmp_path: Path, capsys: pytest.Ca
 
 def test_verdicts_of_the_evidence_are_those_recorded(tmp_path: Path) -> None:
     """Decided again by today's symptoms, not one of the committed trials changes."""
+    assert EVIDENCE
     known = {e.name: e for e in cases.find()}
     for folder in EVIDENCE:
         kept = {one.key: one.verdict for one in results.load(folder)[0]}
+        assert kept, folder
         judged: list[Record] = ending.judged([folder], known)[0]
         assert {one.key: one.verdict for one in judged} == kept

@@ -15,7 +15,6 @@ import struct
 import subprocess
 import sys
 import textwrap
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from repros.cells.matrix import PACKAGES, Cell, load_matrix
 from repros.cells.uv import Uv, install_error, parse_pip_config, pip_settings, redact, uv_environ
 from repros.errors import UserError
 from repros.machine.cache import cache_root
+from tests.waiting import eventually
 
 ROOT = Path(__file__).parent.parent
 PIP_COMMANDS = uv.pip_commands
@@ -560,17 +560,10 @@ def start_build(world: World, seconds: float) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_killed_build_is_never_used_and_is_swept(world: World) -> None:
     log = world.root.with_name("log")
     first = start_build(world, 60)
-    wait_for(log.exists)
+    eventually(log.exists, 20, "the import of the slow package")
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     assert world.places() == []
@@ -783,6 +776,9 @@ def test_locks_are_written_for_both_builds_and_stay_put(world: World) -> None:
     for path in folder.iterdir():
         path.unlink()
     assert all(write_locks(matrix.cells, root=world.root).values())
+    assert set(write_locks(matrix, root=world.root).values()) == {False}, "what fits stays"
+    assert world.ensure(matrix.cell("one")).resolved["beta"] == "2.0.0"
+    assert set(write_locks(matrix, root=world.root, upgrade=True).values()) == {True}
     assert "\nbeta==3.0.0\n" in (folder / "one.cpu.txt").read_text()
 
 

@@ -28,8 +28,8 @@ from repros.report import bundle
 from repros.run import results
 from repros.run.results import Record, Run
 from repros.worker import checkpoints
+from tests.commands import errors
 from tests.conftest import Bench
-from tests.test_cli import errors
 
 RUN = results.REPORTS / "h200-x2"
 CELL = "tf5.2.0-bnb0.49.2"
@@ -353,7 +353,7 @@ def test_a_run_may_be_opened_by_several_at_once(home: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(home / "r")]
     several = [subprocess.Popen(command, cwd=ROOT) for _ in range(6)]
-    assert [one.wait() for one in several] == [0] * 6
+    assert [one.wait(60) for one in several] == [0] * 6
     assert len(results.lines(home / "r" / results.RESULTS)[0]) == 6
 
 

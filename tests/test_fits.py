@@ -17,6 +17,7 @@ from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Observation
 from repros.worker.checkpoints import recipe_of, tensors
+from tests.factories import done, record
 from tests.records import record
 
 GIB = 1 << 30
@@ -35,7 +36,7 @@ def peaks_of(gib: float) -> dict[str, float]:
 def step(**peaks: float) -> Record:
     """Return a trial of a training step whose arms had these peaks in GiB; 0 is out of memory."""
     arms = tuple(
-        Observation(name, "done", peaks_of(peak))
+        done(name, **peaks_of(peak))
         if peak
         else Observation(name, "raised", reason="out of memory in phase step: CUDA out of memory")
         for name, peak in peaks.items()

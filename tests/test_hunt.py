@@ -183,7 +183,9 @@ def test_there_are_hunts() -> None:
 @pytest.mark.parametrize("path", COMMITTED, ids=[path.parent.name for path in COMMITTED])
 def test_every_committed_finding_is_known_by_its_number(path: Path) -> None:
     """Else a hunt that tells the known ones apart would find it anew."""
-    for found in json.loads(path.read_text())["findings"]:
+    findings = json.loads(path.read_text())["findings"]
+    assert findings
+    for found in findings:
         life, departure = Life.from_json(found["life"]), Departure(found["what"], found["at"])
         assert any(known.covers(life, departure) for known in KNOWN), (life.words(), departure)
         assert number_of(life, departure) == found["number"], life.words()
@@ -380,7 +382,11 @@ def test_a_life_is_written_without_what_is_default_or_has_no_meaning() -> None:
     assert life.to_json() == {"spec": {"threshold": 6.0}, "steps": [["step", {}]]}
     assert Life.from_json(life.to_json()) == life
     assert life.words() == "[threshold=6.0] step"
-    assert all(candidate.size < life.size for candidate in smaller(life) if candidate.steps != (("forward", {}),))
+    without_step, forward, without_threshold = smaller(life)
+    assert without_step == Life.of({"threshold": 6.0}, [])
+    assert forward == Life.of({"threshold": 6.0}, [("forward", {})])
+    assert without_threshold == Life.of({}, [("step", {})])
+    assert max(without_step.size, without_threshold.size) < life.size
 
 
 FINDINGS = [

@@ -26,6 +26,7 @@ from repros.run.server import CellServer, Clock
 from repros.verdict import Verdict
 from repros.worker import supervisor
 from tests.conftest import Bench
+from tests.waiting import eventually
 
 # --- work folders --------------------------------------------------------------------------------
 
@@ -173,10 +174,8 @@ def test_the_lock_goes_with_the_process_and_not_with_its_children(temp: Path) ->
         assert folder._owner is not None
         os.close(folder._owner)  # as if this process had ended
         folder._owner = None
-        deadline = time.monotonic() + 10  # Popen returns a moment before the child's copy is closed
-        while clear(temp) != [path]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        # Popen returns a moment before the child's copy is closed.
+        eventually(lambda: clear(temp) == [path], 10, "the folder is nobody's and is cleared")
     finally:
         child.kill()
         child.wait()
@@ -215,8 +214,8 @@ def own(tmp_path: Path) -> Iterator[Bench]:
 
 def worker_of(server: CellServer) -> int:
     """Wait for an arm to work in a cell and return its process."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+
+    def look() -> int | None:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 here = (process / "cwd").readlink()
@@ -224,8 +223,9 @@ def worker_of(server: CellServer) -> int:
                 continue
             if here.name == "tmp" and here.is_relative_to(server.work):
                 return int(process.name)
-        time.sleep(0.02)
-    raise AssertionError("no arm came")
+        return None
+
+    return eventually(look, 60, "an arm at work in the cell")
 
 
 def ask(harness: Entry, what: str = "hang", timeout_s: float = 120.0) -> dict[str, Any]:
@@ -267,10 +267,7 @@ def test_a_stopped_supervisor_is_a_timeout_that_names_it_and_the_cell_goes_on(
         seen = waiting.result(30)
     assert seen.state == "timeout"
     assert seen.reason.startswith(f"the cell's {which} was stopped by a signal")
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{arm}/environ").exists() and not serve_is_over(arm) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert serve_is_over(arm)
+    eventually(lambda: serve_is_over(arm), 5, "the end of the arm of a supervisor that was stopped")
     assert own.run(harness, "passes").verdict is Verdict.ABSENT
 
 
@@ -358,8 +355,7 @@ def test_a_run_that_ends_while_packages_are_imported_does_not_wait_for_them(tmp_
 
     starting = threading.Thread(target=start)
     starting.start()
-    while server._process is None:
-        time.sleep(0.01)
+    eventually(lambda: server._process is not None, 20, "the cell's supervisor")
     time.sleep(0.5)
     began = time.monotonic()
     server.close()

@@ -9,18 +9,13 @@ from typing import Any
 
 import pytest
 
-from repros import cases
 from repros.redaction.redact import Redactor
 from repros.report import bundle, onefile
 from repros.report.page import html
 from repros.report.page.scripts import Scripts
 from repros.run.results import Record
 from repros.run.trial import declared
-from tests import test_page
-from tests.test_page import DORA, KNOWN, field, split
-from tests.test_redact import inflated, scripts
-
-records, page, written, tab = test_page.records, test_page.page, test_page.written, test_page.tab  # fixtures
+from tests.pages import DORA, KNOWN, field, inflated, scripts, split
 
 
 def text_of(pieces: Any, table: list[Any]) -> str:
@@ -137,10 +132,3 @@ def test_a_browser_says_why_there_is_no_script(tab: Any, records: list[Record]) 
     tab.wait_for_selector("dialog[open] #trial-head")
     assert "There is no script: no arm of this trial ran." in tab.inner_text("dialog")
     assert tab.get_by_role("button", name="Copy the script").count() == 0
-
-
-def test_the_names_of_the_ten_thousand_are_known() -> None:
-    """Else the page over them would hold no script, and its size would say nothing."""
-    from tests.big_run import AGAIN, known
-
-    assert len(known()[0].case.conditions) == AGAIN * len(cases.find()[0].case.conditions)

@@ -57,7 +57,9 @@ def test_a_committed_page_is_what_its_results_make(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
 def test_committed_evidence_is_conclusive_and_names_its_reasons(folder: Path) -> None:
-    for record in results.load(folder)[0]:
+    records = results.load(folder)[0]
+    assert records
+    for record in records:
         assert record.verdict.value in ("reproduced", "absent", "unsupported"), record.key
         assert record.reason, record.key
         assert not record.failed, record.key

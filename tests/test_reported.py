@@ -14,7 +14,7 @@ from repros.report import machine, reported
 from repros.run.results import Record
 from repros.run.trial import judged_again
 from repros.verdict import Outcome, Verdict
-from tests.records import record
+from tests.factories import record
 
 GIB = 1 << 30
 KNOWN = {e.name: e for e in cases.find()}
@@ -22,10 +22,9 @@ KNOWN = {e.name: e for e in cases.find()}
 
 def measured(condition: str, version: str, figures: dict[str, float], verdict: Verdict = Verdict.ABSENT) -> Record:
     """Return a record of transformers#44387 in a release of transformers."""
-    made = record(case="gh44387_reserved_memory", condition=condition, cell=f"cell-{version}", verdict=verdict)
-    arms = tuple(replace(arm, figures=figures) for arm in made.arms)
     packages = {"torch": "2.11.0+cu130", "transformers": version, "bitsandbytes": "0.49.2"}
-    return replace(made, arms=arms, environment={"packages": packages})
+    made = record("gh44387_reserved_memory", condition, f"cell-{version}", verdict, packages=packages)
+    return replace(made, arms=tuple(replace(arm, figures=figures) for arm in made.arms))
 
 
 CLAIM = Claim(
@@ -157,6 +156,7 @@ def test_words_without_a_number_are_an_error() -> None:
 
 
 def test_every_reading_of_a_case_is_of_a_condition_and_a_number() -> None:
+    assert sum(len(claim.readings) for entry in KNOWN.values() for claim in entry.case.claims) >= 12
     for entry in KNOWN.values():
         for claim in entry.case.claims:
             assert claim.readings.keys() <= claim.reported.keys()

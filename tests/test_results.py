@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -20,7 +19,7 @@ from repros.errors import UserError
 from repros.run import results
 from repros.run.results import Run
 from repros.verdict import Verdict
-from tests.records import record
+from tests.factories import record
 
 
 def test_a_record_survives_its_line(tmp_path: Path) -> None:
@@ -86,8 +85,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, text: str) -> None:
 
 
 def test_a_release_that_is_none_is_named(tmp_path: Path) -> None:
-    made = replace(record(), environment={"packages": {"torch": "2.13.0", "bitsandbytes": "newest"}})
-    Run(tmp_path / "r").append(made)
+    Run(tmp_path / "r").append(record(packages={"torch": "2.13.0", "bitsandbytes": "newest"}))
     with pytest.raises(
         UserError, match=r":1: not a record: `environment.packages.bitsandbytes`: `newest` is not a rel"
     ):
@@ -134,6 +132,7 @@ def test_a_full_disk_keeps_the_line_elsewhere(tmp_path: Path, monkeypatch: pytes
 def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.records import record; from repros.run.results import Run\n"
+        "import sys; from pathlib import Path; from tests.factories import record; from repros.run.results import Run\n"
         "run = Run(Path(sys.argv[1]))\n"
         "for n in range(50): run.append(record(condition=f'{sys.argv[2]}-{n}'))"
     )
@@ -142,7 +141,7 @@ def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "r"), name], env=environment)
         for name in ("a", "b")
     ]
-    assert [writer.wait() for writer in writers] == [0, 0]
+    assert [writer.wait(60) for writer in writers] == [0, 0]
     assert len(results.load(tmp_path / "r")[0]) == 100
 
 
@@ -179,6 +178,8 @@ from pathlib import Path
 from dataclasses import replace
 from repros.run.results import Run
 from tests.records import record
+from repros.run.results import Run
+from tests.factories import record
 folder, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 run = Run(folder)
 for n in range(count):
@@ -188,7 +189,6 @@ for n in range(count):
 """
 OPENER = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 from repros.run import results
 for n in range(int(sys.argv[2])):

@@ -14,6 +14,8 @@ from repros.cases import Entry
 from repros.verdict import Verdict
 from repros.worker.supervisor import kill_strays
 from tests.conftest import Bench
+from tests.processes import working_below
+from tests.waiting import eventually
 
 VERDICTS = {
     "passes": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
@@ -23,10 +25,10 @@ VERDICTS = {
     "crashes": (Verdict.ERROR, "killed by SIGSEGV"),
     "exits": (Verdict.ERROR, "ended with exit code 0 and no observation"),
     "exhausts-memory": (Verdict.ERROR, "out of memory in phase forward"),
-    "prints-garbage": (Verdict.ABSENT, ""),
-    "prints-100mb": (Verdict.ABSENT, ""),
-    "leaves-child": (Verdict.ABSENT, ""),
-    "leaves-daemon": (Verdict.ABSENT, ""),
+    "prints-garbage": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "prints-100mb": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "leaves-child": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "leaves-daemon": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "raises-symptom": (Verdict.REPRODUCED, "raised KeyError: 'the reported one'"),
     "raises-other": (Verdict.ERROR, "ValueError in phase forward: something else"),
     "raises-symptom-in-its-second-line": (Verdict.REPRODUCED, " … / the reported one"),
@@ -77,10 +79,7 @@ def test_a_long_log_keeps_both_ends(bench: Bench, harness: Entry) -> None:
 @pytest.mark.parametrize("condition", ["leaves-child", "leaves-daemon", "hangs"])
 def test_nothing_outlives_its_arm(bench: Bench, harness: Entry, condition: str) -> None:
     bench.run(harness, condition)
-    deadline = time.monotonic() + 2
-    while (left := working_below(bench.server.work)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == []
+    eventually(lambda: not working_below(bench.server.work), 2, "the end of what the arm started")
 
 
 FORKS_ON = """
@@ -103,19 +102,6 @@ def test_a_daemon_on_its_way_between_two_forks_is_found(tmp_path: Path) -> None:
     kill_strays(tmp_path)
     time.sleep(2)  # whoever was missed has done its forks by then and sleeps
     assert working_below(tmp_path.parent) == []
-
-
-def working_below(folder: Path) -> list[str]:
-    """Return the processes whose working folder is an arm's."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                if (process / "cwd").readlink().is_relative_to(folder) and (process / "cwd").readlink() != folder:
-                    found.append(process.name)
-            except OSError:
-                continue
-    return found
 
 
 def test_a_lost_supervisor_is_an_error_and_the_next_arm_runs(bench: Bench, harness: Entry) -> None:

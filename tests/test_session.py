@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +24,8 @@ from repros.run.trial import Running, Trial
 from repros.verdict import Verdict
 from repros.worker import checkpoints
 from tests.conftest import Bench
-from tests.records import record
+from tests.factories import record
+from tests.waiting import eventually
 
 CELLS = load_matrix(ROOT / "matrix.yaml").tier("smoke")
 
@@ -83,10 +83,8 @@ def test_the_next_cell_is_built_after_this_one_and_its_trouble_is_not_ours(
 
 def wait_for_arms(run: Session) -> None:
     """Wait until the arms of all trials that were started have ended."""
-    deadline = time.monotonic() + 60
-    while not all(isinstance(one, Running) and one.ended() for one in run._running.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    began = run._running.values()
+    eventually(lambda: all(isinstance(one, Running) and one.ended() for one in began), 60, "the end of all arms")
 
 
 def test_a_run_that_is_cut_keeps_what_had_ended_and_nobody_waited_for(

@@ -28,6 +28,7 @@ from repros.run import results
 from repros.run.trial import Running, Trial
 from repros.verdict import Observation
 from repros.worker import arm
+from tests.commands import errors
 from tests.test_cli import errors
 
 KNOWN = {entry.name: entry for entry in cases.find()}

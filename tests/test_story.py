@@ -15,7 +15,7 @@ from repros.evidence import story
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict
-from tests.test_cli import errors
+from tests.commands import errors
 
 KNOWN = {e.name: e for e in cases.find()}
 STORIES = sorted(story.STORIES.glob("*.md"))

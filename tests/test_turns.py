@@ -25,7 +25,8 @@ from repros.run import server as arms_module
 from repros.run.server import CellServer, Clock
 from repros.verdict import Observation
 from tests.conftest import CARDS, METERS
-from tests.test_selftest import working_below
+from tests.processes import working_below
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("two_cards")
 
@@ -78,8 +79,7 @@ def test_arms_that_share_a_card_keep_others_off_it() -> None:
 
         threads = [threading.Thread(target=alone)]
         threads[0].start()
-        while not turns._wanted:
-            pass
+        eventually(lambda: turns._wanted, 10, "an arm that waits for a card of its own")
         threads.append(threading.Thread(target=shares))
         threads[1].start()
         threads[1].join(0.3)
@@ -359,15 +359,18 @@ def request(what: str, timeout_s: float = 20.0) -> dict[str, Any]:
 
 
 def test_arms_warm_up_beside_each_other_and_work_one_after_another(server: CellServer, tmp_path: Path) -> None:
+    waiting = [0]
     with ThreadPoolExecutor(6) as arms:
         begun = [arms.submit(server.observe, request("work"), tmp_path / f"{n}.log") for n in range(6)]
-        most = 0
-        while not all(one.done() for one in begun):
-            most = max(most, len(server._waiting))
-            time.sleep(0.01)
+
+        def over() -> bool:
+            waiting.append(len(server._waiting))
+            return all(one.done() for one in begun)
+
+        eventually(over, 120, "the end of six arms")
     seen = [one.result() for one in begun]
     assert {one.state for one in seen} == {"done"}, [one.reason for one in seen]
-    assert most == 1 + turns.SEATS
+    assert max(waiting) == 1 + turns.SEATS
     work = sorted((one.started + one.seconds["import"], one.ended) for one in seen)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(work))
     for one in seen:
@@ -406,8 +409,7 @@ def test_the_time_in_which_others_work_is_not_an_arms_own(server: CellServer, tm
 def test_an_arm_that_sits_at_a_card_which_is_lost_is_disturbed(server: CellServer, tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as arms, turns.turn(Want(at=0)) as mine:
         waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
-        while not server._waiting:
-            time.sleep(0.01)
+        eventually(lambda: server._waiting, 20, "an arm that sits at the card")
         (tmp_path / "lostGPU-aaaa").touch()
         cards.lost(mine)
         seen = waiting.result(20)
@@ -423,8 +425,7 @@ def test_an_arm_that_sits_at_a_card_which_is_lost_may_do_with_another(
     with ThreadPoolExecutor(1) as arms:
         with turns.turn(Want(at=0)) as first, turns.turn(Want(at=1)):
             waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
-            while not server._waiting:
-                time.sleep(0.01)
+            eventually(lambda: server._waiting, 20, "an arm that sits at the card")
             (tmp_path / "lostGPU-aaaa").touch()
             cards.lost(first)
             time.sleep(0.2)
@@ -436,15 +437,11 @@ def test_an_arm_whose_supervisor_is_lost_does_not_wait_for_ever(server: CellServ
     with ThreadPoolExecutor(1) as arms:
         with turns.turn(Want(at=0)):
             waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
-            deadline = time.monotonic() + 20
-            while not working_below(server.work) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            eventually(lambda: working_below(server.work), 20, "an arm that warms up")
             assert server._process is not None
             os.kill(server._process.pid, signal.SIGKILL)
-            while (left := working_below(server.work)) and time.monotonic() < deadline:
-                time.sleep(0.01)
+            eventually(lambda: not working_below(server.work), 20, "the end of an arm without its supervisor")
         assert waiting.result(20).reason == "the cell's supervisor ended"
-    assert left == []
 
 
 def test_an_arm_that_waits_in_a_folder_that_is_gone_ends(tmp_path: Path) -> None:

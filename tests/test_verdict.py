@@ -32,17 +32,10 @@ from repros.verdict import (
     show_pair,
     to_number,
 )
+from tests.factories import done, raised
 
 R = Reading
 BYTES = Budget("held_bytes", lambda p: 100, second="heap_held_bytes")
-
-
-def done(arm: str = "subject", **figures: float) -> Observation:
-    return Observation(arm, "done", figures)
-
-
-def raised(name: str, text: str) -> Observation:
-    return Observation("subject", "raised", {}, {"types": [name, "Exception"], "text": text}, reason=f"{name}: {text}")
 
 
 @pytest.mark.parametrize(("subject", "reference", "planted"), list(itertools.product(R, R, R)))

@@ -5,25 +5,25 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from repros.reference.gradients import Dense, dense_oracle
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
-from repros.reference.linear import linear_4bit, linear_4bit_parts, linear_8bit
+from repros.reference.linear import linear_4bit
 from tests.properties.evidence import count, proven
+from tests.properties.graphs import BACKENDS, compiled, tensors
 from tests.properties.layers import KINDS, Product, product
 from tests.properties.strategies import DTYPES, Weight, blocksizes, matrices, weights
 from tests.reference.dense import Dense, dense_oracle
 
 ORDINARY = ("normal", "zeros", "constant", "outlier")
-BACKENDS = ("aot_eager", "aot_eager_decomp_partition", "inductor")
 
 
 @contextmanager
@@ -46,15 +46,6 @@ HOOKS: dict[str, Callable[[], Any]] = {
     "copied": copying_hooks,
     "on the CPU": lambda: torch.autograd.graph.save_on_cpu(),
 }
-
-
-def tensors(seed: int, rows: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return ``x``, bias and the gradient of the output for a weight of that shape."""
-    out, width = shape
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(*rows, width, generator=generator).to(dtype).requires_grad_()
-    bias = torch.randn(out, generator=generator).to(dtype).requires_grad_()
-    return x, bias, torch.randn(*rows, out, generator=generator).to(dtype)
 
 
 def assert_as_dense(kind: str, made: Product, x: Tensor, bias: Tensor | None, grad: Tensor, output: Tensor) -> None:
@@ -126,19 +117,6 @@ def test_gradcheck(
     x, bias, _ = tensors(seed, (count_of_rows,), tuple(w.shape), torch.float64)
     assert torch.autograd.gradcheck(lambda y, b: linear_4bit(y, q, b), (x, bias), fast_mode=True)
     assert torch.equal(linear_4bit(x, q), x @ dequantize_4bit(q, torch.float64).t())
-
-
-@cache
-def compiled(backend: str, kind: str) -> Callable[..., Tensor]:
-    """Return one graph of a kind: the weight's parts are its inputs, so that it serves every weight of a shape."""
-
-    def run(x: Tensor, bias: Tensor, first: Tensor, second: Tensor, *nested: Tensor) -> Tensor:
-        if kind.startswith("int8"):
-            return linear_8bit(x, first, second, bias, 2.0)
-        levels = nested or (None, None)
-        return linear_4bit_parts(x, bias, first, second, levels[0], levels[1], (33, 65), "nf4", 64)
-
-    return torch.compile(run, backend=backend, fullgraph=True, dynamic=False)
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own, while it compiles; they differ by release

@@ -19,7 +19,7 @@ from repros.reference.blockwise import Quantized4bit, quantize_4bit
 from repros.reference.checkpoint import CheckpointError, list_entries
 from repros.reference.loader import StreamingLoader
 from tests.properties.evidence import count, proven
-from tests.reference.test_loader import write_sharded
+from tests.reference.shards import write_sharded
 
 TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.int64)
 

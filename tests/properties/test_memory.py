@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from repros.meters.ledger import Ledger
 from repros.reference.blockwise import dequantize_4bit, quantize_4bit
 from tests.properties.evidence import count, proven
+from tests.properties.graphs import BACKENDS, compiled, tensors
 from tests.properties.layers import KINDS, Product, module, product, saved_bytes
 from tests.properties.strategies import DTYPES, Weight, blocksizes, matrices, weights
-from tests.properties.test_gradients import BACKENDS, compiled, tensors
 
 
 def storages(packed: list[Tensor]) -> dict[int, int]:

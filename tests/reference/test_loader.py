@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import io
 import json
 import threading
@@ -18,32 +17,7 @@ from torch import Tensor
 from repros.reference.blockwise import Quantized4bit, quantize_4bit
 from repros.reference.checkpoint import CheckpointError, Entry, list_entries
 from repros.reference.loader import StreamingLoader
-
-NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
-
-
-def write_shard(path: Path, tensors: dict[str, Tensor]) -> None:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    body = b""
-    for name, tensor in tensors.items():
-        whole = tensor.contiguous()
-        data = ctypes.string_at(whole.data_ptr(), whole.nbytes)
-        header[name] = {
-            "dtype": NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [len(body), len(body) + len(data)],
-        }
-        body += data
-    text = json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
-
-
-def write_sharded(folder: Path, shards: dict[str, dict[str, Tensor]]) -> None:
-    for shard, tensors in shards.items():
-        write_shard(folder / shard, tensors)
-    places = {name: shard for shard, tensors in shards.items() for name in tensors}
-    index = {"metadata": {}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+from tests.reference.shards import write_shard, write_sharded
 
 
 def halves(sizes: list[int]) -> dict[str, Tensor]:
@@ -197,16 +171,21 @@ def test_a_shard_cut_while_it_is_read(tmp_path: Path) -> None:
 def test_a_read_may_come_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One call of read gives 2 GiB at most on Linux, and less on a network's file system."""
 
+    read: list[int] = []
+
     class Pieces(io.FileIO):
         def readinto(self, buffer: Any) -> int:
-            return super().readinto(memoryview(buffer)[:300]) or 0
+            read.append(super().readinto(memoryview(buffer)[:300]) or 0)
+            return read[-1]
 
-    write_shard(tmp_path / "model.safetensors", halves([1000, 700]))
-    whole = StreamingLoader(tmp_path, lambda name, t: t, prefetch_bytes=0).load()
+    written = halves([1000, 700])
+    write_shard(tmp_path / "model.safetensors", written)
     loader = StreamingLoader(tmp_path, lambda name, t: t, prefetch_bytes=0)
     monkeypatch.setattr(Path, "open", lambda self, *args, **kwargs: Pieces(self))
     pieces = loader.load()
-    assert all(torch.equal(pieces[name], whole[name]) for name in whole)
+    assert read == [300, 300, 300, 100, 300, 300, 100]
+    assert pieces.keys() == written.keys()
+    assert all(torch.equal(pieces[name], written[name]) for name in written)
 
 
 def test_a_name_in_two_shards_is_read_where_the_index_says(tmp_path: Path) -> None:
@@ -330,6 +309,7 @@ def test_a_device_is_filled_stage_by_stage(tmp_path: Path, monkeypatch: pytest.M
     write_shard(tmp_path / "model.safetensors", written)
     monkeypatch.setattr("repros.reference.loader.STAGE_BYTES", stage)
     loader = StreamingLoader(tmp_path, lambda name, t: t, prefetch_bytes=0)
+    assert [entry.name for entry in loader.entries] == list(written)
     for entry in loader.entries:
         found = torch.full(entry.shape, float("nan"), dtype=entry.dtype)
         with entry.path.open("rb", buffering=0) as file:

@@ -1,0 +1,164 @@
+"""The page in a browser: what a reader can do with mouse and keyboard, in both themes, on a phone and on paper."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from repros.report.page import html
+from repros.run.results import Record
+from repros.verdict import Verdict
+from tests.chromium import Chromium
+from tests.pages import DORA, KNOWN, field
+
+
+def test_filters_in_a_browser(tab: Any, records: list[Record]) -> None:
+    from playwright.sync_api import expect
+
+    def shown() -> int:
+        return int(tab.evaluate("document.querySelectorAll('.heat tr:not([hidden]) td:not(.off) button').length"))
+
+    assert shown() == len(records)
+    tab.fill("#find", "gh1935 compile 0.50.2")
+    wanted = [r for r in records if r.case.startswith("gh1935") and "compile" in r.condition and "0.50.2" in r.cell]
+    assert tab.inner_text("#count") == f"{len(wanted)} of {len(records)} trials"
+    tab.click("text=Clear")
+    tab.uncheck("[name=verdict][value=absent]", force=True)
+    tab.uncheck("[name=verdict][value=unsupported]", force=True)
+    bad = sum(r.verdict is Verdict.REPRODUCED for r in records)
+    expect(tab.locator("#count")).to_have_text(f"{bad} of {len(records)} trials")
+    tab.click("text=Clear")
+    expect(tab.locator("#count")).to_have_text(f"{len(records)} trials")
+    tab.check("#differs")
+    rows: dict[tuple[str, str], set[Verdict]] = {}
+    for r in records:
+        rows.setdefault((r.case, r.condition), set()).add(r.verdict)
+    mixed = sum(len(rows[r.case, r.condition]) > 1 for r in records)
+    assert tab.inner_text("#count") == f"{mixed} of {len(records)} trials"
+    tab.uncheck("#differs")
+    tab.select_option("#effect", label="cures")
+    cured = sum(bool(r.proposed and r.proposed["effect"] == "cures") for r in records)
+    assert tab.inner_text("#count") == f"{cured} of {len(records)} trials"
+
+
+def test_a_trial_opens_and_closes_in_a_browser(tab: Any, records: list[Record]) -> None:
+    one, button = field(tab, records, **DORA)
+    button.click()
+    tab.wait_for_selector("dialog[open] .arms")
+    text = tab.inner_text("dialog")
+    environment = one.environment
+    parts = (
+        *(one.reason, one.condition, one.cell, "reproduced", "confirmed under conditions", "0.48 GB"),
+        *(environment["packages"]["torch"], environment["lock"][:16], one.repeat, "python -m repros bundle"),
+        *("planted over budget", "changes nothing", "bitsandbytes::dequantize_4bit", "made by"),
+    )
+    for part in parts:
+        assert part in text, part
+    assert tab.locator("dialog svg path.line").count() == len(one.arms)
+    assert tab.locator("dialog svg line.budget").count() == 1
+    label = tab.get_attribute("dialog svg[role=img]", "aria-label")
+    assert "forward, backward" in label
+    assert "subject peaks at" in label
+    tab.select_option("dialog select[aria-label='arm']", "planted")
+    tab.keyboard.press("Escape")
+    assert not tab.evaluate("document.getElementById('trial').open")
+    assert tab.evaluate("document.activeElement.dataset.t") == button.get_attribute("data-t")
+
+
+def test_the_keyboard_is_enough(tab: Any, records: list[Record]) -> None:
+    from playwright.sync_api import expect
+
+    one, button = field(tab, records, **DORA)
+    button.focus()
+    tab.keyboard.press("ArrowRight")
+    moved = tab.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert moved.startswith("nf4-dora-eager in ")
+    assert one.cell not in moved
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("dialog[open] .arms")
+    assert tab.evaluate("document.activeElement.id") == "trial-head"
+    here = tab.inner_text(".place")
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator(".place")).not_to_have_text(here)
+    stops = tab.evaluate(
+        "[...document.querySelectorAll('.heat tbody')].map(b => b.querySelectorAll('button[tabindex=\"0\"]').length)"
+    )
+    assert set(stops) == {1}
+
+
+def test_a_link_opens_its_trial(written: Path, tab: Any, records: list[Record]) -> None:
+    tab.goto(f"{written.as_uri()}#trial-5")
+    tab.wait_for_selector("dialog[open] #trial-head")
+    assert html.ordered(records, KNOWN)[5].condition in tab.inner_text("#trial-head")
+    tab.goto(f"{written.as_uri()}#trial-99999")
+    assert not tab.evaluate("document.getElementById('trial').open")
+
+
+def test_a_browser_that_cannot_inflate_still_opens_a_trial(written: Path, records: list[Record]) -> None:
+    with Chromium() as (_, context):
+        context.add_init_script("delete window.DecompressionStream")
+        tab = context.new_page()
+        tab.goto(written.as_uri())
+        assert tab.evaluate("typeof DecompressionStream") == "undefined"
+        one, button = field(tab, records, **DORA)
+        button.click()
+        tab.wait_for_selector("dialog[open] .arms")
+        assert one.reason in tab.inner_text("dialog")
+
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_contrast_in_both_themes(tab: Any, records: list[Record], theme: str) -> None:
+    tab.emulate_media(color_scheme="dark" if theme == "light" else "light")  # the button must win over the system
+    for _ in range(3):
+        if tab.evaluate("document.documentElement.dataset.theme") != theme:
+            tab.click("#theme")
+    assert tab.inner_text("#theme") == f"Theme: {theme}"
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(255, 255, 255)" if theme == "light" else "rgb(20, 23, 26)")
+    tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    tab.add_style_tag(content=".case { content-visibility: visible !important; }")
+    found = tab.evaluate(CONTRAST)
+    assert len(found) > 1000
+    assert found[0][0] >= 4.5, found[:5]
+    field(tab, records, **DORA)[1].click()
+    tab.wait_for_selector("dialog[open] .arms")
+    assert (worst := tab.evaluate(CONTRAST))[0][0] >= 4.5, worst[:5]
+
+
+@pytest.mark.parametrize("width", [360, 390, 768])
+def test_nothing_is_wider_than_a_phone(written: Path, width: int) -> None:
+    with Chromium(viewport={"width": width, "height": 800}) as (_, context):
+        tab = context.new_page()
+        tab.goto(written.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        tab.goto(f"{written.as_uri()}#trial-3")
+        tab.wait_for_selector("dialog[open] .arms")
+        assert tab.evaluate("document.getElementById('trial').scrollWidth") <= width
+
+
+def test_names_and_roles(tab: Any) -> None:
+    assert tab.evaluate("document.documentElement.lang") == "en"
+    assert tab.locator("h1").count() == 1
+    nameless = """[...document.querySelectorAll("button, input, select")].filter(
+        (e) => !(e.getAttribute("aria-label") || e.textContent.trim() || e.closest("label"))).length"""
+    assert tab.evaluate(nameless) == 0
+    levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(h => Number(h.tagName[1]))")
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert tab.evaluate(
+        "[...document.querySelectorAll('table')].every(t => t.querySelector('caption') && t.querySelector('th[scope]'))"
+    )
+
+
+def test_it_prints(tab: Any, tmp_path: Path) -> None:
+    tab.emulate_media(media="print")
+    assert not tab.locator(".filters").is_visible()
+    assert tab.locator(".heat button").first.is_visible()
+    data = tab.pdf(path=str(tmp_path / "p.pdf"), print_background=True)
+    assert data.startswith(b"%PDF")
