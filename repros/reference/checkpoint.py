@@ -78,6 +78,16 @@ def list_entries(checkpoint_dir: Path | str) -> list[Entry]:
     return entries
 
 
+def read_tensor(checkpoint_dir: Path | str, name: str) -> torch.Tensor:
+    """Return one tensor as the safetensors package reads it; KeyError if there is none of that name."""
+    from safetensors import safe_open
+
+    shards = {entry.name: entry.path for entry in list_entries(checkpoint_dir)}
+    with safe_open(shards[name], framework="pt") as shard:
+        tensor: torch.Tensor = shard.get_tensor(name)
+        return tensor
+
+
 def read_header(path: Path) -> list[Entry]:
     """Return the tensors of one file, by offset; raise CheckpointError if it is not whole."""
     try:

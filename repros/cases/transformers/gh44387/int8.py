@@ -1,0 +1,110 @@
+"""In int8 too transformers 5 reads the whole 16-bit model before it has quantized a part of it (transformers#44387).
+
+The report speaks of 4 bits: transformers 5.2.0 reserves twice as much memory as 4.57.5 while it loads. There a pool of
+threads reads 16-bit tensors (*sources*) ahead of their quantization; see ``reserved_memory.py``. The pool does not
+depend on what a source is quantized to, so int8 should go the same way.
+
+On a CPU the trial judges the peak of 16-bit bytes alive, with the first quantization made to wait until the pool is
+idle (``gate``). On a GPU it loads the report's model and judges what is reserved at the end. ``int8-sync`` has the pool
+switched off.
+
+Limit: what stays 16-bit (embedding, norms), the largest source on its way, and a copy of it in float16, from which
+bitsandbytes quantizes to int8. The GPU's limit adds the quantized weights and the allocator's rounding.
+
+Planted: the reference reads every source before it quantizes the first.
+"""
+
+from __future__ import annotations
+
+from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs
+from repros.cases._loading import GATE, POOL, SYNC, load_installed, load_reference, published
+from repros.cases.transformers.gh44387._planted import read_everything_first
+from repros.worker.sizes import sizes
+
+MIB = 1 << 20
+
+LAYERS = sizes("smollm2-135m-2l")  # two layers of SmolLM2-135M and a short embedding
+LIMIT = LAYERS.staying + 2 * LAYERS.largest_quantized
+
+MODEL = sizes("qwen2.5-7b")
+LOADING = MODEL.staying + MODEL.int8 + MODEL.largest + MODEL.largest_quantized
+SCRATCH = 40 * MIB  # what the reference quantizes by: 4 million elements in float32, with ranks and codes
+ALLOCATED = LOADING + SCRATCH + 2 * 512 * MODEL.tensors  # codes and scales are each rounded up to 512 bytes
+# The allocator takes memory in steps of 2 MiB, one for each quantized weight. Blocks below 10 MiB share segments of
+# 20 MiB; codes, scales and sources may each have begun one (c10/cuda/CUDACachingAllocator.h).
+RESERVED = ALLOCATED + 2 * MIB * MODEL.quantized + 3 * SEGMENT_BYTES
+
+READS_AHEAD = Affected({"transformers": ">=5.0,<5.4"}, "reports/bisect/gh44387-gh44728-transformers")
+READS_AHEAD_ON_CARD = Affected({"transformers": ">=5.0,<5.4"}, "reports/h200")
+#: Without a pool: one source more is alive. 4.53.0 is the oldest release that quantizes on a CPU.
+BEFORE_4_57 = Affected({"transformers": ">=4.53,<4.57"}, "reports/bisect/gh44387-gh44728-transformers")
+
+INT8_TOO = Claim("not in the report: int8 goes the same way")
+
+PEAK = Budget("peak_live_16bit_bytes", LIMIT)
+AT_END = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_bytes")
+INT8 = {"scheme": "int8", "dtype": "bfloat16"}
+
+CASE = Case(
+    report="transformers#44387",
+    title="Increased CUDA reserved memory in transformers 5.x under int4 quantization",
+    kind="issue",
+    status="closed, fix named: #44576",
+    severity="memory",
+    trigger="a 16-bit checkpoint that is quantized to 8 bits while `from_pretrained` loads it",
+    claims=(INT8_TOO,),
+    conditions=(
+        Condition(
+            "int8",
+            PEAK,
+            INT8,
+            affected=(READS_AHEAD, BEFORE_4_57),
+            claims=(INT8_TOO,),
+            checkpoint="smollm2-135m-2l",
+        ),
+        Condition(
+            "int8-sync",
+            PEAK,
+            INT8,
+            needs=POOL,
+            env=SYNC,
+            affected=(),
+            claims=(INT8_TOO,),
+            checkpoint="smollm2-135m-2l",
+        ),
+        Condition(
+            "int8-7b-cuda",
+            AT_END,
+            INT8,
+            Needs(
+                {"bitsandbytes": ">=0.49"},
+                card_bytes=2 * MODEL.whole,  # the planted bug's
+                reason="bitsandbytes has no part in it; a recent one is enough",
+            ),
+            affected=(READS_AHEAD_ON_CARD,),
+            claims=(INT8_TOO,),
+            device="cuda",
+            checkpoint="qwen2.5-7b",
+            proxy="int8",
+        ),
+    ),
+    gate=GATE,
+    timeout_s=180.0,
+)
+
+
+def oracle(c, checkpoint):
+    return published(c, checkpoint)
+
+
+def subject(c, checkpoint):
+    return load_installed(c, checkpoint)
+
+
+def reference(c, checkpoint):
+    return load_reference(c, checkpoint)
+
+
+def planted(c, checkpoint):
+    """Read every source before the first is quantized."""
+    return load_reference(c, checkpoint, load=read_everything_first)

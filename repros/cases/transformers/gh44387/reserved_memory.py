@@ -1,0 +1,119 @@
+"""transformers 5 reads the whole 16-bit model before it has quantized a part of it (transformers#44387).
+
+The report: loading Qwen2.5-7B-Instruct in NF4 reserves 13.83 GB under 5.2.0 and 6.70 GB under 4.57.5. The same 5.46 GB
+are allocated at the end.
+
+Tried: from 5.0 on a pool of threads reads tensors to the device while the main thread quantizes one after another. A
+16-bit tensor that waits for its quantization (a *source*) is alive, so the allocator has to reserve memory for it.
+`HF_DEACTIVATE_ASYNC_LOAD=1` takes the pool away: the ``-sync`` conditions.
+
+On a GPU the trial loads the report's model and judges what is reserved at the end. On a CPU nothing is reserved, so
+there it judges the peak of 16-bit bytes alive. How far the pool gets ahead is a race; therefore the meter makes the
+first quantization wait until the pool is idle (``gate``), and the peak is the worst case.
+
+Limit: what stays 16-bit (embedding, norms), and one source on its way, the largest. The GPU's is derived below.
+
+Planted: the reference reads every source before it quantizes the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading
+from repros.cases._loading import GATE, POOL, RACE, SYNC, load_installed, load_reference, published
+from repros.cases.transformers.gh44387._planted import read_everything_first
+from repros.worker.sizes import sizes
+
+MIB, GIB = 1 << 20, 1 << 30
+
+LAYER = sizes("smollm2-135m-1l")  # one layer of SmolLM2-135M and a short embedding
+LIMIT = LAYER.staying + LAYER.largest_quantized
+
+MODEL = sizes("qwen2.5-7b")
+# Before it reads, transformers may allocate half of the 16-bit size and free it, so that the allocator has it reserved
+# (`caching_allocator_warmup`). That is more than the loading takes: what stays, codes, scales and one source.
+ALLOCATED = MODEL.whole // 2
+# The allocator takes memory in steps of 2 MiB, one for each quantized weight. Blocks below 10 MiB share segments of
+# 20 MiB; codes, scales and sources may each have begun one (c10/cuda/CUDACachingAllocator.h).
+RESERVED = ALLOCATED + 2 * MIB * MODEL.quantized + 3 * SEGMENT_BYTES
+
+READS_AHEAD = Affected({"transformers": ">=5.0,<5.4"}, "reports/bisect/gh44387-gh44728-transformers")
+READS_AHEAD_ON_CARD = Affected({"transformers": ">=5.0,<5.4"}, "reports/h200")
+
+
+def at_end(figure, version, note=""):
+    """Read what the report measured; its GB is 2**30 bytes."""
+    return (Reading(figure, "nf4-7b-cuda", GIB, versions={"transformers": version}, note=note),)
+
+
+RESERVES = Claim(
+    "5.x reserves twice as much as 4.57.5 while it loads in 4 bits",
+    reported={
+        "reserved, 5.2.0": "13.83 GB",
+        "reserved, 4.57.5": "6.70 GB",
+        "allocated, 5.2.0": "5.46 GB",
+        "allocated, 4.57.5": "5.46 GB",
+    },
+    readings={
+        "reserved, 5.2.0": at_end("cuda_end_reserved_bytes", "==5.2.0", RACE),
+        "reserved, 4.57.5": at_end("cuda_end_reserved_bytes", "==4.57.5"),
+        "allocated, 5.2.0": at_end("cuda_end_allocated_bytes", "==5.2.0"),
+        "allocated, 4.57.5": at_end("cuda_end_allocated_bytes", "==4.57.5"),
+    },
+)
+
+
+def on_cpu(name, **more):
+    """Judge the peak of 16-bit bytes alive."""
+    params = {"scheme": "nf4", "dtype": "bfloat16"}
+    budget = Budget("peak_live_16bit_bytes", LIMIT)
+    return Condition(name, budget, params, claims=(RESERVES,), checkpoint="smollm2-135m-1l", **more)
+
+
+def on_card(name, **more):
+    """Judge what is reserved at the end; the driver is the second instrument."""
+    params = {"scheme": "nf4", "dtype": "bfloat16"}
+    budget = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_bytes")
+    return Condition(name, budget, params, claims=(RESERVES,), device="cuda", checkpoint="qwen2.5-7b", **more)
+
+
+ROOM = Needs(card_bytes=2 * MODEL.whole)  # the planted bug holds the whole model and what it becomes
+INSIDE = replace(
+    ROOM, packages={"transformers": ">=5,<5.4"}, reason="the switch tells something inside the affected releases"
+)
+
+CASE = Case(
+    report="transformers#44387",
+    title="Increased CUDA reserved memory in transformers 5.x under int4 quantization",
+    kind="issue",
+    status="closed, fix named: #44576",
+    severity="memory",
+    trigger="a 16-bit checkpoint that is quantized to 4 bits while `from_pretrained` loads it",
+    claims=(RESERVES,),
+    conditions=(
+        on_cpu("nf4", affected=(READS_AHEAD,)),
+        on_cpu("nf4-sync", affected=(), needs=POOL, env=SYNC),
+        on_card("nf4-7b-cuda", needs=ROOM, affected=(READS_AHEAD_ON_CARD,), proxy="nf4"),
+        on_card("nf4-sync-7b-cuda", needs=INSIDE, affected=(), proxy="nf4-sync", env=SYNC),
+    ),
+    gate=GATE,
+    timeout_s=180.0,
+)
+
+
+def oracle(c, checkpoint):
+    return published(c, checkpoint)
+
+
+def subject(c, checkpoint):
+    return load_installed(c, checkpoint)
+
+
+def reference(c, checkpoint):
+    return load_reference(c, checkpoint)
+
+
+def planted(c, checkpoint):
+    """Read every source before the first is quantized."""
+    return load_reference(c, checkpoint, load=read_everything_first)
