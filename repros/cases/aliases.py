@@ -27,6 +27,13 @@ WAS: Mapping[str, Mapping[str, str]] = {
     },
     "gh1935_adapters": {"gh1935_saved_weight": "nf4-lora-eager nf4-dora-eager nf4-dora-eager-weight-cuda"},
     "gh1935_custom_op": {"gh1935_saved_weight": "nf4-customop-eager nf4-customop-compile-mincut"},
+    "gh1849_two_cards": {"gh1849_fused_experts": "nf4-experts-fused-35b-two-cards-cuda"},
+    "gh44387_int8": {"gh44387_reserved_memory": "int8 int8-7b-cuda int8-sync"},
+    "gh44387_cast_dtype": {
+        "gh44387_reserved_memory": "int8-cast int8-cast-sync nf4-cast nf4-cast-heap nf4-cast-sync",
+    },
+    "gh44728_reads_ahead": {"gh44728_fp16_load_leak": "int8 int8-350m-cuda nf4 nf4-350m-cuda"},
+    "gh44728_report_test": {"gh44728_fp16_load_leak": "nf4-report-test nf4-report-test-350m-cuda"},
     "gh1927_prequantized_weight": {
         "gh1927_int8_recompute": "codes-scale-after-move codes-scale-before-move codes-scale-module-move "
         "codes-no-scale codes-scale-after-move-cuda",
