@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from repros import ROOT
-from repros.cases import find, from_file
+from repros.cases import find, from_file, is_case
 from repros.cells.matrix import Cell, chosen_cells, load_matrix
 from repros.commands.arguments import MOST_AT_ONCE, a_folder, check_words, whole
 from repros.errors import UserError
@@ -133,7 +133,7 @@ class Plugin:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Collect case files as trials."""
-        if file_path.suffix == ".py" and file_path.name.startswith(("gh", "st_")):
+        if file_path.suffix == ".py" and is_case(f"{file_path.parent.name}.{file_path.stem}"):
             return CaseFile.from_parent(parent, path=file_path)
         return None
 

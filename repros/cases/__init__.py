@@ -72,7 +72,7 @@ def _find(package: str) -> Iterator[Entry]:
 def is_case(module: str) -> bool:
     """Return whether a module is a case file by its name: ``gh1935/saved_weight``, ``st_harness``, no ``_helper``."""
     folder, file = module.split(".")[-2:]
-    return file.startswith("st_") or bool(REPORT.fullmatch(folder) and not file.startswith("_"))
+    return file.startswith("st_") or bool(REPORT.match(file) or (REPORT.fullmatch(folder) and not file.startswith("_")))
 
 
 def load(module: str) -> Entry:

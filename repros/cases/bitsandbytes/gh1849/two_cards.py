@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Symptom
 from repros.cases._loading import load_installed, load_reference, published
-from repros.worker.small_card import allowed, shrink
 from repros.cases.bitsandbytes.gh1849._whole_model import bytes_of, installed_tensors, reference_tensors
 from repros.worker.sizes import is_quantized
+from repros.worker.small_card import allowed, shrink
 
 CARDS, CARD_GB = 2, 32  # GiB
 LIMIT = CARDS * allowed(CARD_GB)  # `allowed` is the card less a context
