@@ -50,7 +50,7 @@ CHOSEN = {
     "gh1927_saved_model": "state-dict-reload",
     "gh1927_train_order": "order-enable-train-default-8bit",
     "gh1935_saved_weight": "nf4-experts-eager",
-    "gh44387_reserved_memory": "int8",
+    "gh44387_reserved_memory": "nf4",
     "gh44728_fp16_load_leak": "nf4-sync",
 }
 EXITS = {Verdict.REPRODUCED: 1, Verdict.ABSENT: 0}
@@ -146,7 +146,7 @@ def test_the_sources_in_a_script_are_the_files_to_the_letter(records: list[Recor
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Subscript)
     }
-    assert "repros/cases/transformers/gh44387_reserved_memory.py" in files
+    assert "repros/cases/transformers/gh44387/reserved_memory.py" in files
     for name in ("worker.py", "meters/ledger.py", "reference/loader.py", "checkpoints.py", "verdict.py"):
         assert f"repros/{name}" in files
     for name, text in files.items():

@@ -87,7 +87,7 @@ def test_what_cards_lack_is_said(requires: Requires, reason: str) -> None:
     [
         ("gh1927_moved_weight", "tied-weight-cuda", True),  # judged by numbers
         ("gh1935_saved_weight", "nf4-eager-layer-cuda", False),  # by bytes
-        ("gh1849_fused_experts", "nf4-experts-fused-35b-two-cards-cuda", False),
+        ("gh1849_two_cards", "nf4-experts-fused-35b-two-cards-cuda", False),
     ],
 )
 def test_only_arms_whose_numbers_are_judged_share_a_card(

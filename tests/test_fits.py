@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
+<<<<<<< HEAD
 from repros.cases import _loading
 from repros.cases.bitsandbytes import gh1849_fused_experts as fused
+=======
+from repros.cases import _qlora
+from repros.cases.bitsandbytes import gh1935_card_table as table
+from repros.cases.bitsandbytes import gh1935_card_table_checkpointed as checkpointed
+from repros.cases.bitsandbytes import gh1935_card_table_compiled as compiled
+from repros.cases.bitsandbytes.gh1849 import fused_experts
+from repros.cases.bitsandbytes.gh1849._whole_model import bytes_of
+>>>>>>> cases-d
 from repros.commands import cli
 from repros.evidence import fits
 from repros.run import results
@@ -112,9 +120,10 @@ def test_the_committed_page_is_what_its_results_make(tmp_path: Path, run: str, r
 
 def test_the_arithmetic_to_the_whole_model_is_that_of_its_true_shapes() -> None:
     """One layer with two experts, taken to the whole in 16 bits, is the published model but for rows of the router."""
-    p = fused.CASE.condition("nf4-experts").params
-    cut = [(s.name, torch.empty(s.shape, dtype=torch.bfloat16, device="meta")) for s in _loading.specs(p)]
-    whole = fused.made_of(SimpleNamespace(p=p), cut)
+    condition = fused_experts.CASE.condition("nf4-experts")
+    specs = tensors(recipe_of(condition.checkpoint))
+    cut = [(s.name, torch.empty(s.shape, dtype=torch.bfloat16, device="meta")) for s in specs]
+    whole = bytes_of(condition, cut)
     true = recipe_of("qwen3-30b-a3b-8l")
     listed = tensors(replace(true, layers=None))
     experts = sum(s.nbytes for s in listed if ".experts." in s.name)

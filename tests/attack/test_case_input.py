@@ -31,7 +31,7 @@ FULL = SCAFFOLD.replace("Budget, Case, Claim, Condition", "Affected, Budget, Cas
     .replace('{"dtype": "float32"}', '{"dtype": "float32"}, Requires({"torch": ">=2"}), ("proposed",), "a note", env={"A": "1"}')  # fmt: skip
 REAL = [
     (ROOT / "repros" / "cases" / name).read_text(encoding="utf-8")
-    for name in ("bitsandbytes/gh1935_saved_weight.py", "transformers/gh44387_reserved_memory.py")
+    for name in ("bitsandbytes/gh1935_saved_weight.py", "transformers/gh44387/reserved_memory.py")
 ]
 
 

@@ -26,7 +26,7 @@ from repros.worker.sizes import sizes
 
 MIB = 1 << 20
 
-# One and two layers of SmolLM2-135M.
+# Bytes of one and two layers of SmolLM2-135M and a short embedding.
 ONE_LAYER, TWO_LAYERS = sizes("smollm2-135m-1l"), sizes("smollm2-135m-2l")
 NF4_LIMIT = ONE_LAYER.staying + 2 * ONE_LAYER.largest_quantized + ONE_LAYER.largest_staying
 INT8_LIMIT = TWO_LAYERS.staying + 2 * TWO_LAYERS.largest_quantized + TWO_LAYERS.largest_staying

@@ -23,7 +23,7 @@ from repros.worker.sizes import sizes
 
 MIB = 1 << 20
 
-LAYERS = sizes("smollm2-135m-2l")  # two layers of SmolLM2-135M and a short embedding
+LAYERS = sizes("smollm2-135m-2l")  # bytes of two layers of SmolLM2-135M and a short embedding
 LIMIT = LAYERS.staying + 2 * LAYERS.largest_quantized
 
 MODEL = sizes("qwen2.5-7b")

@@ -27,7 +27,7 @@ from repros.worker.sizes import sizes
 
 MIB, GIB = 1 << 20, 1 << 30
 
-LAYER = sizes("smollm2-135m-1l")  # one layer of SmolLM2-135M and a short embedding
+LAYER = sizes("smollm2-135m-1l")  # bytes of one layer of SmolLM2-135M and a short embedding
 LIMIT = LAYER.staying + LAYER.largest_quantized
 
 MODEL = sizes("qwen2.5-7b")

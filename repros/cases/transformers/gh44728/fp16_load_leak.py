@@ -21,7 +21,8 @@ from repros.cases._loading import GATE, POOL, SYNC, load_installed, load_referen
 from repros.cases.transformers.gh44728._shared import NF4_ERROR, PROPOSES, keep_every, load_with_proposed_fix
 from repros.worker.sizes import sizes
 
-ONE_LAYER, TWO_LAYERS = sizes("smollm2-135m-1l"), sizes("smollm2-135m-2l")  # of SmolLM2-135M
+# SmolLM2-135M, cut to one or two layers and a short embedding.
+ONE_LAYER, TWO_LAYERS = sizes("smollm2-135m-1l"), sizes("smollm2-135m-2l")
 NF4_PEAK = Budget("peak_live_16bit_bytes", ONE_LAYER.staying + ONE_LAYER.largest_quantized)
 INT8_PEAK = Budget("peak_live_16bit_bytes", TWO_LAYERS.staying + 2 * TWO_LAYERS.largest_quantized)
 NF4_END = Budget("live_end_16bit_bytes", ONE_LAYER.staying)

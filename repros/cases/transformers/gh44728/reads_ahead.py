@@ -23,7 +23,8 @@ from repros.worker.sizes import sizes
 
 MIB, GIB = 1 << 20, 1 << 30
 
-ONE_LAYER, TWO_LAYERS = sizes("smollm2-135m-1l"), sizes("smollm2-135m-2l")  # of SmolLM2-135M
+# SmolLM2-135M, cut to one or two layers and a short embedding.
+ONE_LAYER, TWO_LAYERS = sizes("smollm2-135m-1l"), sizes("smollm2-135m-2l")
 NF4_PEAK = Budget("peak_live_16bit_bytes", ONE_LAYER.staying + ONE_LAYER.largest_quantized)
 INT8_PEAK = Budget("peak_live_16bit_bytes", TWO_LAYERS.staying + 2 * TWO_LAYERS.largest_quantized)
 
