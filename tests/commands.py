@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from repros import cli
+from repros.commands import cli
 
 
 def errors(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:

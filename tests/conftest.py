@@ -113,7 +113,7 @@ def two_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
 @pytest.fixture(scope="session")
 def records() -> list[Record]:
     """Return the committed trials of a machine without a GPU."""
-    from repros import results
+    from repros.run import results
 
     return results.load(results.REPORTS / "cpu")[0]
 
@@ -121,9 +121,8 @@ def records() -> list[Record]:
 @pytest.fixture(scope="session")
 def page(records: list[Record]) -> str:
     """Return their page."""
-    from repros.redact import Redactor
-
-    from repros.report import html
+    from repros.redaction.redact import Redactor
+    from repros.report.page import html
     from tests.pages import KNOWN
 
     return html.page(records, KNOWN, ["reports/cpu"], Redactor())

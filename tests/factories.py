@@ -8,7 +8,7 @@ from repros.case import Budget, Symptom
 from repros.run.record import Record
 from repros.verdict import Observation, Verdict, decide, is_failure, margins, outcome, read
 
-BUDGET, LIMIT = Budget("held_bytes", lambda _: 10), 10
+BUDGET = Budget("held_bytes", 10)
 
 
 def done(arm: str = "subject", **figures: float) -> Observation:
@@ -51,8 +51,8 @@ def record(
     controls = (done("reference", held_bytes=0), done("planted", held_bytes=planted))
     several = arms or (SUBJECTS[verdict], *controls)
     by_name = {arm.arm: arm for arm in reversed(several)}
-    readings = {name: read(arm, BUDGET, LIMIT, symptoms) for name, arm in by_name.items()}
-    subjects = [read(arm, BUDGET, LIMIT, symptoms) for arm in several if arm.arm == "subject"]
+    readings = {name: read(arm, BUDGET, symptoms) for name, arm in by_name.items()}
+    subjects = [read(arm, BUDGET, symptoms) for arm in several if arm.arm == "subject"]
     found, reason = decide(subjects, readings["reference"], readings["planted"])
     assert arms or found is verdict
     expects = found is Verdict.REPRODUCED if expected is None else expected
@@ -60,8 +60,8 @@ def record(
     return Record(
         case=case, condition=condition, cell=cell, device="cpu", verdict=found, outcome=result,
         failed=is_failure(found, result), expected=expects, reason=reason,
-        budget={"figure": BUDGET.figure, "second": None, "limit": LIMIT, "unit": "bytes"},
-        margins=margins(by_name["planted"], by_name["reference"], BUDGET.figure, LIMIT),
+        budget={"figure": BUDGET.figure, "second": None, "limit": BUDGET.limit, "unit": "bytes"},
+        margins=margins(by_name["planted"], by_name["reference"], BUDGET),
         readings={name: reading.value for name, (reading, _) in readings.items()}, arms=several,
         environment={"packages": dict(packages or {"torch": "2.13.0"})},
     )  # fmt: skip

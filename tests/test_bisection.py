@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from repros import cases
+from repros import ROOT, cases
 from repros.bisect import page as pages
 from repros.bisect.bisection import Hunt
 from repros.bisect.probe import load, signature, votes_of

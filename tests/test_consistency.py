@@ -19,7 +19,6 @@ from repros.run.consistency import alike, contradiction
 from repros.run.results import Record, Run
 from repros.verdict import Verdict
 from tests.factories import done, raised, record
-from tests.records import record
 
 Change = Callable[[dict[str, Any]], object]
 EVIDENCE = sorted(path.parent for path in results.REPORTS.glob("*/results.jsonl"))

@@ -8,17 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-<<<<<<< HEAD
-from repros.cases import _loading
-from repros.cases.bitsandbytes import gh1849_fused_experts as fused
-=======
-from repros.cases import _qlora
-from repros.cases.bitsandbytes import gh1935_card_table as table
-from repros.cases.bitsandbytes import gh1935_card_table_checkpointed as checkpointed
-from repros.cases.bitsandbytes import gh1935_card_table_compiled as compiled
 from repros.cases.bitsandbytes.gh1849 import fused_experts
 from repros.cases.bitsandbytes.gh1849._whole_model import bytes_of
->>>>>>> cases-d
 from repros.commands import cli
 from repros.evidence import fits
 from repros.run import results
@@ -26,7 +17,6 @@ from repros.run.results import Record
 from repros.verdict import Observation
 from repros.worker.checkpoints import recipe_of, tensors
 from tests.factories import done, record
-from tests.records import record
 
 GIB = 1 << 30
 

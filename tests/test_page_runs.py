@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from repros import ROOT
 from repros.commands import cli
 from repros.redaction.redact import Redactor
 from repros.report.page import html

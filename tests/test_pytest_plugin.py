@@ -28,25 +28,22 @@ from tests.waiting import eventually
 CELL = "tf5.23.0-bnb0.50.2"
 
 
-def begin(*arguments: str, reports: Path, root: Path = results.ROOT) -> subprocess.Popen[str]:
+def begin(*arguments: str, reports: Path, root: Path = ROOT) -> subprocess.Popen[str]:
     """Start pytest with the plugin on the suite's cases, those of this checkout or of a copy of it."""
     command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "--no-header"]
     command += ["-o", f"cache_dir={reports}-cache"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     for ours in ("PYTEST_XDIST_WORKER", "NOX_CURRENT_SESSION"):
         environment.pop(ours, None)
     return subprocess.Popen(
         # A relative path, as people write one.
-        [*command, "--reports", os.path.relpath(reports, ROOT), *arguments, "repros/cases"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
         [*command, "--reports", os.path.relpath(reports, root), *arguments, "repros/cases"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root, env=environment,
         preexec_fn=takes_signals,
     )  # fmt: skip
 
 
-def run(*arguments: str, reports: Path, root: Path = results.ROOT) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, reports: Path, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run pytest with the plugin on the suite's cases."""
     process = begin(*arguments, reports=reports, root=root)
     out, err = process.communicate()
@@ -102,9 +99,9 @@ def test_a_broken_case_file_is_two_lines_and_exit_2(tmp_path: Path) -> None:
     place = f"{broken.relative_to(ROOT)}:1: NameError: name 'Case' is not defined"
     """In a copy of the checkout: a case file is read from below it alone."""
     root = tmp_path / "checkout"
-    shutil.copytree(results.ROOT / "repros", root / "repros", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "repros", root / "repros", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "matrix.yaml", "fixtures", "reports"):
-        (root / name).symlink_to(results.ROOT / name)
+        (root / name).symlink_to(ROOT / name)
     broken = root / "mine" / "gh0_broken.py"
     broken.parent.mkdir()
     broken.write_text("CASE = Case(foo=1)\n")
@@ -170,8 +167,8 @@ def test_what_was_not_tried_is_told_where_a_run_was_cut_and_nowhere_else(
     kept, told, left = (SimpleNamespace(nodeid=name, trial=SimpleNamespace(key=name)) for name in ("a", "b", "c"))
     plugin.cells = load_matrix(ROOT / "matrix.yaml").tier("cpu")[:1]
     plugin.run = Run(ROOT / "reports" / "runs" / "r")
-    plugin.cells = load_matrix(results.ROOT / "matrix.yaml").tier("cpu")[:1]
-    plugin.run = SimpleNamespace(folder=results.ROOT / "reports" / "runs" / "r")  # type: ignore[assignment]
+    plugin.cells = load_matrix(ROOT / "matrix.yaml").tier("cpu")[:1]
+    plugin.run = SimpleNamespace(folder=ROOT / "reports" / "runs" / "r")  # type: ignore[assignment]
     plugin.items, plugin.told, plugin.began = [kept, told, left], {"b"}, True  # type: ignore[list-item]
     plugin.session = SimpleNamespace(kept={"a"})  # type: ignore[assignment]
     monkeypatch.chdir(ROOT)

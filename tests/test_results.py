@@ -19,7 +19,6 @@ from repros.errors import UserError
 from repros.run import results
 from repros.run.results import Run
 from repros.verdict import Verdict
-from tests.factories import record
 
 
 def test_a_record_survives_its_line(tmp_path: Path) -> None:
@@ -177,9 +176,7 @@ from dataclasses import replace
 from pathlib import Path
 from dataclasses import replace
 from repros.run.results import Run
-from tests.records import record
 from repros.run.results import Run
-from tests.factories import record
 folder, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 run = Run(folder)
 for n in range(count):
@@ -191,6 +188,7 @@ OPENER = """
 import sys
 from pathlib import Path
 from repros.run import results
+from tests.factories import record
 for n in range(int(sys.argv[2])):
     results.Run(Path(sys.argv[1]))
     found, notice = results.load(Path(sys.argv[1]))

@@ -29,7 +29,6 @@ from repros.run.trial import Running, Trial
 from repros.verdict import Observation
 from repros.worker import arm
 from tests.commands import errors
-from tests.test_cli import errors
 
 KNOWN = {entry.name: entry for entry in cases.find()}
 #: What `MemoryViz.js` of pytorch/pytorch reads of a pickle; any other opcode ends the viewer.

@@ -22,7 +22,7 @@ from repros.commands.arguments import MATRIX
 from repros.errors import UserError
 from repros.run.results import Run
 from tests.attack.tally import at_the_door, part
-from tests.records import record
+from tests.factories import record
 
 PARSER = cli.parser()
 (SUB,) = (action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction))

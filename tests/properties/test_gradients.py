@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from repros.reference.gradients import Dense, dense_oracle
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from repros.reference.gradients import dense_oracle
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
