@@ -4,10 +4,10 @@ The report: transformers 5 holds the experts of a layer in one parameter of thre
 has a linear layer for each expert. The integration replaces ``nn.Linear`` by a quantized layer, so fused experts are
 passed over without a word. (Upstream proposes a module for fused experts in bitsandbytes#1965.)
 
-Tried: true layers of two models are loaded, and what is left in 16 bits at the end is counted. Qwen3-30B-A3B is
-published with a tensor for each expert: transformers 4 loads it as it is, 5 fuses it. Qwen3.5-35B-A3B is published
-fused, and transformers knows it from 5.2 on; it is the 67 GB model of transformers#44728. On a CPU one layer is loaded,
-cut to two experts; on a GPU eight with all of theirs. Figures named ``whole_*`` scale that to the true model.
+Run: true layers of two models are loaded, and what is left in 16 bits at the end is counted. Qwen3-30B-A3B is published
+with a tensor for each expert: transformers 4 loads it as it is, 5 fuses it. Qwen3.5-35B-A3B is published fused, and
+transformers knows it from 5.2 on; it is the 67 GB model of transformers#44728. On a CPU one layer is loaded, cut to two
+experts; on a GPU eight with all of theirs. Figures named ``whole_*`` scale that to the true model.
 
 Limit on a CPU: the 16-bit bytes that stay by their nature (embedding, head, norms, convolutions, router). The ledger
 counts what is alive; the sizes of the model's own tensors are the second instrument. On a GPU all that is allocated

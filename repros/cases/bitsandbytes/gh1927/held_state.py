@@ -1,6 +1,7 @@
 """What quantized layers hold from forward to backward under gradient checkpointing (bitsandbytes#1927).
 
-Report: every layer's state piles up, and blames ``gradient_checkpointing_enable()`` before ``train()``.
+Report: every layer's state piles up under checkpointing. It blames ``gradient_checkpointing_enable()`` before
+``train()``.
 
 Run: a Llama of transformers with quantized layers, in both orders of the two calls and in both modes of
 ``torch.utils.checkpoint``. A checkpointed block should hold its input alone. An op that keeps its input on ``ctx``
