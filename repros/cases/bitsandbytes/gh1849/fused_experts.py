@@ -1,4 +1,4 @@
-"""A mixture of experts that is loaded "in 4 bits" keeps its experts, most of its bytes, in 16 (bitsandbytes#1849).
+"""A mixture of experts that is loaded "in 4 bits" keeps its experts in 16 bits (bitsandbytes#1849).
 
 The report: transformers 5 holds the experts of a layer in one parameter of three dimensions ("fused"). transformers 4
 has a linear layer for each expert. The integration replaces ``nn.Linear`` by a quantized layer, so fused experts are
@@ -34,7 +34,7 @@ APART_8, FUSED_8 = "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"  # eight layers with
 
 
 def left_in_16_bits(checkpoint):
-    """Allow 16-bit bytes at the end to what stays by its nature."""
+    """Limit the 16-bit bytes at the end to what stays by its nature."""
     return Budget("live_end_16bit_bytes", sizes(checkpoint).staying, second="model_16bit_bytes")
 
 
