@@ -262,8 +262,9 @@ def test_no_network_is_two_lines(
 
 @pytest.mark.parametrize("argv", [["gh1"], ["gh1935", "--condition", "x", "--base", "y"], ["gh1927", "--nonsense"], []])
 def test_a_probe_that_cannot_be_made_aborts_in_place_of_voting(
-    argv: list[str], capsys: pytest.CaptureFixture[str]
+    argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(results, "REPORTS", tmp_path)  # where a probe keeps its logs
     assert cli.main(["probe", *argv]) >= 128
     assert capsys.readouterr().err
 
@@ -273,7 +274,10 @@ def test_gits_codes() -> None:
     assert all(bisect.as_probe(code) >= 128 for code in (2, 3, 130))
 
 
-def test_a_probe_that_is_ruled_out_skips_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probe_that_is_ruled_out_skips_with_one_json_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "REPORTS", tmp_path)
     argv = ["probe", "gh1935", "--condition", "fp4-eager", "--base", "tf4.57.5-bnb0.46.0"]
     assert cli.main(argv) == 125
     said = capsys.readouterr().out

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -146,6 +147,7 @@ def test_a_run_that_is_interrupted_says_what_is_missing_and_goes_on(tmp_path: Pa
     chosen = ["--cell", CELL, "-k", "gh1927_int8 and recompute", "--run", str(folder := tmp_path / "r")]
     with begin(*chosen, reports=tmp_path) as process:
         eventually(lambda: process.poll() is not None or settled(folder), 120, "a first verdict")
+        time.sleep(0.1)  # the verdict is on disk a moment before pytest tells of it, and only then is it counted
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     kept = settled(folder)
