@@ -272,6 +272,7 @@ class TrialItem(pytest.Item):
     def __init__(self, *, trial: Trial, cell: Cell, plugin: Plugin, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trial, self.cell, self._plugin = trial, cell, plugin
+        self.extra_keyword_matches.add(trial.entry.name)  # `-k gh1935_saved_weight`, as everywhere else
 
     def runtest(self) -> None:
         """Try it; a regression, a stale record and whatever could not be told fail."""
