@@ -245,6 +245,7 @@ def _comment(
             for arm in record.arms
         ]
         + [["budget", "", "", *[limit] * len(judged), ""]],
+        "control": record.control,
         "margins": [multiple(record.margins.get(name)) for name in ("planted_over_budget", "budget_over_reference")],
         **attached,
         "tensors_of": shown.replace("_", " "),
