@@ -334,6 +334,8 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
 def only(name: str, condition: str) -> cases.Entry:
     """Return the one case of that name that has the condition; UserError where a number stands for several."""
     found = cases.having(cases.select(name, cases.find()), condition)
+    if all(condition != one.name for e in found for one in e.case.conditions):
+        cases.refuse(found, condition)
     if len(found) > 1:
         raise UserError(f"`{name}` is {len(found)} cases", f"name one: {', '.join(e.name for e in found)}")
     return found[0]
