@@ -84,6 +84,7 @@ def test_every_text_of_a_record_is_made_hostile() -> None:
                 "evidence",
                 "exception",
                 "date",
+                "control",
             ), field.name
 
 

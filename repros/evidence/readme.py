@@ -75,18 +75,18 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
     rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
     names = dict.fromkeys(record.case for record in (*without, *on_cards) if record.case in known)
     for _, of_report in groupby(sorted((known[name] for name in names), key=_report), key=_report):
+        entries = list(of_report)
+        for text, told in standing.claims_of(entries).items():
+            devices = {c.device for e, claim in told for c in e.case.conditions if claim in c.claims} or {"cpu"}
+            words = (
+                bold(standing.of(standing.spoken(told, records)).word) if device in devices else "-"
+                for device, records in (("cpu", without), ("cuda", on_cards))
+            )
+            rows.append(row(entries[0].case, Safe(text), *words))
         fixes: dict[str, list[Entry]] = {}
-        for entry in of_report:
-            case = entry.case
-            for claim in case.claims:
-                devices = {c.device for c in case.conditions if claim in c.claims} or {"cpu"}
-                words = (
-                    bold(standing.of_claim(case, claim, _of([entry], records)).word) if device in devices else "-"
-                    for device, records in (("cpu", without), ("cuda", on_cards))
-                )  # fmt: skip
-                rows.append(row(case, Safe(claim.text), *words))
-            if case.proposes:
-                fixes.setdefault(case.proposes, []).append(entry)
+        for entry in entries:
+            if entry.case.proposes:
+                fixes.setdefault(entry.case.proposes, []).append(entry)
         for proposes, several in fixes.items():
             does = (standing.of_fix(_of(several, found), conditions=False) or "-" for found in (without, on_cards))
             rows.append(row(several[0].case, Safe(f"proposed fix: {proposes}"), *does))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from repros.case import Case, Claim
+from repros.cases import Entry
 from repros.cells import matrix
 from repros.report.machine import rank
 from repros.run.results import Record
@@ -35,9 +36,22 @@ def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
-    """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
-    speaking = case.speaking_to(claim)
-    spoken = [r for r in records if r.condition in speaking and r.verdict in SETTLED]
+    """Return the standing of a claim by the records of its case alone."""
+    return of(speaking(case, claim, records))
+
+
+def speaking(case: Case, claim: Claim, records: Iterable[Record]) -> list[Record]:
+    """Return those of a case's records that speak to a claim."""
+    conditions = case.speaking_to(claim)
+    return [record for record in records if record.condition in conditions]
+
+
+def of(records: Iterable[Record]) -> Standing:
+    """Return what these records say together of the claim that they speak to, of one case or of several.
+
+    It is untested, refuted, confirmed, confirmed under conditions, or fixed in a release.
+    """
+    spoken = [r for r in records if r.verdict in SETTLED]
     if not spoken:
         return Standing("untested", "no trial of it came to a verdict")
     bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]
@@ -57,6 +71,24 @@ def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
     else:
         word = "confirmed under conditions"
     return Standing(word, "; ".join(sentences))
+
+
+def claims_of(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Claim]]]:
+    """Return what a report claims -> the cases that speak to it: one claim may be of several."""
+    found: dict[str, list[tuple[Entry, Claim]]] = {}
+    for entry in entries:
+        for claim in entry.case.claims:
+            found.setdefault(claim.text, []).append((entry, claim))
+    return found
+
+
+def spoken(told: Iterable[tuple[Entry, Claim]], records: Sequence[Record]) -> list[Record]:
+    """Return the records that speak to a claim, of each of its cases."""
+    return [
+        record
+        for entry, claim in told
+        for record in speaking(entry.case, claim, (r for r in records if r.case == entry.name))
+    ]
 
 
 @dataclass(frozen=True, order=True)
