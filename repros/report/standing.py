@@ -34,10 +34,23 @@ def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
     return found
 
 
+def by_condition(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return case and condition -> the records of both, in the order in which they come first."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.case, record.condition), []).append(record)
+    return found
+
+
 def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
     """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
     speaking = case.speaking_to(claim)
-    spoken = [r for r in records if r.condition in speaking and r.verdict in SETTLED]
+    return of_trials([r for r in records if r.condition in speaking])
+
+
+def of_trials(records: Sequence[Record]) -> Standing:
+    """Return the standing of what trials speak to, of one case or of several."""
+    spoken = [r for r in records if r.verdict in SETTLED]
     if not spoken:
         return Standing("untested", "no trial of it came to a verdict")
     bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]
@@ -45,11 +58,11 @@ def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
         return Standing("refuted", f"absent in all {len(spoken)} trials ({_spread(spoken)})")
     if len(bad) == len(spoken):
         return Standing("confirmed", f"reproduced in all {len(spoken)} trials ({_spread(spoken)})")
-    found: dict[Edges, list[str]] = {}
-    for condition in dict.fromkeys(r.condition for r in bad):
-        found.setdefault(edges([r for r in spoken if r.condition == condition]), []).append(condition)
+    groups, found = by_condition(spoken), dict[Edges, list[str]]()
+    for one in by_condition(bad):
+        found.setdefault(edges(groups[one]), []).append(one[1])
     sentences = [f"{edge.text}: {', '.join(conditions)}" for edge, conditions in found.items()]
-    never = [c for c in dict.fromkeys(r.condition for r in spoken) if c not in {r.condition for r in bad}]
+    never = [condition for case, condition in groups if (case, condition) not in by_condition(bad)]
     if never:
         sentences.append(f"absent in every cell: {', '.join(never)}")
     if all(edge.fixed_in for edge in found):
@@ -79,6 +92,41 @@ def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
     if of_all:
         return " or ".join(map(str, sorted(of_all)))
     return " or ".join(map(str, sorted(set.union(*each)))) + ", by condition"
+
+
+def good_from(records: Sequence[Record]) -> tuple[Fix, ...]:
+    """Return the releases, one a package, from which no condition of these trials has the symptom any more.
+
+    The fewest packages that will do; empty where nothing was reproduced, and where a condition has no end.
+    """
+    settled = by_condition(r for r in records if r.verdict in SETTLED).values()
+    ends = [edges(rows).fixed_in for rows in settled if any(r.verdict is Verdict.REPRODUCED for r in rows)]
+    merged = _merged(itertools.chain(*ends))
+    each = [{merged[fix] for fix in several} for several in ends]
+    fixes = sorted(set().union(*each))
+    for size in range(1, len(fixes) + 1):
+        for chosen in itertools.combinations(fixes, size):
+            if all(several.intersection(chosen) for several in each):
+                return tuple({fix.package: fix for fix in chosen}.values())  # of one package the newest
+    return ()
+
+
+def deciding(records: Sequence[Record], fallback: str) -> str:
+    """Return the package whose releases tell reproduced from absent under the most conditions; else the fallback."""
+    counts: Counter[str] = Counter()
+    for rows in by_condition(r for r in records if r.verdict in SETTLED).values():
+        good, bad = ([r for r in rows if r.verdict is verdict] for verdict in (Verdict.ABSENT, Verdict.REPRODUCED))
+        if good and bad:
+            counts.update(axis for axis in AXES if not {*_versions(bad, axis)} & {*_versions(good, axis)})
+    return counts.most_common(1)[0][0] if counts else fallback
+
+
+def bad_releases(records: Sequence[Record], package: str) -> str:
+    """Return in words which tried releases of a package have the symptom."""
+    bad = _versions((r for r in records if r.verdict is Verdict.REPRODUCED), package)
+    tried = _versions((r for r in records if r.verdict in SETTLED), package)
+    runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(tried, bad.__contains__)]
+    return ", ".join(_span(several) for is_bad, several in runs if is_bad)
 
 
 def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
