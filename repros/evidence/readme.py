@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -170,19 +170,9 @@ def own_conditions(entry: Entry) -> frozenset[str]:
 
 def refuted_of(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[int, int]:
     """Return how many of a report's own claims are refuted, and how many it makes."""
-    words = [standing.of_trials(rows).word for claim, rows in claims_of(entries, records) if is_own(claim)]
+    own = [told for told in standing.claims_of(entries).values() if is_own(told[0][1])]
+    words = [standing.of(standing.spoken(told, records)).word for told in own]
     return words.count("refuted"), len(words)
-
-
-def claims_of(entries: Sequence[Entry], records: Sequence[Record]) -> list[tuple[Claim, list[Record]]]:
-    """Return each claim of a report, one a text, with the trials of all cases that speak to it."""
-    found: dict[str, tuple[Claim, list[Record]]] = {}
-    for entry in entries:
-        for claim in entry.case.claims:
-            speaking = entry.case.speaking_to(claim)
-            rows = found.setdefault(claim.text, (claim, []))[1]
-            rows += [record for record in _of([entry], records) if record.condition in speaking]
-    return list(found.values())
 
 
 # --- blocks of reports/README.md -----------------------------------------------------------------
@@ -192,20 +182,14 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
     """Return one row a claim: what is known of it without a GPU, and what on a card, where it was tried there."""
     rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
     for entries in by_report(known, (*without, *on_cards)):
-        each = [dict(_words(entries, records)) for records in (without, on_cards)]
-        for text in each[0]:
-            rows.append(row(entries[0].case, Safe(text), *(bold(words[text]) or "-" for words in each)))
+        for text, told in standing.claims_of(entries).items():
+            each = (standing.spoken(told, records) for records in (without, on_cards))
+            rows.append(row(entries[0].case, Safe(text), *(bold(standing.of(of).word) if of else "-" for of in each)))
         for proposes in dict.fromkeys(entry.case.proposes for entry in entries if entry.case.proposes):
             fixed = [entry for entry in entries if entry.case.proposes == proposes]
             does = (standing.of_fix(_of(fixed, found), conditions=False) or "-" for found in (without, on_cards))
             rows.append(row(entries[0].case, Safe(f"proposed fix: {proposes}"), *does))
     return "\n".join(rows)
-
-
-def _words(entries: Sequence[Entry], records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    """Yield each claim's text, and its standing where a trial of it is among the records."""
-    for claim, rows in claims_of(entries, records):
-        yield claim.text, standing.of_trials(rows).word if rows else ""
 
 
 def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:

@@ -1,8 +1,8 @@
 """The story of a report: what was claimed and what was measured, with a short hand-written reading between the figures.
 
-A reading is Markdown in the report's folder, ``repros/cases/<package>/gh<number>/story.md``, in parts named by
-headings, below the report's title where its cases have several. It types no figure: `Results` gives it figures by
-name, and sentences that hold (``absent(…)``, ``reproduced(…)``) or stop the command.
+A reading is Markdown beside the cases, ``repros/cases/<package>/gh<number>/story.md``, in parts named by headings. It
+types no figure: `Results` gives it figures by name, and sentences that hold (``absent(…)``, ``reproduced(…)``) or stop
+the command.
 """
 
 from __future__ import annotations

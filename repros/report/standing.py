@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from repros.case import Case, Claim
+from repros.cases import Entry
 from repros.cells import matrix
 from repros.report.machine import rank
 from repros.run.results import Record
@@ -34,22 +35,22 @@ def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
     return found
 
 
-def by_condition(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
-    """Return case and condition -> the records of both, in the order in which they come first."""
-    found: dict[tuple[str, str], list[Record]] = {}
-    for record in records:
-        found.setdefault((record.case, record.condition), []).append(record)
-    return found
-
-
 def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
-    """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
-    speaking = case.speaking_to(claim)
-    return of_trials([r for r in records if r.condition in speaking])
+    """Return the standing of a claim by the records of its case alone."""
+    return of(speaking(case, claim, records))
 
 
-def of_trials(records: Sequence[Record]) -> Standing:
-    """Return the standing of what trials speak to, of one case or of several."""
+def speaking(case: Case, claim: Claim, records: Iterable[Record]) -> list[Record]:
+    """Return those of a case's records that speak to a claim."""
+    conditions = case.speaking_to(claim)
+    return [record for record in records if record.condition in conditions]
+
+
+def of(records: Iterable[Record]) -> Standing:
+    """Return what these records say together of the claim that they speak to, of one case or of several.
+
+    It is untested, refuted, confirmed, confirmed under conditions, or fixed in a release.
+    """
     spoken = [r for r in records if r.verdict in SETTLED]
     if not spoken:
         return Standing("untested", "no trial of it came to a verdict")
@@ -58,11 +59,11 @@ def of_trials(records: Sequence[Record]) -> Standing:
         return Standing("refuted", f"absent in all {len(spoken)} trials ({_spread(spoken)})")
     if len(bad) == len(spoken):
         return Standing("confirmed", f"reproduced in all {len(spoken)} trials ({_spread(spoken)})")
-    groups, found = by_condition(spoken), dict[Edges, list[str]]()
-    for one in by_condition(bad):
-        found.setdefault(edges(groups[one]), []).append(one[1])
+    found: dict[Edges, list[str]] = {}
+    for condition in dict.fromkeys(r.condition for r in bad):
+        found.setdefault(edges([r for r in spoken if r.condition == condition]), []).append(condition)
     sentences = [f"{edge.text}: {', '.join(conditions)}" for edge, conditions in found.items()]
-    never = [condition for case, condition in groups if (case, condition) not in by_condition(bad)]
+    never = [c for c in dict.fromkeys(r.condition for r in spoken) if c not in {r.condition for r in bad}]
     if never:
         sentences.append(f"absent in every cell: {', '.join(never)}")
     if all(edge.fixed_in for edge in found):
@@ -70,6 +71,24 @@ def of_trials(records: Sequence[Record]) -> Standing:
     else:
         word = "confirmed under conditions"
     return Standing(word, "; ".join(sentences))
+
+
+def claims_of(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Claim]]]:
+    """Return what a report claims -> the cases that speak to it: one claim may be of several."""
+    found: dict[str, list[tuple[Entry, Claim]]] = {}
+    for entry in entries:
+        for claim in entry.case.claims:
+            found.setdefault(claim.text, []).append((entry, claim))
+    return found
+
+
+def spoken(told: Iterable[tuple[Entry, Claim]], records: Sequence[Record]) -> list[Record]:
+    """Return the records that speak to a claim, of each of its cases."""
+    return [
+        record
+        for entry, claim in told
+        for record in speaking(entry.case, claim, (r for r in records if r.case == entry.name))
+    ]
 
 
 @dataclass(frozen=True, order=True)
@@ -92,6 +111,14 @@ def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
     if of_all:
         return " or ".join(map(str, sorted(of_all)))
     return " or ".join(map(str, sorted(set.union(*each)))) + ", by condition"
+
+
+def by_condition(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return case and condition -> the records of both, in the order in which they come first."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.case, record.condition), []).append(record)
+    return found
 
 
 def good_from(records: Sequence[Record]) -> tuple[Fix, ...]:
