@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from repros.case import Case, Claim
 from repros.cases import Entry
 from repros.errors import UserError
 from repros.evidence import story
-from repros.report import escape, standing
+from repros.report import escape, standing, terminal
 from repros.report.escape import Safe, bold
 from repros.report.machine import when
 from repros.run.results import REPORTS, RESULTS, Record, lines, load, load_all, shown
@@ -46,9 +47,11 @@ class Measured(TypedDict):
 BENCHMARKS = "benchmarks.json"
 #: How a claim begins that is not the report's.
 BESIDE = "not in the report: "
+#: The trial that the README explains line by line: case, condition, cell.
+EXAMPLE = ("gh1935_compiled", "nf4-compile-mincut", "tf5.2.0-bnb0.49.2")
 #: A page, from the project's root -> the blocks in it.
 PAGES: Mapping[str, tuple[str, ...]] = {
-    "README.md": ("reports",),
+    "README.md": ("reports", "trial"),
     "reports/README.md": ("standings", "card", "oracle", "costs"),
 }
 
@@ -96,6 +99,7 @@ def blocks(evidence: Evidence, known: Mapping[str, Entry]) -> dict[str, str]:
     bench = document(evidence.without[0] / BENCHMARKS, Benchmarks, "run `nox -s bench`, then give `--benchmarks`")
     return {
         "reports": reports_table([*without, *on_cards], known),
+        "trial": printed(without),
         "standings": standings(without, on_cards, known),
         "card": spent(evidence.cards[0]),
         "costs": costs(bench, spent(evidence.without[0])),
@@ -173,6 +177,20 @@ def refuted_of(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[int
     own = [told for told in standing.claims_of(entries).values() if is_own(told[0][1])]
     words = [standing.of(standing.spoken(told, records)).word for told in own]
     return words.count("refuted"), len(words)
+
+
+def printed(records: Sequence[Record]) -> str:
+    """Return what `run` prints of the trial that the README explains."""
+    found = [record for record in records if record.key == EXAMPLE]
+    if not found:
+        what = f"no trial of {EXAMPLE[0]} [{EXAMPLE[1]}] in {EXAMPLE[2]} is committed"
+        raise UserError(what, "name one that is in `repros.evidence.readme.EXAMPLE`, and explain it in README.md")
+    out = io.StringIO()
+    console = terminal.console(file=out)
+    terminal.detail(found[0], console)
+    terminal.summary(found[:1], console)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join(["```", *filter(None, lines), "```"])
 
 
 # --- blocks of reports/README.md -----------------------------------------------------------------
