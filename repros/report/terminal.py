@@ -118,7 +118,7 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
     new = sum(record.outcome is Outcome.NEW for record in records)
     if new:
-        console.print(f"{new} of a condition of which nothing is recorded: write what was found into its `affected`")
+        console.print(f"{new} new: nothing is recorded of their condition; write what was found into `affected`")
     elif not failed:
         console.print("every verdict is as recorded")
 
