@@ -54,7 +54,9 @@ def test_a_committed_story_is_what_its_results_make(path: Path) -> None:
 def test_a_reading_types_no_figure(path: Path) -> None:
     prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", path.read_text(), flags=re.DOTALL)
     prose = re.sub(r"`[^`]*`", "", prose)
-    names = r"(transformers|bitsandbytes)#\d+|(Qwen[\d.]+-)?\d+B(-A\d+B)?\b|\b(4|8|16)[- ]bits?\b|[Ii]nt8\b|NF4|float32"
+    names = (
+        r"(transformers|bitsandbytes)#\d+|(Qwen[\d.]+-)?\d+B(-A\d+B)?\b|\b(4|8|16)[- ]bits?\b|(?i:int8)\b|NF4|float32"
+    )
     assert not re.findall(r"\d[\d.,]*", re.sub(names, "", prose)), "a figure comes from `figure(…)` and its like"
     assert "{{" in path.read_text()
 

@@ -43,8 +43,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
     """Return the story of one report, told over all of its cases."""
     names = [entry.name for entry in entries]
     mine = [record for record in records if record.case in names]
-    tried = Counter(record.case for record in mine)
-    first = max(entries, key=lambda entry: tried[entry.name]).case
+    first = entries[0].case
     path = reading_path(entries[0])
     claims, fixes = [], []
     for text, told in standing.claims_of(entries).items():
@@ -58,7 +57,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
             fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
     text = onefile.template("story.md.j2").render(
         report=f"{first.package}#{first.number}",
-        title=first.title,
+        title=title(entries),
         kind=first.kind,
         status=first.status,
         url=first.url,
@@ -79,6 +78,15 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
 def reading_path(entry: Entry) -> Path:
     """Return where the reading of a case's report lies: in its folder."""
     return ROOT.joinpath(*entry.module.split(".")[:-1]) / "story.md"
+
+
+def title(entries: Sequence[Entry]) -> str:
+    """Return a report's title: that of the reading, else of the first case."""
+    try:
+        found = re.match(r"# (.+)\n", reading_path(entries[0]).read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1].strip() if found else entries[0].case.title
 
 
 def parts(path: Path, results: Results) -> dict[str, str]:

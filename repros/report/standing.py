@@ -113,6 +113,49 @@ def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
     return " or ".join(map(str, sorted(set.union(*each)))) + ", by condition"
 
 
+def by_condition(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return case and condition -> the records of both, in the order in which they come first."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.case, record.condition), []).append(record)
+    return found
+
+
+def good_from(records: Sequence[Record]) -> tuple[Fix, ...]:
+    """Return the releases, one a package, from which no condition of these trials has the symptom any more.
+
+    The fewest packages that will do; empty where nothing was reproduced, and where a condition has no end.
+    """
+    settled = by_condition(r for r in records if r.verdict in SETTLED).values()
+    ends = [edges(rows).fixed_in for rows in settled if any(r.verdict is Verdict.REPRODUCED for r in rows)]
+    merged = _merged(itertools.chain(*ends))
+    each = [{merged[fix] for fix in several} for several in ends]
+    fixes = sorted(set().union(*each))
+    for size in range(1, len(fixes) + 1):
+        for chosen in itertools.combinations(fixes, size):
+            if all(several.intersection(chosen) for several in each):
+                return tuple({fix.package: fix for fix in chosen}.values())  # of one package the newest
+    return ()
+
+
+def deciding(records: Sequence[Record], fallback: str) -> str:
+    """Return the package whose releases tell reproduced from absent under the most conditions; else the fallback."""
+    counts: Counter[str] = Counter()
+    for rows in by_condition(r for r in records if r.verdict in SETTLED).values():
+        good, bad = ([r for r in rows if r.verdict is verdict] for verdict in (Verdict.ABSENT, Verdict.REPRODUCED))
+        if good and bad:
+            counts.update(axis for axis in AXES if not {*_versions(bad, axis)} & {*_versions(good, axis)})
+    return counts.most_common(1)[0][0] if counts else fallback
+
+
+def bad_releases(records: Sequence[Record], package: str) -> str:
+    """Return in words which tried releases of a package have the symptom."""
+    bad = _versions((r for r in records if r.verdict is Verdict.REPRODUCED), package)
+    tried = _versions((r for r in records if r.verdict in SETTLED), package)
+    runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(tried, bad.__contains__)]
+    return ", ".join(_span(several) for is_bad, several in runs if is_bad)
+
+
 def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
     """Return each fix as what it and those that overlap with it say together, where one release can be all of them.
 

@@ -16,7 +16,7 @@ from repros.report.escape import line, visible
 from repros.report.standing import by_case
 from repros.run.results import Record
 from repros.run.trial import two_lines
-from repros.verdict import Verdict, apart, multiple, show
+from repros.verdict import Outcome, Verdict, apart, multiple, show
 
 #: Width of tables where no terminal says its own.
 PIPE_WIDTH = 140
@@ -82,7 +82,8 @@ def detail(record: Record, console: Console) -> None:
         )
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("arm", "reading", figure, record.budget["second"] or "", "error", "seconds"):
+    beside = ["error"] if figure != "error" else []
+    for name in ("arm", "reading", figure, record.budget["second"] or "", *beside, "seconds"):
         if name:
             table.add_column(line(name))
     judged = [name for name in (figure, record.budget["second"]) if name]
@@ -90,7 +91,7 @@ def detail(record: Record, console: Console) -> None:
     for arm in record.arms:
         row = [line(arm.arm), line(record.readings.get(arm.arm, ""))]
         row += [show(arm.reached(name), unit, more) for name in judged]
-        row += [show(arm.figures.get("error"), "ratio"), f"{arm.seconds.get('total', 0):.2f}"]
+        row += [show(arm.figures.get(name), "ratio") for name in beside] + [f"{arm.seconds.get('total', 0):.2f}"]
         table.add_row(*row)
     table.add_row("budget", "", show(limit, unit, more))
     console.print(table)
@@ -108,14 +109,17 @@ def margins(record: Record) -> str:
 
 def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:
     """Print the counts, what was unsupported and why, and the two lines of each failure."""
-    console.print(f"{len(records)} trials: {counts(records)}")
+    console.print(f"{len(records)} trial{'s' * (len(records) != 1)}: {counts(records)}")
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
         console.print(f"unsupported in {count}: {line(reason)}")
     failed = [record for record in records if record.failed]
     for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
-    if not failed:
+    new = sum(record.outcome is Outcome.NEW for record in records)
+    if new:
+        console.print(f"{new} new: nothing is recorded of their condition; write what was found into `affected`")
+    elif not failed:
         console.print("every verdict is as recorded")
 
 
