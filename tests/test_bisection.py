@@ -14,7 +14,7 @@ import yaml
 from repros import ROOT, cases
 from repros.bisect import page as pages
 from repros.bisect import probe as probing
-from repros.bisect.bisection import Hunt
+from repros.bisect.bisection import Walk
 from repros.bisect.probe import Kept, Probe, identity, load, signature, votes_of
 from repros.bisect.search import Result, Search
 from repros.cases import sources
@@ -184,7 +184,7 @@ def test_a_culprit_with_the_same_files_is_a_no_op(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_several_revisions_at_once(tmp_path: Path, k: int) -> None:
-    found = [Hunt(CASE, "nf4-eager", revisions(60), Search(60))]
+    found = [Walk(CASE, "nf4-eager", revisions(60), Search(60))]
     work(found, tmp_path, monotone, k=k)
     assert [edge.high for edge in found[0].answer().edges] == [5]
 

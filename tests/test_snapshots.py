@@ -197,7 +197,7 @@ def test_the_worker_names_the_file_beside_the_log(monkeypatch: pytest.MonkeyPatc
     request = {"module": entry.module, "arm": "subject", "condition": condition, "log": "/x/a.b-0.49.2.c.log"}
     for more in ({"snapshot": True}, {"snapshot": False}, {}):
         with pytest.raises(RuntimeError, match="no card here"):
-            arm.Probe().run({**request, **more})
+            arm.Driver().run({**request, **more})
     assert asked == [Path("/x/a.b-0.49.2.c.pickle"), None, None]
 
 

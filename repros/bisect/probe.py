@@ -38,7 +38,7 @@ from repros.run.results import Record, append, lines
 from repros.run.server import CellServer, Clock, pool
 from repros.run.session import MACHINE_FACTS, ReadyCell
 from repros.run.trial import Running, Trial
-from repros.verdict import SCHEMA, SETTLED, Observation, Reading, Verdict, exceeds, is_symptom, read, to_number
+from repros.verdict import SCHEMA, SETTLED, ArmReading, Observation, Verdict, exceeds, is_symptom, read, to_number
 
 PROBES = "probes.jsonl"
 #: Supervisors that stay up after their probe, for the next condition or vote; each holds the packages in memory.
@@ -212,7 +212,7 @@ def votes_of(entry: Entry, record: Record) -> tuple[str, ...]:
     budget = budget_of(record)
     found = []
     for observation in (arm for arm in record.arms if arm.arm == "subject"):
-        over = read(observation, budget, case.symptoms)[0] is Reading.OVER
+        over = read(observation, budget, case.symptoms)[0] is ArmReading.OVER
         found.append(f"{BAD}: {signature(entry, observation, budget.figure, budget.limit)}" if over else GOOD)
     return tuple(found)
 

@@ -1,7 +1,7 @@
 """``matrix.yaml`` -> cells: axes, companions, tiers and the excludes that say what cannot be.
 
 Pure: reads one file, starts nothing, imports nothing under test. Every error is a ``UserError``
-that names the file, the key and a mend. The checks are written by hand: a library that validates types knows neither
+that names the file, the key and a fix. The checks are written by hand: a library that validates types knows neither
 the nearest name nor the pin to write in place of a wrong one, and most of these checks hold one key against another.
 """
 
@@ -308,7 +308,7 @@ def _read(path: Path) -> object:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = shortened(getattr(error, "problem", None) or " ".join(str(error).split()), 200)
-        hint = "mend the YAML there: indentation, quotes, a missing `:` or bracket"
+        hint = "fix the YAML there: indentation, quotes, a missing `:` or bracket"
         raise UserError(f"{path.name}: {where}{problem}", hint) from None
 
 

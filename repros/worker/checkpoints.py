@@ -429,7 +429,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", "restore the file from version control") from None
     except ValueError as error:
-        raise UserError(f"{path}: {error}", "mend the JSON at that line") from None
+        raise UserError(f"{path}: {error}", "fix the JSON at that line") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no object", "write a JSON object")
     return found
