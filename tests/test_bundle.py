@@ -216,7 +216,7 @@ def test_a_lock_around_the_hosts_torch_gets_its_pin_from_the_trial() -> None:
 
 @pytest.mark.parametrize("pin", ["x @ https://example.org/x.whl", "x>=1", "x==1\nos", "x"])
 def test_what_is_no_exact_pin_is_refused(pin: str) -> None:
-    with pytest.raises(UserError, match=r"is no exact pin\nhint: a script is built from pins"):
+    with pytest.raises(UserError, match=r"is not an exact pin\nhint: a script is built from pins"):
         onefile.public(pin)
 
 

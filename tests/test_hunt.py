@@ -597,8 +597,8 @@ def test_a_hunt_outside_the_project_makes_scripts_and_no_cases(
     ("change", "says"),
     [
         ({"pins": {"torch": "2.13.0"}}, "findings.json: `pins[...]`: Expected `object`, got `str`"),
-        ({"pins": {"here": {"os;": "1"}}}, "pins of here: `os;==1` is no pin"),
-        ({"pins": {"here": {"torch": "2; rm"}}}, "pins of here: `torch==2; rm` is no pin"),
+        ({"pins": {"here": {"os;": "1"}}}, "pins of here: `os;==1` is not a pin"),
+        ({"pins": {"here": {"torch": "2; rm"}}}, "pins of here: `torch==2; rm` is not a pin"),
         ({"pins": {}}, "no pins of here"),
         ({"cell": "there"}, "no pins of there"),
         ({"life": {"spec": {"kind": "x"}, "steps": []}}, "findings[0].life: no layer has `kind=x`"),

@@ -387,7 +387,7 @@ def _tiers(at: _At, value: object) -> Mapping[str, str]:
     given = at.mapping(value)
     for name in given:
         if not _TIER_NAME.fullmatch(name):
-            raise at.error(f"`{shortened(name)}` is no tier name", "use a-z, 0-9 and _")
+            raise at.error(f"`{shortened(name)}` is not a valid tier name", "use a-z, 0-9 and _")
     at.at_most(len(given), _MOST_RULES, "tiers")
     return {name: at[name].text(what) for name, what in given.items()}
 
@@ -530,7 +530,7 @@ def _cell(
         at.required(given, key)
     name = at["name"].text(given["name"])
     if not _CELL_NAME.fullmatch(name):
-        raise at["name"].error(f"`{shortened(name)}` is no cell name", "use a-z, 0-9, `.` and `-`")
+        raise at["name"].error(f"`{shortened(name)}` is not a valid cell name", "use a-z, 0-9, `.` and `-`")
     device = at["device"].text(given.get("device", "cpu"))
     if device not in DEVICES:
         raise at["device"].error(f"unknown device `{device}`", _nearest(device, DEVICES, "devices"))

@@ -17,7 +17,7 @@ class PlainUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse whatever a pickle wants to import."""
-        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is no plain data")
+        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is not plain data")
 
 
 def redacted(path: Path, redactor: Redactor) -> bytes:

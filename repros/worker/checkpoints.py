@@ -86,7 +86,7 @@ def recipes(path: Path = FIXTURES / "recipes.json") -> Mapping[str, Recipe]:
             raise UserError(f"{path.name}: {name}: {error}", f"a recipe has {keys}") from None
         if recipe.dtype not in SAFETENSORS_DTYPES:
             raise UserError(
-                f"{path.name}: {name}.dtype: `{recipe.dtype}` is no dtype of a checkpoint",
+                f"{path.name}: {name}.dtype: `{recipe.dtype}` is not a dtype of a checkpoint",
                 f"use one of {', '.join(SAFETENSORS_DTYPES)}",
             )
         if not (FIXTURES / "models" / f"{recipe.model}.json").is_file():
