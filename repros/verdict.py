@@ -87,7 +87,7 @@ class Observation:
     log: str = ""
 
     def reached(self, figure: str) -> float | None:
-        """Return a figure, if the arm has it and got to its end: None unless the arm finished."""
+        """Return a figure; None unless the arm finished."""
         return self.figures.get(figure) if self.state == "done" else None
 
     def to_json(self) -> dict[str, Any]:

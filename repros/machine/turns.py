@@ -1,7 +1,7 @@
 """Whose turn it is on a graphics card.
 
 An arm whose bytes are judged has its cards to itself: with several cards such arms run side by side, one a card. Arms
-of which only numbers are judged may share one, as long as what they declare fits there together. A second process of
+judged by numbers alone share a card, as long as what they declare fits there together. A second process of
 this suite on the same host waits its turn by the same locks; what its arms declare on a card that both share is not
 known here.
 
