@@ -16,7 +16,7 @@ from repros.report.escape import line, visible
 from repros.report.standing import by_case
 from repros.run.results import Record
 from repros.run.trial import two_lines
-from repros.verdict import Verdict, apart, multiple, show
+from repros.verdict import Outcome, Verdict, apart, multiple, show
 
 #: Width of tables where no terminal says its own.
 PIPE_WIDTH = 140
@@ -116,7 +116,16 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
     for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
     if not failed:
-        console.print("every verdict is as recorded")
+        console.print(as_recorded(records))
+
+
+def as_recorded(records: Sequence[Record]) -> str:
+    """Say of trials of which none fails that they are as recorded, and of how many nothing is recorded yet."""
+    new = sum(record.outcome is Outcome.NEW for record in records)
+    if not new:
+        return "every verdict is as recorded"
+    others = "; every other verdict is as recorded" if new < len(records) else ""
+    return f"nothing is recorded yet of {new} trial{'s' if new > 1 else ''}{others}"
 
 
 def counts(records: Sequence[Record]) -> str:
