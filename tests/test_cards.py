@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from repros import cases
-from repros.case import Requires
+from repros.case import Needs
 from repros.machine import cards
 from repros.meters.cuda import CudaMeters
 from repros.requirements import unmet_cards
@@ -62,24 +62,25 @@ def test_where_running_out_of_memory_is_the_symptom_the_card_is_declared() -> No
         (entry.name, condition)
         for entry in cases.find()
         if any(symptom.type == "OutOfMemoryError" for symptom in entry.case.symptoms)
-        for condition in entry.case.on("cuda")
+        for condition in entry.case.conditions
+        if condition.device == "cuda"
     ]
-    assert {"gh1935_card_table", "gh1849_fused_experts"} <= {name for name, _ in conditions}
-    assert not [f"{name} {condition.name}" for name, condition in conditions if not condition.requires.card_bytes]
+    assert {"gh1935_card_table", "gh1849_two_cards"} <= {name for name, _ in conditions}
+    assert not [f"{name} {condition.name}" for name, condition in conditions if not condition.needs.card_bytes]
 
 
 @pytest.mark.parametrize(
-    ("requires", "reason"),
+    ("needs", "reason"),
     [
-        (Requires(), ""),
-        (Requires(card_bytes=100 << 30), ""),
-        (Requires(card_bytes=140 << 30), "needs 143360 MiB free on a card, the best of this machine has 143000 MiB"),
-        (Requires(cards=2, card_bytes=30 << 30), "needs 30720 MiB free on 2 cards, here 1 of 2 have that"),
-        (Requires(cards=3), "needs 3 of the cards that `nvidia-smi` lists, here 2"),
+        (Needs(), ""),
+        (Needs(card_bytes=100 << 30), ""),
+        (Needs(card_bytes=140 << 30), "needs 143360 MiB free on a card, the best of this machine has 143000 MiB"),
+        (Needs(cards=2, card_bytes=30 << 30), "needs 30720 MiB free on 2 cards, here 1 of 2 have that"),
+        (Needs(cards=3), "needs 3 of the cards that `nvidia-smi` lists, here 2"),
     ],
 )
-def test_what_cards_lack_is_said(requires: Requires, reason: str) -> None:
-    assert unmet_cards(requires, [card.free_bytes for card in cards.cards()]) == reason
+def test_what_cards_lack_is_said(needs: Needs, reason: str) -> None:
+    assert unmet_cards(needs, [card.free_bytes for card in cards.cards()]) == reason
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ def test_only_arms_whose_numbers_are_judged_share_a_card(
 
     (entry,) = cases.select(case, cases.find())
     declared = entry.condition(condition)
-    smaller = replace(declared, requires=Requires(cards=declared.requires.cards))  # the cards here are 20 GB
+    smaller = replace(declared, needs=Needs(cards=declared.needs.cards))  # the cards here are 20 GB
     trial = Trial(entry, smaller, "gpu")
     with ThreadPoolExecutor(1) as arms:
         Running(trial, Place(), arms, tmp_path, {}).record()
-    assert set(asked) == {(shared, declared.requires.cards)}
+    assert set(asked) == {(shared, declared.needs.cards)}

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -332,13 +333,20 @@ def test_what_an_arm_did_is_told_though_its_meters_fail(harness: Entry, monkeypa
     monkeypatch.setattr(arm.Driver, "results", broken)
     request = {
         "module": harness.module,
-        "params": dict(harness.condition("passes").params),
+        "condition": "passes",
         "checkpoint": None,
         "log": "",
     }
     seen = arm.observe({**request, "arm": "reference"})
     assert (seen.state, seen.figures) == ("raised", {})
     assert seen.reason == "the meters failed: KeyError: 'addr'"
+
+
+def ask(harness: Entry, what: str) -> dict[str, Any]:
+    """Return what is asked of a subject of the harness's own case that does this."""
+    params = {"does": {"subject": what}}
+    return {"module": harness.module, "condition": "passes", "arm": "subject", "params": params, "checkpoint": None,
+            "log": ""}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -369,8 +377,7 @@ def test_an_arm_that_was_left_too_little_memory_is_disturbed(
         return short
 
     monkeypatch.setattr(CpuMeters, "short_of", short_of)
-    request = {"module": harness.module, "arm": "subject", "params": {"subject": "runs out"}, "checkpoint": None}
-    seen = arm.observe({**request, "log": "", "card_bytes": 7})
+    seen = arm.observe({**ask(harness, "runs out"), "card_bytes": 7})
     assert (seen.state, seen.reason, asked) == (state, reason, [7])
 
 
@@ -390,8 +397,7 @@ def test_so_is_one_that_went_on_after_it(
     monkeypatch.setitem(st_harness.ACTIONS, "stumbles", stumbles)
     monkeypatch.setattr(CpuMeters, "short_of", lambda self, card_bytes: short)
     monkeypatch.setattr(CpuMeters, "results", lambda self: ({}, {"cuda_ooms": ooms}))
-    request = {"module": harness.module, "arm": "subject", "params": {"subject": "stumbles"}, "checkpoint": None}
-    seen = arm.observe({**request, "log": ""})
+    seen = arm.observe(ask(harness, "stumbles"))
     told = ["the card had 3 MiB", "it ran out of memory and went on"] if disturbed else []
     told += ["RuntimeError in phase forward: no layer 7"] if fails else []
     assert seen.state == ("disturbed" if disturbed else "raised" if fails else "done")

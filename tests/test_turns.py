@@ -353,9 +353,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
 
 def request(what: str, timeout_s: float = 20.0) -> dict[str, Any]:
     """Return what is asked of an arm of the harness's own case."""
-    module = "tests.selftest.st_harness"
-    params = {"subject": what}
-    return {"module": module, "arm": "subject", "params": params, "checkpoint": None, "env": {}, "timeout_s": timeout_s}
+    request = {"module": "tests.selftest.st_harness", "condition": "passes", "arm": "subject", "checkpoint": None}
+    return {**request, "params": {"does": {"subject": what}}, "env": {}, "timeout_s": timeout_s}
 
 
 def test_arms_warm_up_beside_each_other_and_work_one_after_another(server: CellServer, tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def check_controls(module: ModuleType, case: Case, file: Path) -> None:
     for name in ("reference", "planted"):
         for function in _own_functions(module, name):
             for node in ast.walk(function):
-                says = _typed_in(node, judged) if name == "reference" else _raised(node, case)
+                says = _typed_in(node, judged) or (_raised(node, case) if name == "planted" else "")
                 if says:
                     line = _defined(file, function.name) + node.lineno - function.lineno  # type: ignore[attr-defined]
                     hint = "measure it: what a control returns or raises must come of what it runs"

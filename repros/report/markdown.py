@@ -10,7 +10,7 @@ from repros.report import escape, reported, standing
 from repros.report.escape import Safe, bold, code, head, row
 from repros.report.machine import machines
 from repros.report.page import changes
-from repros.report.terminal import margins
+from repros.report.terminal import as_recorded, margins
 from repros.run.results import Record
 from repros.run.trial import two_lines
 from repros.verdict import Verdict, apart, show
@@ -49,7 +49,8 @@ def summary(
             rows += [f"- {escape.markdown(first)}", f"  {escape.markdown(hint)}"]
         rows += [f"- and {len(failed) - MOST} more" if len(failed) > MOST else "", ""]
     else:
-        rows += ["Every verdict is as recorded.", ""]
+        says = as_recorded(records)
+        rows += [f"{says[0].upper()}{says[1:]}.", ""]
     return "\n".join([*rows, *_changes(records, against, MOST), *_standings(records, known, because=False)]) + "\n"
 
 

@@ -116,11 +116,17 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
     failed = [record for record in records if record.failed]
     for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
+    if not failed:
+        console.print(as_recorded(records))
+
+
+def as_recorded(records: Sequence[Record]) -> str:
+    """Say of trials of which none fails that they are as recorded, and of how many nothing is recorded yet."""
     new = sum(record.outcome is Outcome.NEW for record in records)
-    if new:
-        console.print(f"{new} new: nothing is recorded of their condition; write what was found into `affected`")
-    elif not failed:
-        console.print("every verdict is as recorded")
+    if not new:
+        return "every verdict is as recorded"
+    others = "; every other verdict is as recorded" if new < len(records) else ""
+    return f"nothing is recorded yet of {new} trial{'s' * (new > 1)}: write what it is into `affected`{others}"
 
 
 def counts(records: Sequence[Record]) -> str:

@@ -23,6 +23,8 @@ TESTS = {
     "checkpoint": ("reference/test_loader.py", "properties/test_loader.py"),
     "loader": ("reference/test_loader.py", "properties/test_loader.py"),
     "prefetch": ("reference/test_loader.py", "properties/test_loader.py"),
+    "converter": ("reference/test_converter.py",),
+    "formats": ("reference/test_formats.py",),
 }
 
 
@@ -442,4 +444,127 @@ MUTANTS = (
         "target[: part.numel()].copy_(part)",
     ),
     m("loader", "tensors in the order of arrival", "dict.fromkeys(entry.name for entry in self.entries)", "{}"),
+    m(
+        "converter",
+        "quantized before it is cast",
+        "self._quantize(source.to(self.dtype), self",
+        "self._quantize(source, self",
+    ),
+    m(
+        "converter",
+        "what has its dtype is never copied",
+        "source.to(self.dtype, copy=self.copy)",
+        "source.to(self.dtype)",
+    ),
+    m(
+        "converter",
+        "what is not quantized is not cast",
+        "source.to(self.dtype, copy=self.copy)",
+        "source.clone() if self.copy else source",
+    ),
+    m(
+        "converter",
+        "int8 codes are read as 4 bits",
+        'if self.scheme == "int8":\n            return',
+        "if False:\n            return",
+    ),
+    m("converter", "every matrix is quantized", "if self.quantizes(name, shape):", "if source.dim() == 2:"),
+    m("converter", "blocks of another size", "BLOCKSIZE = 64", "BLOCKSIZE = 128"),
+    m("converter", "restored in 16 bits", '"nf4", BLOCKSIZE)).float()', '"nf4", BLOCKSIZE))'),
+    # -- formats, the oracle of a chain, and layers with the bug on purpose
+    m(
+        "formats",
+        "fp4 is nf4",
+        "quantize_4bit(weight, self.quant_type, double=self.double)",
+        "quantize_4bit(weight, double=self.double)",
+    ),
+    m(
+        "formats",
+        "double scales are single",
+        "quantize_4bit(weight, self.quant_type, double=self.double)",
+        "quantize_4bit(weight, self.quant_type)",
+    ),
+    m(
+        "formats",
+        "the threshold is lost",
+        "linear_8bit(x, codes, scale, threshold=self.threshold)",
+        "linear_8bit(x, codes, scale)",
+    ),
+    m(
+        "formats",
+        "int8 weights come back in float32",
+        "dequantize_rowwise(codes, scale, dtype)",
+        "dequantize_rowwise(codes, scale)",
+    ),
+    m(
+        "formats",
+        "4-bit weights come back in their own dtype",
+        "dequantize_4bit(quantized, dtype)",
+        "dequantize_4bit(quantized)",
+    ),
+    m(
+        "formats",
+        "the right layer saves its weight",
+        "partial(how.multiply, quantized=how.quantize(weight)) for weight in weights",
+        "(lambda x, q=how.quantize(weight): torch_linear(x, how.dequantize(q, x.dtype))) for weight in weights",
+        (
+            "Multiply = Callable",
+            "torch_linear = lambda *a: __import__('torch').nn.functional.linear(*a)\nMultiply = Callable",
+        ),
+    ),
+    m(
+        "formats",
+        "the planted layer saves nothing",
+        "weight: Tensor = op(codes, which, x.dtype)",
+        "return how.multiply(x, quantized[which])\n        weight: Tensor = op(codes, which, x.dtype)",
+    ),
+    m(
+        "formats",
+        "every planted layer has the first one's weight",
+        "how.dequantize(quantized[which], dtype)",
+        "how.dequantize(quantized[0], dtype).resize_(weights[which].shape)",
+    ),
+    m("formats", "the cache keeps the last weight alone", "cache[which] = weight", "cache[0] = weight"),
+    m(
+        "formats",
+        "the planted module keeps its weight unasked",
+        "self.cache = weight if cache else None",
+        "self.cache = weight",
+    ),
+    m(
+        "formats",
+        "the planted module saves nothing",
+        "return torch.nn.functional.linear(x, weight)\n\n    return SavesItsWeight",
+        "return super().forward(x)\n\n    return SavesItsWeight",
+    ),
+    m(
+        "formats",
+        "the oracle's weights are rounded",
+        "how.dequantize(how.quantize(weight), torch.float64)",
+        "how.dequantize(how.quantize(weight), torch.bfloat16).double()",
+    ),
+    m(
+        "formats",
+        "the oracle takes the weights before they were quantized",
+        "how.dequantize(how.quantize(weight), torch.float64)",
+        "weight.double()",
+    ),
+    m(
+        "formats",
+        "the oracle goes back from the first layer",
+        "for weight in reversed(weights):",
+        "for weight in weights:",
+    ),
+    m(
+        "formats",
+        "the oracle of the gradient starts from ones",
+        "x.detach().double(), grad.double()",
+        "x.detach().double(), torch.ones_like(grad.double())",
+    ),
+    m(
+        "formats",
+        "a chain runs from its end",
+        "lambda y, multiply: multiply(y), each, x)",
+        "lambda y, multiply: multiply(y), each[::-1], x)",
+    ),
 )

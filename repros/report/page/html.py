@@ -30,6 +30,7 @@ from repros.report.escape import visible
 from repros.report.machine import machines, rank
 from repros.report.page import changes, pack
 from repros.report.page.scripts import Scripts
+from repros.report.terminal import as_recorded
 from repros.run.results import Record
 from repros.verdict import SCHEMA, SETTLED, Verdict, multiple, show, show_pair
 
@@ -88,6 +89,7 @@ def page(
         "sections": sections,
         "counts": [(v.value, SIGNS[v], MEANS[v], sum(record.verdict is v for record in records)) for v in Verdict],
         "failed": sum(record.failed for record in records),
+        "as_recorded": as_recorded(records),
         "machines": machines(records, days=False),
         "dates": sorted(redactor.text(record.date)[:16].replace("T", " ") for record in records if record.date),
         "sources": list(sources),
