@@ -23,6 +23,7 @@ from repros.cells.uv import of_machine
 from repros.commands import bisect, cli
 from repros.commands.arguments import MATRIX
 from repros.errors import EnvError, UserError
+from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Observation, Verdict
 from tests.factories import record
