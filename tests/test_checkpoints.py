@@ -265,7 +265,7 @@ def test_more_layers_than_the_model_has() -> None:
 def test_the_command_prints_the_folder_and_two_lines_for_an_unknown_name(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "repros.worker.checkpoints", *arguments]
-        environment = {"REPROS_CACHE": str(tmp_path), "PYTHONPATH": str(Path(checkpoints.__file__).parent.parent)}
+        environment = {"REPROS_CACHE": str(tmp_path), "PYTHONPATH": str(Path(checkpoints.__file__).parents[2])}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     made = run("smollm2-135m-1l")
@@ -282,7 +282,7 @@ def test_importing_it_needs_the_standard_library_alone() -> None:
         "import sys, repros.worker.checkpoints as c; c.tensors(c.recipe_of('qwen2.5-7b'));"
         "assert not {'torch', 'yaml', 'numpy', 'packaging'} & set(sys.modules)"
     )
-    root = str(Path(checkpoints.__file__).parent.parent)
+    root = str(Path(checkpoints.__file__).parents[2])
     subprocess.run([sys.executable, "-S", "-c", code], env={"PYTHONPATH": root}, check=True)
 
 

@@ -41,7 +41,7 @@ from tests.factories import record
         (["show", "gh1"], "no case `gh1`", "one of: "),
         (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
         (["new", "bitsandbytes", "0", "x"], "new: `0` is no number", "number of the upstream report"),
-        (["new", "bitsandbytes", "7", "Bad-Slug"], "new: `Bad-Slug` is no slug", "lower-case"),
+        (["new", "bitsandbytes", "7", "Bad-Slug"], "new: `Bad-Slug` is not a valid name", "lower-case"),
     ],
 )
 def test_bad_input(argv: list[str], says: str, hint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

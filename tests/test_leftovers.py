@@ -308,9 +308,9 @@ READY = '{"event": "ready", "failures": {}}'
     ("text", "state", "reason"),
     [
         ("exec sleep 60", "timeout", "no word from the cell's supervisor in 2 s of importing the packages"),
-        ("echo garbage; exec sleep 60", "crashed", "the cell's supervisor sent what is no message: b'garbage"),
-        ("echo '[1]'; exec sleep 60", "crashed", "the cell's supervisor sent what is no message: b'[1]"),
-        ("head -c 3000 /dev/zero; echo; exec sleep 60", "crashed", "the cell's supervisor sent what is no message"),
+        ("echo garbage; exec sleep 60", "crashed", "the cell's supervisor sent something that is not a message: b'garbage"),
+        ("echo '[1]'; exec sleep 60", "crashed", "the cell's supervisor sent something that is not a message: b'[1]"),
+        ("head -c 3000 /dev/zero; echo; exec sleep 60", "crashed", "the cell's supervisor sent something that is not a message"),
         (f"echo '{READY}'; read r; echo '{{'; exec sleep 60", "crashed", "the cell's supervisor sent what is no"),
         (f"echo '{READY}'; read r; echo '{{\"event\": \"ended\"}}'; exec sleep 60", "crashed", "what is no message"),
         (f"echo '{READY}'; echo '{READY}'; exec sleep 60", "timeout", "no word from the cell's supervisor for 4 s"),

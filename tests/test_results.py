@@ -19,6 +19,7 @@ from repros.errors import UserError
 from repros.run import results
 from repros.run.results import Run
 from repros.verdict import Verdict
+from tests.factories import record
 
 
 def test_a_record_survives_its_line(tmp_path: Path) -> None:
@@ -130,7 +131,6 @@ def test_a_full_disk_keeps_the_line_elsewhere(tmp_path: Path, monkeypatch: pytes
 
 def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.records import record; from repros.run.results import Run\n"
         "import sys; from pathlib import Path; from tests.factories import record; from repros.run.results import Run\n"
         "run = Run(Path(sys.argv[1]))\n"
         "for n in range(50): run.append(record(condition=f'{sys.argv[2]}-{n}'))"
@@ -174,9 +174,8 @@ WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from dataclasses import replace
 from repros.run.results import Run
-from repros.run.results import Run
+from tests.factories import record
 folder, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 run = Run(folder)
 for n in range(count):
@@ -188,7 +187,6 @@ OPENER = """
 import sys
 from pathlib import Path
 from repros.run import results
-from tests.factories import record
 for n in range(int(sys.argv[2])):
     results.Run(Path(sys.argv[1]))
     found, notice = results.load(Path(sys.argv[1]))

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from repros.case import Budget, Symptom
 from repros.errors import UserError
 from repros.verdict import (
+    ArmReading,
     Effect,
     Observation,
     Outcome,
-    Reading,
     Verdict,
     decide,
     effect,
@@ -34,8 +34,8 @@ from repros.verdict import (
 )
 from tests.factories import done, raised
 
-R = Reading
-BYTES = Budget("held_bytes", lambda p: 100, second="heap_held_bytes")
+R = ArmReading
+BYTES = Budget("held_bytes", 100, second="heap_held_bytes")
 
 
 @pytest.mark.parametrize(("subject", "reference", "planted"), list(itertools.product(R, R, R)))
@@ -52,6 +52,19 @@ def test_decide_over_every_combination(subject: R, reference: R, planted: R) -> 
         return
     wanted = {R.OVER: Verdict.REPRODUCED, R.INSIDE: Verdict.ABSENT, R.DISAGREE: Verdict.INCONCLUSIVE}
     assert verdict is wanted[subject]
+
+
+@pytest.mark.parametrize(("subject", "reference"), list(itertools.product(R, R)))
+def test_a_control_condition_is_decided_by_a_reference_that_is_silent(subject: R, reference: R) -> None:
+    verdict, reason = decide([(subject, "s")], (reference, "r"), None)
+    if subject in (R.UNSUPPORTED, R.TIMEOUT, R.ERROR):
+        assert (verdict.value, reason) == (subject.value, "s")
+    elif reference is R.UNSUPPORTED:
+        assert (verdict, reason) == (Verdict.UNSUPPORTED, "the reference arm cannot run here: r")
+    elif reference is not R.INSIDE:
+        assert (verdict, reason) == (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget: r")
+    else:
+        assert (verdict, reason) == decide([(subject, "s")], (R.INSIDE, "r"), (R.OVER, "p"))
 
 
 @pytest.mark.parametrize("votes", [v for n in (2, 3) for v in itertools.product((R.INSIDE, R.OVER), repeat=n)])
@@ -80,14 +93,16 @@ def test_nothing_is_judged_by_a_silent_detector() -> None:
         (Verdict.REPRODUCED, False, Outcome.REGRESSION, True),
         (Verdict.ABSENT, True, Outcome.FIXED, True),
         (Verdict.ABSENT, False, Outcome.AS_EXPECTED, False),
+        (Verdict.REPRODUCED, None, Outcome.NEW, False),
+        (Verdict.ABSENT, None, Outcome.NEW, False),
         *[
             (verdict, expected, Outcome.UNSETTLED, verdict is not Verdict.UNSUPPORTED)
             for verdict in (Verdict.INCONCLUSIVE, Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.TIMEOUT)
-            for expected in (True, False)
+            for expected in (True, False, None)
         ],
     ],
 )
-def test_outcome(verdict: Verdict, expected: bool, wanted: Outcome, fails: bool) -> None:
+def test_outcome(verdict: Verdict, expected: bool | None, wanted: Outcome, fails: bool) -> None:
     assert outcome(verdict, expected) is wanted
     assert is_failure(verdict, wanted) is fails
 
@@ -97,7 +112,7 @@ def test_outcome(verdict: Verdict, expected: bool, wanted: Outcome, fails: bool)
 )
 def test_the_limit_itself_is_allowed(value: float, over: bool) -> None:
     assert exceeds(value, 100) is over
-    reading, reason = read(done(held_bytes=value), BYTES, 100, ())
+    reading, reason = read(done(held_bytes=value), BYTES, ())
     assert reading is (R.OVER if over else R.INSIDE)
     assert "100 B allowed" in reason
 
@@ -105,8 +120,8 @@ def test_the_limit_itself_is_allowed(value: float, over: bool) -> None:
 def test_a_coarser_instrument_has_its_slack() -> None:
     budget = replace(BYTES, second_slack=20)
     for heap, wanted in ((120, R.INSIDE), (121, R.DISAGREE)):
-        assert read(done(held_bytes=100, heap_held_bytes=heap), budget, 100, ())[0] is wanted
-    assert read(done(held_bytes=101, heap_held_bytes=121), budget, 100, ())[0] is R.OVER
+        assert read(done(held_bytes=100, heap_held_bytes=heap), budget, ())[0] is wanted
+    assert read(done(held_bytes=101, heap_held_bytes=121), budget, ())[0] is R.OVER
 
 
 @pytest.mark.parametrize(
@@ -114,11 +129,11 @@ def test_a_coarser_instrument_has_its_slack() -> None:
     [(50, 50, R.INSIDE), (150, 150, R.OVER), (50, 150, R.DISAGREE), (150, 50, R.DISAGREE)],
 )
 def test_two_instruments_must_agree(first: int, second: int, wanted: R) -> None:
-    assert read(done(held_bytes=first, heap_held_bytes=second), BYTES, 100, ())[0] is wanted
+    assert read(done(held_bytes=first, heap_held_bytes=second), BYTES, ())[0] is wanted
 
 
 def test_one_instrument_is_enough_where_the_other_cannot_be_read() -> None:
-    assert read(done(held_bytes=150), BYTES, 100, ())[0] is R.OVER
+    assert read(done(held_bytes=150), BYTES, ())[0] is R.OVER
 
 
 @pytest.mark.parametrize(
@@ -134,12 +149,12 @@ def test_one_instrument_is_enough_where_the_other_cannot_be_read() -> None:
     ],
 )
 def test_only_the_reported_symptom_counts_as_the_symptom(observation: Observation, wanted: R) -> None:
-    assert read(observation, BYTES, 100, (Symptom("AttributeError", "attribute 'SCB'"),))[0] is wanted
+    assert read(observation, BYTES, (Symptom("AttributeError", "attribute 'SCB'"),))[0] is wanted
 
 
 def test_a_signal_can_be_the_symptom() -> None:
     crash = Observation("subject", "crashed", exception={"types": ["SIGSEGV"], "text": "killed by SIGSEGV"})
-    assert read(crash, BYTES, 100, (Symptom("SIGSEGV"),))[0] is R.OVER
+    assert read(crash, BYTES, (Symptom("SIGSEGV"),))[0] is R.OVER
 
 
 @pytest.mark.parametrize(
@@ -175,27 +190,37 @@ def test_what_ends_an_arm_from_outside_is_no_symptom() -> None:
     """Out of memory is the report's symptom, but not where somebody else has the card's memory."""
     symptoms = (Symptom("OutOfMemoryError"),)
     oom = replace(raised("OutOfMemoryError", "CUDA out of memory"), reason="the card had 3 MiB")
-    assert read(oom, Budget("held_bytes", lambda p: 1), 1, symptoms)[0] is R.OVER
+    assert read(oom, Budget("held_bytes", 1), symptoms)[0] is R.OVER
     disturbed = replace(oom, state="disturbed")
-    assert read(disturbed, Budget("held_bytes", lambda p: 1), 1, symptoms) == (R.ERROR, "the card had 3 MiB")
+    assert read(disturbed, Budget("held_bytes", 1), symptoms) == (R.ERROR, "the card had 3 MiB")
 
 
 def test_an_arm_that_ran_out_of_memory_has_no_margin() -> None:
     """It came to 99 % of the budget and wanted more; that is no weak control."""
     cut = replace(raised("OutOfMemoryError", "out of memory"), figures={"held_bytes": 99})
-    assert margins(cut, done(held_bytes=50), "held_bytes", 100) == {
+    assert margins(cut, done(held_bytes=50), BYTES) == {
         "planted_over_budget": None,
         "budget_over_reference": 2.0,
     }
 
 
 def test_margins() -> None:
-    got = margins(done(held_bytes=300), done(held_bytes=80), "held_bytes", 100)
+    got = margins(done(held_bytes=300), done(held_bytes=80), BYTES)
     assert got == {"planted_over_budget": 3.0, "budget_over_reference": 1.25}
-    assert margins(raised("E", ""), done(held_bytes=0), "held_bytes", 100) == {
+    assert margins(raised("E", ""), done(held_bytes=0), BYTES) == {
         "planted_over_budget": None,
         "budget_over_reference": math.inf,
     }
+
+
+def test_margins_of_a_control_condition_and_of_a_limit_of_nothing() -> None:
+    """Without a planted arm there is no margin of one; where nothing is allowed, what is over is so without end."""
+    assert margins(None, done(held_bytes=80), BYTES) == {"planted_over_budget": None, "budget_over_reference": 1.25}
+    assert margins(done(too_many=2), done(too_many=0), Budget("too_many", 0)) == {
+        "planted_over_budget": math.inf,
+        "budget_over_reference": math.inf,
+    }
+    assert margins(done(too_many=2), done(too_many=1), Budget("too_many", 0))["budget_over_reference"] == 0
 
 
 @pytest.mark.parametrize(
@@ -252,11 +277,11 @@ def test_a_margin_prints_as_one_only_where_it_is_one(value: float, text: str) ->
 
 
 def test_a_reason_tells_a_figure_from_its_limit() -> None:
-    budget = Budget("error", lambda p: 0.00703)
-    assert read(done(error=0.007034), budget, 0.00703, ())[1] == "error 0.007034 against 0.00703 allowed"
+    budget = Budget("error", 0.00703)
+    assert read(done(error=0.007034), budget, ())[1] == "error 0.007034 against 0.00703 allowed"
     proposed = done(error=0.050001)
     assert effect((R.OVER, done(error=0.01)), (R.INSIDE, proposed), 0.05)[1] == "error 0.050001 against 0.05 allowed"
-    read_two = read(done(held_bytes=99, heap_held_bytes=(1 << 20) + 1), BYTES, 1 << 20, ())[1]
+    read_two = read(done(held_bytes=99, heap_held_bytes=(1 << 20) + 1), replace(BYTES, limit=1 << 20), ())[1]
     assert read_two.endswith("but heap_held_bytes 1.000001 MiB")
 
 
@@ -279,7 +304,7 @@ def test_a_line_of_an_exception_holds_what_was_reported(text: str, wanted: str, 
 @pytest.mark.parametrize("name", ["held_mb", "peak_GB", "peak_MiB", "live_kb"])
 def test_a_budget_in_megabytes_is_rejected(name: str) -> None:
     with pytest.raises(UserError, match="memory is counted in bytes\nhint: name a `\\*_bytes` figure"):
-        Budget(name, lambda p: 1)
+        Budget(name, 1)
 
 
 @given(st.dictionaries(st.text(max_size=8), st.floats() | st.integers(-(2**60), 2**60), max_size=5))

@@ -22,7 +22,7 @@ from repros.run.schema import Benchmarks, document
 from repros.verdict import SETTLED, Verdict
 
 
-class Run(TypedDict):
+class BenchmarkRun(TypedDict):
     """One benchmark, as pytest-benchmark writes it."""
 
     name: str
@@ -41,7 +41,7 @@ class Measured(TypedDict):
 
     datetime: str
     machine_info: Interpreter
-    benchmarks: list[Run]
+    benchmarks: list[BenchmarkRun]
 
 
 BENCHMARKS = "benchmarks.json"

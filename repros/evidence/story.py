@@ -46,14 +46,14 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
     first = entries[0].case
     path = reading_path(entries[0])
     claims, fixes = [], []
+    for text, told in standing.claims_of(entries).items():
+        reports = {name: value for _, claim in told for name, value in claim.reported.items()}
+        numbers = "; ".join(f"{name}: {value}" for name, value in reports.items())
+        word = bold(standing.of(standing.spoken(told, mine)).word)
+        claims.append([Safe(text), Safe(numbers or "no figure"), word])
     for entry in entries:
-        rows = [record for record in mine if record.case == entry.name]
-        for claim in entry.case.claims:
-            numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
-            word = bold(standing.of_claim(entry.case, claim, rows).word)
-            claims.append([Safe(claim.text), Safe(numbers or "no figure"), word])
         if entry.case.proposes:
-            does = standing.of_fix(rows) or "untested here"
+            does = standing.of_fix([record for record in mine if record.case == entry.name]) or "untested here"
             fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
     text = onefile.template("story.md.j2").render(
         report=f"{first.package}#{first.number}",
@@ -230,10 +230,11 @@ def figures(rows: Sequence[Record]) -> list[str]:
     more = max(apart(measured, limit, unit) for limit in limits)
     planted = [value for row in rows if (value := row.margins.get("planted_over_budget")) is not None]
     reference = [value for row in rows if (value := row.margins.get("budget_over_reference")) is not None]
-    margins = [multiple(min(values)) if values else "raised" for values in (planted, reference)]
+    margins = [f"≥ {multiple(min(values))}" if values else "raised" for values in (planted, reference)]
+    margins[0] = "no planted arm" if all(row.control for row in rows) else margins[0]
     return [
         code(one.case), code(one.condition), one.budget["figure"], span([show(limit, unit, more) for limit in limits]),
-        *(arm_range(rows, arm, unit, more) for arm in ("subject", "proposed")), f"≥ {margins[0]}, ≥ {margins[1]}",
+        *(arm_range(rows, arm, unit, more) for arm in ("subject", "proposed")), ", ".join(margins),
     ]  # fmt: skip
 
 

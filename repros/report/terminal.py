@@ -103,9 +103,9 @@ def detail(record: Record, console: Console) -> None:
 
 
 def margins(record: Record) -> str:
-    """Return both margins in words."""
+    """Return both margins in words, of a control condition the one that it has."""
     planted, reference = (multiple(record.margins.get(n)) for n in ("planted_over_budget", "budget_over_reference"))
-    return f"planted/budget {planted}, budget/reference {reference}"
+    return f"{'no planted arm' if record.control else f'planted/budget {planted}'}, budget/reference {reference}"
 
 
 def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:
