@@ -50,7 +50,8 @@ def matrix(records: Sequence[Record], console: Console) -> None:
     """Print, for each condition, in which cells it was found how; cells go by number, an exclamation mark fails."""
     cells = list(dict.fromkeys(record.cell for record in records))
     for case, mine in by_case(records).items():
-        table = Table(box=box.SIMPLE_HEAD, title=Text(line(case), "bold"), title_justify="left", pad_edge=False)
+        console.print(Text(line(case), "bold"), soft_wrap=True)  # the title of a narrow table would be broken
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("condition", no_wrap=True)
         shown = [v for v in Verdict if any(r.verdict is v for r in mine)]
         for verdict in shown:
