@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
-from repros import ROOT
+from repros import ROOT, cases
+from repros.cases import aliases
 from repros.errors import UserError
 from repros.run import results
 from repros.run.results import Run
@@ -97,6 +99,34 @@ def test_resume_tries_again_what_came_to_no_verdict(tmp_path: Path) -> None:
     for verdict in Verdict:
         run.append(record(condition=verdict.value, verdict=verdict))
     assert {key[1] for key in results.settled(run.folder)} == {"reproduced", "absent"}
+
+
+def test_a_record_of_a_case_that_was_split_is_of_the_case_that_took_it_over(tmp_path: Path) -> None:
+    """What was written stays as it is; what is read, and what `--resume` leaves out, is called as it is now."""
+    run = Run(tmp_path / "r")
+    again = "python -m repros run gh1935_saved_weight --cell a --condition {}"
+    for condition in ("nf4-compile-mincut", "nf4-eager"):
+        run.append(replace(record("gh1935_saved_weight", condition), repeat=again.format(condition)))
+    kept = run.path.read_bytes()
+    moved, stays = results.load(run.folder)[0]
+    assert (moved.case, moved.condition) == ("gh1935_compiled", "nf4-compile-mincut")
+    assert moved.repeat == "python -m repros run gh1935_compiled --cell a --condition nf4-compile-mincut"
+    assert (stays.case, stays.repeat) == ("gh1935_saved_weight", again.format("nf4-eager"))
+    assert results.settled(run.folder) == {moved.key, stays.key}
+    run.append(record("gh1935_compiled", "nf4-compile-mincut", verdict=Verdict.REPRODUCED))
+    assert [(r.case, r.verdict) for r in results.load(run.folder)[0]] == [
+        ("gh1935_saved_weight", Verdict.ABSENT), ("gh1935_compiled", Verdict.REPRODUCED),
+    ]  # fmt: skip
+    assert run.path.read_bytes().startswith(kept)
+
+
+def test_each_former_name_is_of_conditions_that_the_case_has_now() -> None:
+    now = {entry.name: {condition.name for condition in entry.case.conditions} for entry in cases.find()}
+    for name, several in aliases.WAS.items():
+        for was, conditions in several.items():
+            assert set(conditions.split()) <= now[name], (name, was)
+            assert not now.get(was, set()).intersection(conditions.split()), (name, was)
+            assert all(entry.name in aliases.WAS for entry in cases.select(was, cases.find()) if was not in now)
 
 
 def test_a_missing_run_is_named(tmp_path: Path) -> None:

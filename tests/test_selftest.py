@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,7 +150,7 @@ def test_a_lost_supervisor_is_an_error_and_the_next_arm_runs(bench: Bench, harne
 
 
 def test_what_an_arm_imports_as_it_warms_up_fails_in_nobodys_name(bench: Bench, harness: Entry) -> None:
-    request = {
+    request: dict[str, Any] = {
         "module": harness.module,
         "arm": "subject",
         "condition": "passes",
@@ -164,7 +165,7 @@ def test_what_an_arm_imports_as_it_warms_up_fails_in_nobodys_name(bench: Bench, 
 
 
 def test_arms_agree_in_a_fork_and_in_a_new_interpreter(bench: Bench, harness: Entry) -> None:
-    request = {
+    request: dict[str, Any] = {
         "module": harness.module,
         "arm": "planted",
         "condition": "passes",
