@@ -182,6 +182,40 @@ def test_every_case_keeps_the_rules_of_a_case() -> None:
                 assert (ROOT / window.source).exists(), (e.name, window.source)
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("repros.cases.bitsandbytes.gh1935.saved_weight", "gh1935_saved_weight"),
+        ("tests.selftest.st_harness", "st_harness"),
+        ("reports.runs.r.gh0_mine", "gh0_mine"),
+        ("repros.cases.bitsandbytes.gh1935._step", None),
+        ("repros.cases.bitsandbytes.gh1935.__init__", None),
+        ("repros.cases._frozen", None),
+        ("repros.cases.aliases", None),
+    ],
+)
+def test_a_case_is_called_by_its_report_and_its_file(module: str, name: str | None) -> None:
+    assert cases.is_case(module) is (name is not None)
+    assert name is None or cases.name_of(module) == name
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("gh2005_experts", {"gh2005_experts"}),
+        ("gh44728", {"gh44728_fp16_load_leak", "gh44728_reads_ahead", "gh44728_report_test"}),
+        ("44728", {"gh44728_fp16_load_leak", "gh44728_reads_ahead", "gh44728_report_test"}),
+        ("repros/cases/bitsandbytes/gh2005/experts.py", {"gh2005_experts"}),
+        ("gh1935_card_table_largest", {"gh1935_largest"}),  # as it was called
+    ],
+)
+def test_a_case_is_named_by_itself_its_report_its_file_or_as_it_was_called(
+    word: str, wanted: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert {entry.name for entry in cases.select(word, cases.find())} == wanted
+
+
 def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:
     """Nox reads the matrix for the names of its sessions."""
     for name in ("noxfile.py", "pyproject.toml", "repros"):
