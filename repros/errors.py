@@ -23,7 +23,7 @@ _ORDER = re.compile(
 
 
 class UserError(Exception):
-    """Something the user can mend: bad input, or a machine that lacks what was asked for.
+    """Something the user can fix: bad input, or a machine that lacks what was asked for.
 
     ``str()`` gives the two lines of the house style; the command line prints them as they are and
     exits with 2.

@@ -225,7 +225,8 @@ class Plugin:
 
     def _rest(self, exitstatus: int | pytest.ExitCode) -> list[str]:
         """Return in two lines what was not tried, where a run that had begun was cut."""
-        kept = self.session.kept if self.session is not None else set()
+        # On disk, and not as told: Ctrl-C may come between a trial's line and the report of it.
+        kept = {record.key for record in self.records[0]}
         missing = sum(item.nodeid not in self.told and item.trial.key not in kept for item in self.items)
         where = self.cells[0].label if len(self.cells) == 1 else f"{len(self.cells)} cells"
         if self.began and missing:
@@ -271,6 +272,7 @@ class TrialItem(pytest.Item):
     def __init__(self, *, trial: Trial, cell: Cell, plugin: Plugin, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.trial, self.cell, self._plugin = trial, cell, plugin
+        self.extra_keyword_matches.add(trial.entry.name)  # `-k gh1935_saved_weight`, as everywhere else
 
     def runtest(self) -> None:
         """Try it; a regression, a stale record and whatever could not be told fail."""

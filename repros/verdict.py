@@ -54,7 +54,7 @@ class Effect(StrEnum):
     UNSETTLED = "unsettled"
 
 
-class Reading(StrEnum):
+class ArmReading(StrEnum):
     """One arm's observation held against the budget."""
 
     INSIDE = "inside"
@@ -87,7 +87,7 @@ class Observation:
     log: str = ""
 
     def reached(self, figure: str) -> float | None:
-        """Return a figure, if the arm has it and got to its end: what it had come to before is no measure of it."""
+        """Return a figure; None unless the arm finished."""
         return self.figures.get(figure) if self.state == "done" else None
 
     def to_json(self) -> dict[str, Any]:
@@ -125,34 +125,34 @@ def is_symptom(observation: Observation, symptoms: Sequence[Symptom]) -> bool:
     return seen is not None and any(s.matches(tuple(seen["types"]), seen["text"]) for s in symptoms)
 
 
-def read(observation: Observation, budget: Budget, symptoms: Sequence[Symptom]) -> tuple[Reading, str]:
+def read(observation: Observation, budget: Budget, symptoms: Sequence[Symptom]) -> tuple[ArmReading, str]:
     """Hold one observation against the budget; the second part says why."""
     if observation.state == "timeout":
-        return Reading.TIMEOUT, observation.reason
+        return ArmReading.TIMEOUT, observation.reason
     if observation.state == "unsupported":
-        return Reading.UNSUPPORTED, observation.reason
+        return ArmReading.UNSUPPORTED, observation.reason
     if observation.state != "disturbed" and is_symptom(observation, symptoms):
         assert observation.exception is not None
         types, text = tuple(observation.exception["types"]), observation.exception["text"]
         wanted = next(symptom.text for symptom in symptoms if symptom.matches(types, text))
         return as_symptom(observation.exception, wanted)
     if observation.state != "done":
-        return Reading.ERROR, observation.reason
+        return ArmReading.ERROR, observation.reason
     if budget.figure not in observation.figures:
-        return Reading.ERROR, f"the arm has no figure `{budget.figure}`"
+        return ArmReading.ERROR, f"the arm has no figure `{budget.figure}`"
     value, limit = observation.figures[budget.figure], budget.limit
     over = exceeds(value, limit)
     shown, allowed = show_pair(value, limit, budget.unit)
     says = f"{budget.figure} {shown} against {allowed} allowed"
     second = observation.figures.get(budget.second) if budget.second else None
     if second is not None and exceeds(second, limit + budget.second_slack) != over:
-        return Reading.DISAGREE, f"{says}, but {budget.second} {show_pair(second, limit, budget.unit)[0]}"
-    return (Reading.OVER if over else Reading.INSIDE), says
+        return ArmReading.DISAGREE, f"{says}, but {budget.second} {show_pair(second, limit, budget.unit)[0]}"
+    return (ArmReading.OVER if over else ArmReading.INSIDE), says
 
 
-def as_symptom(exception: Mapping[str, Any], wanted: str = "") -> tuple[Reading, str]:
+def as_symptom(exception: Mapping[str, Any], wanted: str = "") -> tuple[ArmReading, str]:
     """Return how an exception that is the reported symptom is read; ``wanted`` is what was looked for in its text."""
-    return Reading.OVER, f"raised {exception['types'][0]}: {in_a_line(exception['text'], wanted)}"
+    return ArmReading.OVER, f"raised {exception['types'][0]}: {in_a_line(exception['text'], wanted)}"
 
 
 def in_a_line(text: str, wanted: str = "", most: int = 300) -> str:
@@ -173,7 +173,7 @@ def in_a_line(text: str, wanted: str = "", most: int = 300) -> str:
 
 
 def decide(
-    subject: Sequence[tuple[Reading, str]], reference: tuple[Reading, str], planted: tuple[Reading, str] | None
+    subject: Sequence[tuple[ArmReading, str]], reference: tuple[ArmReading, str], planted: tuple[ArmReading, str] | None
 ) -> tuple[Verdict, str]:
     """Return the verdict of a trial and its reason.
 
@@ -183,25 +183,25 @@ def decide(
     """
     readings = [reading for reading, _ in subject]
     for reading, verdict in (
-        (Reading.UNSUPPORTED, Verdict.UNSUPPORTED),
-        (Reading.TIMEOUT, Verdict.TIMEOUT),
-        (Reading.ERROR, Verdict.ERROR),
+        (ArmReading.UNSUPPORTED, Verdict.UNSUPPORTED),
+        (ArmReading.TIMEOUT, Verdict.TIMEOUT),
+        (ArmReading.ERROR, Verdict.ERROR),
     ):
         if reading in readings:
             return verdict, subject[readings.index(reading)][1]
-    for name, control, wanted in (("reference", reference, Reading.INSIDE), ("planted", planted, Reading.OVER)):
+    for name, control, wanted in (("reference", reference, ArmReading.INSIDE), ("planted", planted, ArmReading.OVER)):
         if control is None:
             continue
-        if control[0] is Reading.UNSUPPORTED:
+        if control[0] is ArmReading.UNSUPPORTED:
             return Verdict.UNSUPPORTED, f"the {name} arm cannot run here: {control[1]}"
         if control[0] is not wanted:
             return Verdict.INCONCLUSIVE, f"the {name} arm is not {wanted.value} the budget: {control[1]}"
-    if Reading.DISAGREE in readings:
-        return Verdict.INCONCLUSIVE, subject[readings.index(Reading.DISAGREE)][1]
+    if ArmReading.DISAGREE in readings:
+        return Verdict.INCONCLUSIVE, subject[readings.index(ArmReading.DISAGREE)][1]
     if len(set(readings)) > 1:
-        over = readings.count(Reading.OVER)
+        over = readings.count(ArmReading.OVER)
         return Verdict.INCONCLUSIVE, f"split vote: over the budget in {over} of {len(readings)} repeats"
-    return (Verdict.REPRODUCED if readings[0] is Reading.OVER else Verdict.ABSENT), subject[0][1]
+    return (Verdict.REPRODUCED if readings[0] is ArmReading.OVER else Verdict.ABSENT), subject[0][1]
 
 
 def outcome(verdict: Verdict, expected: bool | None) -> Outcome:
@@ -223,7 +223,7 @@ def is_failure(verdict: Verdict, result: Outcome) -> bool:
 
 
 def effect(
-    subject: tuple[Reading, Observation], proposed: tuple[Reading, Observation], numbers_limit: float
+    subject: tuple[ArmReading, Observation], proposed: tuple[ArmReading, Observation], numbers_limit: float
 ) -> tuple[Effect, str]:
     """Say what the proposed fix does, from the subject and the proposed arm of one trial.
 
@@ -231,11 +231,11 @@ def effect(
     wrong before it.
     """
     before, after = subject[0], proposed[0]
-    settled = (Reading.INSIDE, Reading.OVER)
+    settled = (ArmReading.INSIDE, ArmReading.OVER)
     disturbed = proposed[1].state == "disturbed"
-    if before not in settled or disturbed or after in (Reading.UNSUPPORTED, Reading.TIMEOUT, Reading.DISAGREE):
+    if before not in settled or disturbed or after in (ArmReading.UNSUPPORTED, ArmReading.TIMEOUT, ArmReading.DISAGREE):
         return Effect.UNSETTLED, f"subject {before.value}, proposed {after.value}"
-    if after is Reading.ERROR:
+    if after is ArmReading.ERROR:
         return Effect.FAILS, proposed[1].reason
     was, now = (observation.figures.get("error", 0.0) for observation in (subject[1], proposed[1]))
     if exceeds(now, numbers_limit) and (subject[1].state == "raised" or not exceeds(was, numbers_limit)):
@@ -243,7 +243,7 @@ def effect(
         return Effect.WRONG, f"error {error} against {allowed} allowed"
     if before is after:
         return Effect.NOTHING, f"{before.value} the budget with and without it"
-    return (Effect.CURES, "inside the budget with it") if after is Reading.INSIDE else (Effect.WORSE, "over with it")
+    return (Effect.CURES, "inside the budget with it") if after is ArmReading.INSIDE else (Effect.WORSE, "over with it")
 
 
 def margins(planted: Observation | None, reference: Observation, budget: Budget) -> dict[str, float | None]:

@@ -47,8 +47,7 @@ def agreeing(line: dict[str, Any]) -> dict[str, Any]:
 
 def ten_thousand(folder: Path) -> Run:
     """Write the committed trials again and again, each time with other names and figures, and return the run."""
-    source = [json.loads(line) for line in (EVIDENCE / results.RESULTS).read_text().splitlines()]
-    source = [line for line in source if line["kind"] == "trial"]
+    source = [line for line in results.lines(EVIDENCE / results.RESULTS)[0] if line["kind"] == "trial"]
     run = Run(folder)
     with open(run.path, "w") as file:
         for number in range(10_000):

@@ -15,7 +15,7 @@ from repros.run.results import Record
 
 EVIDENCE = results.REPORTS / "cpu"
 KNOWN = {e.name: e for e in cases.find()}
-DORA = {"case": "gh1935_saved_weight", "condition": "nf4-dora-eager", "cell": "tf5.2.0-bnb0.49.2"}
+DORA = {"case": "gh1935_adapters", "condition": "nf4-dora-eager", "cell": "tf5.2.0-bnb0.49.2"}
 
 
 def field(tab: Any, records: list[Record], **wanted: str) -> tuple[Record, Any]:

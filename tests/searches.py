@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from repros import cases
-from repros.bisect.bisection import Bisection, Hunt
+from repros.bisect.bisection import Bisection, Walk
 from repros.bisect.probe import Kept, Probe, identity
 from repros.bisect.revisions import Revision
 from repros.bisect.search import Search
@@ -66,11 +66,11 @@ def revisions(n: int) -> tuple[Revision, ...]:
     )
 
 
-def hunts(n: int, *conditions: str) -> list[Hunt]:
-    return [Hunt(CASE, condition, revisions(n), Search(n)) for condition in conditions or ("nf4-eager",)]
+def hunts(n: int, *conditions: str) -> list[Walk]:
+    return [Walk(CASE, condition, revisions(n), Search(n)) for condition in conditions or ("nf4-eager",)]
 
 
-def work(found: Sequence[Hunt], folder: Path, history: Callable[[str, bool], str], **options: Any) -> InventedWorkshop:
+def work(found: Sequence[Walk], folder: Path, history: Callable[[str, bool], str], **options: Any) -> InventedWorkshop:
     workshop = InventedWorkshop(history)
     Bisection(found, Kept(folder), workshop, **options).run()  # type: ignore[arg-type]
     return workshop

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,21 @@ import yaml
 
 from repros import ROOT, cases
 from repros.bisect import page as pages
-from repros.bisect.bisection import Hunt
-from repros.bisect.probe import load, signature, votes_of
+from repros.bisect import probe as probing
+from repros.bisect.bisection import Walk
+from repros.bisect.probe import Kept, Probe, identity, load, signature, votes_of
 from repros.bisect.search import Result, Search
+from repros.cases import sources
 from repros.cells.matrix import load_matrix
+from repros.cells.uv import of_machine
 from repros.commands import bisect, cli
+from repros.commands.arguments import MATRIX
 from repros.errors import EnvError, UserError
+from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Observation, Verdict
 from tests.factories import record
-from tests.searches import BASE, CASE, hunts, monotone, number, revisions, work
+from tests.searches import BASE, CASE, InventedWorkshop, hunts, monotone, number, revisions, work
 
 
 def test_an_edge_is_found_and_confirmed_in_fresh_environments(tmp_path: Path) -> None:
@@ -100,6 +104,40 @@ def test_only_trouble_of_the_machine_ends_it(error: EnvError, wanted: bool) -> N
     assert of_machine(error) is wanted
 
 
+def test_a_kept_probe_of_a_case_that_was_split_is_of_the_case_that_took_it_over(tmp_path: Path) -> None:
+    one = InventedWorkshop(monotone).try_here(CASE, "nf4-eager", revisions(1)[0], None, False)
+    kept = Kept(tmp_path)
+    for condition in ("nf4-compile-mincut", "nf4-eager"):
+        kept.add(replace(one, condition=condition))
+    assert [probe.case for probe in load(kept.path)] == ["gh1935_compiled", "gh1935_saved_weight"]
+    assert Kept(tmp_path).find("gh1935_compiled", "nf4-compile-mincut", one.identity, fresh=False)
+
+
+def test_the_identity_of_a_probe_is_of_all_that_decides_its_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The case, what it imports, and the pins; but no comment, and no record of what is affected."""
+    usual = identity(CASE, revisions(1)[0])
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    (tmp_path / "mine" / "gh1").mkdir(parents=True)
+    case, helper = tmp_path / "mine" / "gh1" / "x.py", tmp_path / "mine" / "gh1" / "_shared.py"
+    entry = replace(CASE, module="mine.gh1.x")
+
+    def identities(text: str, shared: str = "A = 1\n") -> tuple[str, ...]:
+        case.write_text(f"from mine.gh1 import _shared\n{text}")
+        helper.write_text(shared)
+        probing.definition.cache_clear()
+        return tuple(identity(entry, revision) for revision in revisions(2))
+
+    first = identities("EVER = Affected({})\nONE = Condition(affected=(EVER,), b=2)\n")
+    assert len(set(first)) == 2
+    assert identities("SINCE = Affected({'a': '1'})\nONE = Condition(affected=(SINCE,), b=2)  # now\n") == first
+    others = [identities("ONE = Condition(b=3)\n"), identities("ONE = Condition(b=2)\n", "A = 2\n")]
+    assert not {*first}.intersection(*others)
+    assert len({usual, *first, *others[0], *others[1]}) == 7
+    probing.definition.cache_clear()
+
+
 def test_conditions_share_the_environments_that_they_ask_for(tmp_path: Path) -> None:
     found = hunts(16, "nf4-eager", "fp4-eager")
     workshop = work(found, tmp_path, monotone)
@@ -147,7 +185,7 @@ def test_a_culprit_with_the_same_files_is_a_no_op(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_several_revisions_at_once(tmp_path: Path, k: int) -> None:
-    found = [Hunt(CASE, "nf4-eager", revisions(60), Search(60))]
+    found = [Walk(CASE, "nf4-eager", revisions(60), Search(60))]
     work(found, tmp_path, monotone, k=k)
     assert [edge.high for edge in found[0].answer().edges] == [5]
 
@@ -169,9 +207,6 @@ def test_the_page_says_what_was_found_from_the_probes(tmp_path: Path) -> None:
     ):
         assert words in text, words
     assert {path.name for path in (tmp_path / "page").iterdir()} == {".repros", "README.md", "probes.jsonl"}
-    svg = ET.fromstring((tmp_path / "page" / "gh1935_saved_weight.nf4-eager.svg").read_text())
-    points = [e for e in svg.iter() if e.tag.endswith("circle") and len(e)]  # those of the legend say nothing
-    assert len(points) == len({index for index, _ in found[0].order}) == 6
     assert len(load(tmp_path / "page" / "probes.jsonl")) == sum(len(hunt.order) for hunt in found)
 
 
@@ -202,16 +237,16 @@ HELD = {"held": [{"dtype": "int8", "shape": [2, 2], "bytes": 4}, {"dtype": "bflo
 
 @pytest.mark.parametrize("verdict", [Verdict.INCONCLUSIVE, Verdict.UNSUPPORTED, Verdict.ERROR, Verdict.TIMEOUT])
 def test_what_settles_nothing_is_a_skip(verdict: Verdict) -> None:
-    assert votes_of(CASE, "nf4-eager", tried(verdict, subject(figures={"held_bytes": 600_000}))) == ("skip",)
+    assert votes_of(CASE, tried(verdict, subject(figures={"held_bytes": 600_000}))) == ("skip",)
 
 
 def test_one_vote_for_each_repeat() -> None:
     over = subject(figures={"held_bytes": 600_000}, evidence=HELD)
     inside = subject(figures={"held_bytes": 1})
     bad = "bad: held_bytes: bfloat16 (8, 8)"
-    assert votes_of(CASE, "nf4-eager", tried(Verdict.REPRODUCED, over)) == (bad,)
+    assert votes_of(CASE, tried(Verdict.REPRODUCED, over)) == (bad,)
     split = tried(Verdict.INCONCLUSIVE, over, inside, over, reason="split vote: over the budget in 2 of 3 repeats")
-    assert votes_of(CASE, "nf4-eager", split) == (bad, "good", bad)
+    assert votes_of(CASE, split) == (bad, "good", bad)
 
 
 def test_another_exception_and_another_tensor_have_other_signatures() -> None:
@@ -262,10 +297,26 @@ def test_no_network_is_two_lines(
 
 @pytest.mark.parametrize("argv", [["gh1"], ["gh1935", "--condition", "x", "--base", "y"], ["gh1927", "--nonsense"], []])
 def test_a_probe_that_cannot_be_made_aborts_in_place_of_voting(
-    argv: list[str], capsys: pytest.CaptureFixture[str]
+    argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(results, "REPORTS", tmp_path)  # where a probe keeps its logs
     assert cli.main(["probe", *argv]) >= 128
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "condition", "says"),
+    [
+        (
+            "gh1935_saved_weight", "nf4-compile-mincut",
+            "the condition `nf4-compile-mincut` is of gh1935_compiled now\nhint: name gh1935_compiled",
+        ),
+        ("gh1935", "nf4-eagre", r"no condition of gh1935_\w+, gh1935_.* `nf4-eagre`\nhint: one of: nf4-eager, "),
+    ],
+)  # fmt: skip
+def test_a_condition_that_a_case_has_not_is_told_with_where_it_went(name: str, condition: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        bisect.only(name, condition)
 
 
 def test_gits_codes() -> None:
@@ -273,7 +324,10 @@ def test_gits_codes() -> None:
     assert all(bisect.as_probe(code) >= 128 for code in (2, 3, 130))
 
 
-def test_a_probe_that_is_ruled_out_skips_with_one_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_probe_that_is_ruled_out_skips_with_one_json_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "REPORTS", tmp_path)
     argv = ["probe", "gh1935", "--condition", "fp4-eager", "--base", "tf4.57.5-bnb0.46.0"]
     assert cli.main(argv) == 125
     said = capsys.readouterr().out

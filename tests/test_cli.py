@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from repros import ROOT, cases
+from repros.case import Affected
 from repros.cases import Entry
-from repros.commands import cli, new
-from repros.errors import UserError
+from repros.commands import cli
 from repros.requirements import holds
 from repros.run import results
 from repros.run.results import Run
 from repros.run.trial import Trial, two_lines
 from repros.verdict import Outcome, Verdict
 from tests.commands import errors
-from tests.conftest import Bench
 from tests.factories import record
 
 
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["run", "gh1953"], "no case `gh1953`", "gh1935_saved_weight"),
+        (["run", "gh1953"], "no case `gh1953`", "one of: gh1935_"),
         (
             ["run", "gh1935", "--condition", "nf4-eagre"],
             "gh1935_saved_weight `nf4-eagre`",
@@ -40,8 +39,17 @@ from tests.factories import record
         (["cells", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
         (["show", "gh1"], "no case `gh1`", "one of: "),
         (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
-        (["new", "bitsandbytes", "0", "x"], "new: `0` is no number", "number of the upstream report"),
-        (["new", "bitsandbytes", "7", "Bad-Slug"], "new: `Bad-Slug` is no slug", "lower-case"),
+        (
+            ["new", "bitsandbytes", "0", "x", "--kind", "memory"],
+            "new: `0` is not the number of a report",
+            "the upstream issue's number",
+        ),
+        (
+            ["new", "bitsandbytes", "7", "Bad-Slug", "--kind", "memory"],
+            "new: `Bad-Slug` is not a valid name",
+            "lower-case words",
+        ),
+        (["run", "gh1935_saved_weight", "--condition", "int8-eager"], "is of gh1935_int8 now", "name gh1935_int8"),
     ],
 )
 def test_bad_input(argv: list[str], says: str, hint: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -128,27 +136,6 @@ def test_a_missing_dependency_is_said_in_two_lines() -> None:
     )
 
 
-def test_a_scaffolded_case_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own, which the cell looks for modules in as well."""
-    folder = tmp_path / "scaffolded"
-    (folder / "bitsandbytes").mkdir(parents=True)
-    path = scaffold.write_case("bitsandbytes", 12345, "try_me", folder)
-    monkeypatch.syspath_prepend(tmp_path)
-    found = cases.load(f"scaffolded.bitsandbytes.{path.stem}")
-    own = Bench(tmp_path)
-    usual = own.server.environment()
-    places = os.pathsep.join([str(tmp_path), usual["PYTHONPATH"]])
-    monkeypatch.setattr(own.server, "environment", lambda: {**usual, "PYTHONPATH": places})
-    try:
-        made = own.run(found, "eager")
-    finally:
-        own.server.close()
-    assert made.verdict is Verdict.ABSENT, made.reason
-    with pytest.raises(UserError, match=r"gh12345_try_me\.py is there already"):
-        new.write_case("bitsandbytes", 12345, "try_me", tmp_path)
-        scaffold.write_case("bitsandbytes", 12345, "try_me", folder)
-
-
 @pytest.mark.parametrize(
     ("specifier", "version", "wanted"),
     [
@@ -165,12 +152,11 @@ def test_holds(specifier: str, version: str, wanted: bool) -> None:
     [
         (Outcome.REGRESSION, "the record says that this version is not affected"),
         (Outcome.FIXED, "narrow `affected` in the case"),
+        (Outcome.NEW, "write what it is into `affected` of the condition"),
         (Outcome.UNSETTLED, "read the arms' logs"),
     ],
 )
 def test_a_failed_trial_says_what_and_then_what_to_do(outcome: Outcome, hint: str) -> None:
-    from dataclasses import replace
-
     text = two_lines(replace(record(), outcome=outcome))
     first, second = text.splitlines()
     assert first == "gh1_x[c] in a: absent: held_bytes 3 B against 10 B allowed"
@@ -179,25 +165,55 @@ def test_a_failed_trial_says_what_and_then_what_to_do(outcome: Outcome, hint: st
 
 
 def test_every_case_keeps_the_rules_of_a_case() -> None:
-    """Budgets are positive formulas of the parameters; globs name conditions; windows name where they come from."""
-    from fnmatch import filter as matching
-
+    """Each limit is a number, each claim is spoken to or read, each window names where it comes from."""
     found = cases.find()
     assert len(found) > 5
     for e in found:
-        names = [c.name for c in e.case.conditions]
         assert e.doc, e.name
         assert e.case.claims, e.name
         for claim in e.case.claims:
-            for glob in claim.conditions.split():
-                assert matching(names, glob), (e.name, glob)
-        for window in e.case.affected:
-            assert matching(names, window.conditions), (e.name, window.conditions)
-            assert (ROOT / window.source).exists(), (e.name, window.source)
+            assert e.case.speaking_to(claim) or claim.readings, (e.name, claim.text)
         for condition in e.case.conditions:
-            limit = e.case.budget_of(condition).limit(condition.params)
-            assert limit >= 0, (e.name, condition.name)
+            assert condition.budget.limit >= 0, (e.name, condition.name)
+            assert all(claim in e.case.claims for claim in condition.claims), (e.name, condition.name)
             assert ("proposed" in e.arms_of(condition)) <= (e.case.proposes is not None), e.name
+            assert ("planted" in e.arms_of(condition)) != condition.control, (e.name, condition.name)
+            for window in condition.affected or ():
+                assert (ROOT / window.source).exists(), (e.name, window.source)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("repros.cases.bitsandbytes.gh1935.saved_weight", "gh1935_saved_weight"),
+        ("tests.selftest.st_harness", "st_harness"),
+        ("reports.runs.r.gh0_mine", "gh0_mine"),
+        ("repros.cases.bitsandbytes.gh1935._step", None),
+        ("repros.cases.bitsandbytes.gh1935.__init__", None),
+        ("repros.cases._frozen", None),
+        ("repros.cases.aliases", None),
+    ],
+)
+def test_a_case_is_called_by_its_report_and_its_file(module: str, name: str | None) -> None:
+    assert cases.is_case(module) is (name is not None)
+    assert name is None or cases.name_of(module) == name
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("gh2005_experts", {"gh2005_experts"}),
+        ("gh44728", {"gh44728_fp16_load_leak", "gh44728_reads_ahead", "gh44728_report_test"}),
+        ("44728", {"gh44728_fp16_load_leak", "gh44728_reads_ahead", "gh44728_report_test"}),
+        ("repros/cases/bitsandbytes/gh2005/experts.py", {"gh2005_experts"}),
+        ("gh1935_card_table_largest", {"gh1935_largest"}),  # as it was called
+    ],
+)
+def test_a_case_is_named_by_itself_its_report_its_file_or_as_it_was_called(
+    word: str, wanted: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert {entry.name for entry in cases.select(word, cases.find())} == wanted
 
 
 def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:
@@ -225,17 +241,30 @@ def test_cases_import_nothing_heavy() -> None:
 
 
 def test_expected_needs_every_package_of_a_window(harness: Entry) -> None:
-    from dataclasses import replace
+    window = Affected({"bitsandbytes": "<0.50", "transformers": ">=5"}, "reports/cpu")
+    passes = harness.condition("passes")
+    trial = Trial(harness, replace(passes, affected=(window,)), "x")
+    assert trial.expected({"bitsandbytes": "0.49.2", "transformers": "5.2.0"})
+    assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "4.57.5"})
+    assert not trial.expected({"bitsandbytes": "0.50.2", "transformers": "5.2.0"})
+    assert not trial.expected({"bitsandbytes": "0.49.2"})
+    either = Trial(harness, replace(passes, affected=(Affected({"torch": "<2"}, "reports/cpu"), window)), "x")
+    assert either.expected({"torch": "1.13", "bitsandbytes": "0.50.2", "transformers": "5.2.0"})
+    assert either.expected({"torch": "2.13", "bitsandbytes": "0.49.2", "transformers": "5.2.0"})
 
-    from repros.case import Affected
 
-    window = Affected({"bitsandbytes": "<0.50", "transformers": ">=5"}, conditions="pass*")
-    found = replace(harness, case=replace(harness.case, affected=(window,)))
-    trial = Trial(found, found.condition("passes"), "x")
-    assert trial.expected({"bitsandbytes": "0.49.2", "transformers": "5.2.0"}, "cpu")
-    assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "4.57.5"}, "cpu")
-    assert not trial.expected({"bitsandbytes": "0.50.2", "transformers": "5.2.0"}, "cpu")
-    assert not trial.expected({"bitsandbytes": "0.49.2", "transformers": "5.2.0"}, "cuda")
-    assert not Trial(found, found.condition("breaks"), "x").expected(
-        {"bitsandbytes": "0.1", "transformers": "5"}, "cpu"
-    )
+def test_nothing_is_expected_where_nothing_is_recorded_and_of_a_control_that_it_is_fine(harness: Entry) -> None:
+    versions = {"bitsandbytes": "0.49.2", "transformers": "5.2.0"}
+    recorded = [Trial(harness, harness.condition(name), "x").expected(versions) for name in
+                ("nothing-recorded", "passes", "control")]  # fmt: skip
+    assert recorded == [None, False, False]
+
+
+def test_a_window_on_a_cpu_says_nothing_of_a_card(harness: Entry) -> None:
+    everywhere = (Affected({"torch": ">=1"}, "reports/cpu"),)
+    on_cpu = replace(harness.condition("passes"), affected=everywhere)
+    card = on_cpu.on_card("7b", on_cpu.budget)
+    assert (card.name, card.proxy, card.device) == ("passes-7b-cuda", "passes", "cuda")
+    versions = {"torch": "2.13.0"}
+    assert Trial(harness, on_cpu, "x").expected(versions) is True
+    assert Trial(harness, card, "x").expected(versions) is None

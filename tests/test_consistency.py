@@ -17,7 +17,7 @@ from repros.errors import UserError
 from repros.run import ending, results
 from repros.run.consistency import alike, contradiction
 from repros.run.results import Record, Run
-from repros.verdict import Verdict
+from repros.verdict import Outcome, Verdict
 from tests.factories import done, raised, record
 
 Change = Callable[[dict[str, Any]], object]
@@ -82,6 +82,31 @@ def test_a_contradiction_is_said_with_its_line(tmp_path: Path, change: Change, s
     with pytest.raises(UserError) as error:
         results.load(run.folder)
     assert error.value.what.startswith(f"{run.path}:2: a trial that contradicts itself: {says}"), error.value.what
+
+
+def test_a_control_condition_has_no_planted_arm_and_any_other_has_one() -> None:
+    whole = record()
+    subject, reference, _ = whole.arms
+    control = replace(
+        whole,
+        control=True,
+        arms=(subject, reference),
+        readings={"subject": "inside", "reference": "inside"},
+        margins={**whole.margins, "planted_over_budget": None},
+    )
+    assert contradiction(control) == ""
+    assert "a control condition has a subject and one reference" in contradiction(replace(whole, control=True))
+    assert "a trial has a subject, one reference and one planted" in contradiction(replace(control, control=False))
+    assert "planted_over_budget is 3.0, the figures say None" in contradiction(replace(control, margins=whole.margins))
+
+
+def test_where_nothing_is_recorded_a_verdict_is_new_and_what_is_unsettled_is_unsettled() -> None:
+    new = replace(record(), expected=None, outcome=Outcome.NEW)
+    assert contradiction(new) == ""
+    says = contradiction(replace(new, outcome=Outcome.AS_EXPECTED))
+    assert says == "`absent`, nothing recorded, is `new`; the record says `as expected`"
+    assert contradiction(replace(new, failed=True)).endswith("the record says `new`, failed")
+    assert contradiction(replace(record(verdict=Verdict.ERROR), expected=None)) == ""
 
 
 def test_the_effect_of_a_fix_is_decided_again() -> None:

@@ -194,7 +194,10 @@ def test_whatever_is_written_of_a_run_can_be_written_of_a_control_and_of_what_is
     terminal.summary([new, new], console)
     terminal.summary([control], console)
     said = capsys.readouterr().out
-    assert "\nnothing is recorded yet of 2 trials\n" in said and "\nevery verdict is as recorded\n" in said
+    assert (
+        "\nnothing is recorded yet of 2 trials: write what it is into `affected`\n" in said
+        and "\nevery verdict is as recorded\n" in said
+    )
 
 
 # --- the declaration -----------------------------------------------------------------------------

@@ -686,7 +686,7 @@ def test_override_that_points_nowhere_is_a_user_error(world: World, tmp_path: Pa
         "./nowhere": "does not exist\nhint: check the path; it is read from here",
         f"{empty}": "holds neither pyproject.toml nor setup.py\nhint: give the folder at the root",
         f"{wheel}": f"is a wheel of beta\nhint: write `--with beta={wheel}`",
-        f"{tmp_path}/renamed.whl": "is no wheel by its name\nhint: give a file called",
+        f"{tmp_path}/renamed.whl": "is not named like a wheel\nhint: give a file called",
     }
     for spec, text in table.items():
         with pytest.raises(UserError) as caught:

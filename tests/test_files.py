@@ -213,15 +213,30 @@ def test_the_checkouts_root_by_a_dot(
     assert everything(home) == before
 
 
-@pytest.mark.parametrize("path", ["gh77_there.py", "gh77_link.py"])
-def test_a_new_case_is_never_written_over_another(path: str, home: Path) -> None:
-    (home / "bitsandbytes").mkdir()
-    place = home / "bitsandbytes" / path
-    place.symlink_to(home / "elsewhere.py") if "link" in path else a_file(place)
+@pytest.mark.parametrize("kind", new.KINDS)
+@pytest.mark.parametrize("name", ["there", "link"])
+def test_a_new_case_is_never_written_over_another(name: str, kind: str, home: Path) -> None:
+    folder = home / "bitsandbytes" / "gh77"
+    folder.mkdir(parents=True)
+    place = folder / f"{name}.py"
+    place.symlink_to(home / "elsewhere.py") if name == "link" else a_file(place)
     before = everything(home)
-    with pytest.raises(UserError, match=r"is there already\nhint: choose another slug"):
-        new.write_case("bitsandbytes", 77, path[5:-3], home)
+    with pytest.raises(UserError, match=rf"gh77/{name}.py exists already\nhint: choose another name"):
+        new.write_case("bitsandbytes", 77, name, kind, home)
     assert everything(home) == before
+
+
+def test_a_new_case_leaves_the_files_of_its_folder_as_they_are(home: Path) -> None:
+    folder = home / "bitsandbytes" / "gh77"
+    folder.mkdir(parents=True)
+    a_file(folder / "__init__.py")
+    a_file(folder / "story.md")
+    before = everything(folder)
+    made = new.write_case("bitsandbytes", 77, "another", "memory", home)
+    after = everything(folder)
+    assert made == folder / "another.py" and after.keys() - before.keys() == {"another.py"}
+    assert {name: after[name] for name in before} == before
+    assert (home / "bitsandbytes" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link to a file", "a link to nothing"])
@@ -532,10 +547,12 @@ def test_the_digest_of_a_source_is_the_cases_own(home: Path, monkeypatch: pytest
 
 
 def test_what_a_case_records_as_affected_is_no_part_of_its_source() -> None:
-    text = "def affected(x):\n    return x\n\nCASE = Case('é', affected=({}), b={})  # note\n"
-    kept = {sources.without_record(text.format(*values)) for values in (("1,", 2), ("3,\n 4", 2), ("", 2))}
-    assert kept == {"\n\nCASE = Case('é', affected=, b=2)  # note\n"}
-    assert sources.without_record(text.format("1,", 3)) not in kept
+    text = "OLD = {}\nBOTH = {}\n\nONE = Condition('é', affected={}, b={})  # note\nTWO = at({})\n"
+    old, newer = "Affected({'a': '<1'}, 'x')", "Affected({'a': '<2'},\n 'y')"
+    windows = ((old, f"({old}, {old})", "(OLD,)", 2, old), (newer, f"({newer},)", "()", 2, newer))
+    kept = {sources.without_record(text.format(*values)) for values in (*windows, (old, f"({newer},)", None, 2, old))}
+    assert kept == {"\n\n\nONE = Condition('é', affected=, b=2)  # note\nTWO = at()\n"}
+    assert sources.without_record(text.format(old, f"({old},)", "(OLD,)", 3, old)) not in kept
 
 
 def test_a_record_names_its_source_and_older_ones_are_read(bench: Bench, harness: cases.Entry) -> None:

@@ -236,11 +236,13 @@ def test_every_committed_finding_is_a_case_and_a_script_of_its_own(
         (place / f"{finding.slug}.py").write_text(kept.case(finding))
         (place / f"{finding.slug}_script.py").write_text(kept.script(finding))
         case = cases.load(f"{place.name}.{finding.slug}").case
-        assert case.conditions[0].params["life"] == finding.life.to_json()
+        (condition,) = case.conditions
+        assert condition.life == finding.life
         assert case.number == number_of(finding.life, finding.departure)
         same = [kept.about["pins"][cell] for cell, said in finding.cells.items() if said == finding.departure.what]
-        assert [window.versions for window in case.affected] == [write.exact(pins) for pins in same]
-        assert {window.source for window in case.affected} == {f"reports/hunt/{path.parent.name}"}
+        windows = condition.affected or ()
+        assert [window.versions for window in windows] == [write.exact(pins) for pins in same]
+        assert {window.source for window in windows} == {f"reports/hunt/{path.parent.name}"}
         assert kept.script(finding).splitlines()[2].split()[4:] == [
             f"{package}=={version}" for package, version in kept.about["pins"][kept.about["cell"]].items()
         ]
@@ -271,27 +273,34 @@ Budget: `repros.hunt.arms.error_limit`, from code steps and the epsilon of the d
 \"\"\"
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Symptom
-from repros.hunt.arms import error_limit, oracle, planted, prepare, reference, subject
+from repros.hunt.arms import error_limit, inputs, oracle, planted, reference, subject
+from repros.hunt.life import Life
 
-__all__ = ["CASE", "oracle", "planted", "prepare", "reference", "subject"]
+__all__ = ["CASE", "inputs", "oracle", "planted", "reference", "subject"]
 
-LIFE = {"spec": {"bias": True}, "steps": [["tie", {}], ["step", {"mode": "reentrant"}]]}
+LIFE = Life.from_json({"spec": {"bias": True}, "steps": [["tie", {}], ["step", {"mode": "reentrant"}]]})
+DEPARTS = Claim("it raises OSError: N 'b', where the reference goes on")
 
 CASE = Case(
-    package="bitsandbytes",
-    number=0,
+    report="bitsandbytes#0",
     title="int8: it raises OSError: N 'b', where the reference goes on",
     kind="finding of the hunt",
     status="not reported",
-    claims=(Claim("it raises OSError: N 'b', where the reference goes on"),),
-    conditions=(Condition("life", {"life": LIFE, "what": "raises OSError: 7 'b'"}),),
-    budget=Budget('error', error_limit),
-    numbers=error_limit,
-    symptoms=(Symptom('OSError', "7\\\\ 'b'"),),
-    affected=(
-        Affected({'torch': '==2.13.0'}, source='reports/hunt'),
+    severity="raises",
+    trigger='[bias=True] tie → step(mode=reentrant)',
+    claims=(DEPARTS,),
+    conditions=(
+        Condition(
+            "life",
+            Budget('error', error_limit(LIFE)),
+            {"life": LIFE, "what": "raises OSError: 7 'b'"},
+            affected=(
+                Affected({'torch': '==2.13.0'}, source='reports/hunt'),
+            ),
+            claims=(DEPARTS,),
+        ),
     ),
-    url="",
+    symptoms=(Symptom('OSError', "7\\\\ 'b'"),),
 )
 """
 SCRIPT_HEAD = """\
@@ -322,6 +331,17 @@ def test_a_case_and_a_script_word_for_word() -> None:
     assert write.case_text(finding, "reports/hunt", "here", pins) == CASE.replace("7 'b'\n\n", "7 'b' more\n\n")
     script = write.script_text(finding, pins["here"])
     assert script.startswith(SCRIPT_HEAD) and script.endswith(SCRIPT_TAIL)
+
+
+@pytest.mark.parametrize(
+    ("cells", "written"),
+    [({}, "None"), ({"here": "gone"}, "()"), ({"here": "output"}, "(\n                Affected({'torch': '==2'}, ")],
+)
+def test_a_window_is_what_the_cells_said_and_none_where_none_was_tried(cells: dict[str, str], written: str) -> None:
+    finding = Finding(Life.of({}, [("step", {})]), Departure("output", 0, "off"), 1, 1.0, True, cells)
+    assert f"\n            affected={written}" in write.case_text(
+        finding, "reports/hunt", "here", {"here": {"torch": "2"}}
+    )
 
 
 def test_nothing_is_found_where_nothing_departs(tmp_path: Path) -> None:
@@ -448,10 +468,11 @@ def test_what_is_written_can_be_read(
     monkeypatch.syspath_prepend(tmp_path)
     made = cases.entry(importlib.import_module(f"found.{finding.slug}"))
     (condition,) = made.case.conditions
-    assert made.case.affected[0].versions == {"torch": "==2.13.0", "bitsandbytes": "==0.50.2"}
-    assert len(made.case.affected) == 1
-    assert Life.from_json(condition.params["life"]) == life  # type: ignore[arg-type]
-    assert made.case.budget_of(condition).limit(condition.params) > 0
+    (window,) = condition.affected or ()
+    assert window.versions == {"torch": "==2.13.0", "bitsandbytes": "==0.50.2"}
+    assert condition.life == life
+    assert condition.budget.limit > 0
+    assert made.arms_of(condition) == ("subject", "reference", "planted")
     stand_alone(folder)
     assert "| there | as the reference |" in kept.page()
 
@@ -467,7 +488,7 @@ def test_what_an_exception_said_stays_text_in_a_case_and_a_script(text: str) -> 
             imported = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
             assert "os" not in imported
             assert (ast.get_docstring(tree) or "").count("OSError") >= 1
-        assert [type(node).__name__ for node in case.body] == ["Expr", "ImportFrom", "ImportFrom"] + ["Assign"] * 3
+        assert [type(node).__name__ for node in case.body] == ["Expr"] + ["ImportFrom"] * 3 + ["Assign"] * 4
 
 
 # --- made on demand ------------------------------------------------------------------------------
@@ -576,8 +597,8 @@ def test_a_hunt_outside_the_project_makes_scripts_and_no_cases(
     ("change", "says"),
     [
         ({"pins": {"torch": "2.13.0"}}, "findings.json: `pins[...]`: Expected `object`, got `str`"),
-        ({"pins": {"here": {"os;": "1"}}}, "pins of here: `os;==1` is no pin"),
-        ({"pins": {"here": {"torch": "2; rm"}}}, "pins of here: `torch==2; rm` is no pin"),
+        ({"pins": {"here": {"os;": "1"}}}, "pins of here: `os;==1` is not a pin"),
+        ({"pins": {"here": {"torch": "2; rm"}}}, "pins of here: `torch==2; rm` is not a pin"),
         ({"pins": {}}, "no pins of here"),
         ({"cell": "there"}, "no pins of there"),
         ({"life": {"spec": {"kind": "x"}, "steps": []}}, "findings[0].life: no layer has `kind=x`"),

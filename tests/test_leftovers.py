@@ -228,10 +228,9 @@ def worker_of(server: CellServer) -> int:
     return eventually(look, 60, "an arm at work in the cell")
 
 
-def ask(harness: Entry, what: str = "hang", timeout_s: float = 120.0) -> dict[str, Any]:
+def ask(harness: Entry, condition: str = "hangs", timeout_s: float = 120.0) -> dict[str, Any]:
     """Return what is asked of an arm of the harness's own case."""
-    params = {"subject": what}
-    return {"module": harness.module, "arm": "subject", "params": params, "checkpoint": None, "env": {},
+    return {"module": harness.module, "arm": "subject", "condition": condition, "checkpoint": None, "env": {},
             "timeout_s": timeout_s}  # fmt: skip
 
 
@@ -284,7 +283,7 @@ def test_a_supervisor_that_is_stopped_for_a_moment_is_not_lost(own: Bench, harne
     process = own.server._process
     assert process is not None
     with ThreadPoolExecutor(1) as arms:
-        waiting = arms.submit(own.observe, ask(harness, "inside"), tmp_path / "log")
+        waiting = arms.submit(own.observe, ask(harness, "passes"), tmp_path / "log")
         process.send_signal(signal.SIGSTOP)
         time.sleep(3)
         process.send_signal(signal.SIGCONT)
@@ -308,9 +307,13 @@ READY = '{"event": "ready", "failures": {}}'
     ("text", "state", "reason"),
     [
         ("exec sleep 60", "timeout", "no word from the cell's supervisor in 2 s of importing the packages"),
-        ("echo garbage; exec sleep 60", "crashed", "the cell's supervisor sent what is no message: b'garbage"),
-        ("echo '[1]'; exec sleep 60", "crashed", "the cell's supervisor sent what is no message: b'[1]"),
-        ("head -c 3000 /dev/zero; echo; exec sleep 60", "crashed", "the cell's supervisor sent what is no message"),
+        ("echo garbage; exec sleep 60", "crashed", "the supervisor sent something that is not a message: b'garbage"),
+        ("echo '[1]'; exec sleep 60", "crashed", "the supervisor sent something that is not a message: b'[1]"),
+        (
+            "head -c 3000 /dev/zero; echo; exec sleep 60",
+            "crashed",
+            "the supervisor sent something that is not a message",
+        ),
         (f"echo '{READY}'; read r; echo '{{'; exec sleep 60", "crashed", "the cell's supervisor sent what is no"),
         (f"echo '{READY}'; read r; echo '{{\"event\": \"ended\"}}'; exec sleep 60", "crashed", "what is no message"),
         (f"echo '{READY}'; echo '{READY}'; exec sleep 60", "timeout", "no word from the cell's supervisor for 4 s"),

@@ -127,7 +127,7 @@ ERRORS = [
         "tiers.cpu: nothing where a text belongs",
         "write one value on this line",
     ),
-    ("  cpu: main", "  CPU: main", "tiers: `CPU` is no tier name", "use a-z, 0-9 and _"),
+    ("  cpu: main", "  CPU: main", "tiers: `CPU` is not a valid tier name", "use a-z, 0-9 and _"),
     (
         "  cpu: main",
         "  cpu: main\n  spare: none",
@@ -175,7 +175,7 @@ ERRORS = [
     (
         "  - name: b",
         "  - name: B_b",
-        "cells[1].name: `B_b` is no cell name",
+        "cells[1].name: `B_b` is not a valid cell name",
         "use a-z, 0-9, `.` and `-`",
     ),
     (
@@ -279,7 +279,7 @@ def test_error_names_file_key_and_mend(tmp_path: Path, old: str, new: str, what:
     ],
 )
 def test_malformed_yaml_is_told_with_its_line(tmp_path: Path, text: str, what: str) -> None:
-    hint = "mend the YAML there: indentation, quotes, a missing `:` or bracket"
+    hint = "fix the YAML there: indentation, quotes, a missing `:` or bracket"
     assert error_of(tmp_path, text) == f"matrix.yaml: {what}\nhint: {hint}"
 
 

@@ -327,10 +327,10 @@ def test_the_allocators_history_is_replayed() -> None:
 
 
 def test_what_an_arm_did_is_told_though_its_meters_fail(harness: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: arm.Probe) -> None:
+    def broken(self: arm.Driver) -> None:
         raise KeyError("addr")
 
-    monkeypatch.setattr(arm.Probe, "results", broken)
+    monkeypatch.setattr(arm.Driver, "results", broken)
     request = {
         "module": harness.module,
         "condition": "passes",

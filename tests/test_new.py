@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from repros import cases
 from repros.cases import declared
-from repros.commands import new
+from repros.commands import cli, new
 from repros.errors import UserError
+from repros.run.consistency import contradiction
+from repros.verdict import Outcome, Verdict
+from tests.conftest import Bench
 
 #: What fills each `...` of a scaffold, kind by kind: a body for each arm, then the texts.
 SUBJECT = {
@@ -42,26 +49,63 @@ def refusal(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("kind", new.KINDS)
-def test_an_untouched_scaffold_is_refused_by_file_and_line_until_nothing_is_left(kind: str, tmp_path: Path) -> None:
-    path = new.write_case("bitsandbytes", 1995, "try_me", kind, tmp_path)
-    assert path.relative_to(tmp_path).as_posix() == "bitsandbytes/gh1995/try_me.py"
+def fill(path: Path, kind: str, subject: str) -> list[str]:
+    """Fill in a scaffold, one refusal after another, and return what was said."""
+    bodies = {"subject": subject, "reference": SUBJECT[kind], "planted": PLANTED[kind]}
     said = []
     while "..." in (text := path.read_text()):
         said.append(refusal(path))
         place, line, what = re.fullmatch(r"(.*):(\d+): (.*)\nhint: .*", said[-1]).groups()  # type: ignore[union-attr]
-        assert place.endswith("try_me.py")
+        assert place.endswith(path.name)
         assert "not filled in" in what
         rows = text.splitlines(keepends=True)
         at = next(n for n in range(int(line) - 1, len(rows)) if "..." in rows[n])
         name = what.partition("`")[2].partition("`")[0]
-        body = {"subject": SUBJECT, "reference": SUBJECT, "planted": PLANTED}.get(name)
-        rows[at] = rows[at].replace("...", body[kind] if body else filled(rows[at]), 1)
+        rows[at] = rows[at].replace("...", bodies.get(name) or filled(rows[at]), 1)
         path.write_text("".join(rows))
-    assert len(said) >= 8
+    return said
+
+
+@pytest.mark.parametrize("kind", new.KINDS)
+def test_an_untouched_scaffold_is_refused_by_file_and_line_until_nothing_is_left(kind: str, tmp_path: Path) -> None:
+    path = new.write_case("bitsandbytes", 1995, "try_me", kind, tmp_path)
+    assert path.relative_to(tmp_path).as_posix() == "bitsandbytes/gh1995/try_me.py"
+    assert len(fill(path, kind, SUBJECT[kind])) >= 8
     case = declared.declaration(module_of(path))
     assert case.report == "bitsandbytes#1995"
     assert case.conditions[0].affected is None
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Return a cell that looks for modules in its own folder as well: a scaffold is written there."""
+    made = Bench(tmp_path_factory.mktemp("apart"))
+    usual = made.server.environment()
+    places = os.pathsep.join([str(made.folder), usual["PYTHONPATH"]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made.server, "environment", lambda: {**usual, "PYTHONPATH": places})
+        patch.syspath_prepend(made.folder)
+        yield made
+    made.server.close()
+
+
+@pytest.mark.parametrize("kind", new.KINDS)
+@pytest.mark.parametrize(("does", "verdict"), [("right", Verdict.ABSENT), ("wrong", Verdict.REPRODUCED)])
+def test_a_scaffold_that_is_filled_in_comes_to_a_verdict(apart: Bench, kind: str, does: str, verdict: Verdict) -> None:
+    """Both controls hold, and since nothing is recorded of a new case its outcome is `new`, whichever verdict it is."""
+    path = new.write_case("bitsandbytes", 1995, f"{does}_{kind}", kind, apart.folder / "scaffolded")
+    fill(path, kind, SUBJECT[kind] if does == "right" else PLANTED[kind])
+    found = cases.load(f"scaffolded.bitsandbytes.gh1995.{path.stem}")
+    assert found.name == f"gh1995_{does}_{kind}"
+    made = apart.run(found, "eager")
+    assert made.verdict is verdict, made.reason
+    assert made.readings == {
+        "subject": "over" if does == "wrong" else "inside",
+        "reference": "inside",
+        "planted": "over",
+    }
+    assert (made.expected, made.outcome, made.failed) == (None, Outcome.NEW, False)
+    assert contradiction(made) == ""
 
 
 def filled(row: str) -> str:
@@ -86,3 +130,14 @@ def test_an_existing_file_is_kept_and_a_second_mechanism_joins_the_folder(tmp_pa
     assert first.read_text() == "mine"
     second = new.write_case("peft", 3265, "two", "numbers", tmp_path)
     assert sorted(path.name for path in second.parent.iterdir()) == ["__init__.py", "one.py", "two.py"]
+
+
+def test_the_command_says_what_is_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "write_case", functools.partial(new.write_case, root=tmp_path))
+    assert cli.main(["new", "peft", "3265", "one", "--kind", "memory"]) == 0
+    assert capsys.readouterr().out.split() == (
+        f"wrote {tmp_path}/peft/gh3265/one.py; next: fill in each `...`, then `python -m repros run gh3265`".split()
+    )
+    assert (tmp_path / "peft" / "gh3265" / "one.py").is_file()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from repros.meters.timeline import thinned
 from repros.redaction.redact import Redactor
 from repros.report.page import changes, html, pack
 from repros.run import results

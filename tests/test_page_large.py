@@ -11,7 +11,8 @@ import pytest
 
 from repros import cases
 from repros.commands import cli
-from tests.big_run import AGAIN, known, ten_thousand
+from repros.run import results
+from tests.big_run import AGAIN, EVIDENCE, known, ten_thousand
 from tests.chromium import Chromium
 
 
@@ -72,4 +73,8 @@ def used(before: os.times_result, after: os.times_result) -> float:
 
 def test_the_names_of_the_ten_thousand_are_known() -> None:
     """Else the page over them would hold no script, and its size would say nothing."""
-    assert len(known()[0].case.conditions) == AGAIN * len(cases.find()[0].case.conditions)
+    entries = known()
+    assert len(entries[0].case.conditions) == AGAIN * len(cases.find()[0].case.conditions)
+    names = {(entry.name, condition.name) for entry in entries for condition in entry.case.conditions}
+    written = {(record.case, f"{record.condition}-0") for record in results.load(EVIDENCE)[0]}
+    assert written and written <= names

@@ -182,7 +182,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return every output, as text, of a run into which all secrets were planted."""
     folder = tmp_path_factory.mktemp("planted")
     found, _ = results.load(results.REPORTS / "cpu")
-    record = next(r for r in found if r.case == "gh1935_saved_weight" and r.verdict.value == "reproduced")
+    record = next(r for r in found if r.case == "gh1935_compiled" and r.verdict.value == "reproduced")
     everything = " ; ".join(PLANTED.values())
     records = [replace(plant(record, text), condition=f"c{i}", failed=True) for i, text in enumerate(PLANTED.values())]
     records = [*records, plant(record, everything)]
@@ -241,7 +241,7 @@ def test_the_command_line_leaves_out_what_this_machine_knows(tmp_path: Path) -> 
         "index": "wheels.nightjar.example", "proxy": "fjord.nightjar.example",
     }  # fmt: skip
     found, _ = results.load(results.REPORTS / "cpu")
-    record = next(r for r in found if r.case == "gh1935_saved_weight" and r.verdict.value == "reproduced")
+    record = next(r for r in found if r.case == "gh1935_compiled" and r.verdict.value == "reproduced")
     run = results.Run(home / "runs" / "r")
     run.append(plant_where_it_may_be_read(record, " ; ".join([*words.values(), f"{home}/x.py"])))
     environment = {

@@ -159,7 +159,7 @@ def test_ends() -> None:
         ("1.0.0", "1.0", "a: both ends are 1.0.0\nhint: name two releases"),
         ("2.0.0", "1.1.0", "a: the ends are in the wrong order: 2.0.0 is newer than 1.1.0\nhint: write `--from 1.1.0"),
         ("1.4.0", None, "a: there is no release 1.4.0\nhint: near it are 1.1.0, 1.2.0, 1.3.0"),
-        ("new", None, "a: `new` is no version\nhint: write one such as `2.1.0rc1`"),
+        ("new", None, "a: `new` is not a version\nhint: write one such as `2.1.0rc1`"),
     ],
 )
 def test_ends_that_cannot_be(first: str, last: str | None, words: str) -> None:

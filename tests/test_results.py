@@ -9,16 +9,19 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
 import pytest
 
-from repros import ROOT
+from repros import ROOT, cases
+from repros.cases import aliases
 from repros.errors import UserError
 from repros.run import results
 from repros.run.results import Run
 from repros.verdict import Verdict
+from tests.factories import record
 
 
 def test_a_record_survives_its_line(tmp_path: Path) -> None:
@@ -98,6 +101,34 @@ def test_resume_tries_again_what_came_to_no_verdict(tmp_path: Path) -> None:
     assert {key[1] for key in results.settled(run.folder)} == {"reproduced", "absent"}
 
 
+def test_a_record_of_a_case_that_was_split_is_of_the_case_that_took_it_over(tmp_path: Path) -> None:
+    """What was written stays as it is; what is read, and what `--resume` leaves out, is called as it is now."""
+    run = Run(tmp_path / "r")
+    again = "python -m repros run gh1935_saved_weight --cell a --condition {}"
+    for condition in ("nf4-compile-mincut", "nf4-eager"):
+        run.append(replace(record("gh1935_saved_weight", condition), repeat=again.format(condition)))
+    kept = run.path.read_bytes()
+    moved, stays = results.load(run.folder)[0]
+    assert (moved.case, moved.condition) == ("gh1935_compiled", "nf4-compile-mincut")
+    assert moved.repeat == "python -m repros run gh1935_compiled --cell a --condition nf4-compile-mincut"
+    assert (stays.case, stays.repeat) == ("gh1935_saved_weight", again.format("nf4-eager"))
+    assert results.settled(run.folder) == {moved.key, stays.key}
+    run.append(record("gh1935_compiled", "nf4-compile-mincut", verdict=Verdict.REPRODUCED))
+    assert [(r.case, r.verdict) for r in results.load(run.folder)[0]] == [
+        ("gh1935_saved_weight", Verdict.ABSENT), ("gh1935_compiled", Verdict.REPRODUCED),
+    ]  # fmt: skip
+    assert run.path.read_bytes().startswith(kept)
+
+
+def test_each_former_name_is_of_conditions_that_the_case_has_now() -> None:
+    now = {entry.name: {condition.name for condition in entry.case.conditions} for entry in cases.find()}
+    for name, several in aliases.WAS.items():
+        for was, conditions in several.items():
+            assert set(conditions.split()) <= now[name], (name, was)
+            assert not now.get(was, set()).intersection(conditions.split()), (name, was)
+            assert all(entry.name in aliases.WAS for entry in cases.select(was, cases.find()) if was not in now)
+
+
 def test_a_missing_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"nowhere/results.jsonl: No such file or directory\nhint: name the folder of a run"
@@ -130,7 +161,6 @@ def test_a_full_disk_keeps_the_line_elsewhere(tmp_path: Path, monkeypatch: pytes
 
 def test_lines_of_runs_side_by_side_do_not_mix(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tests.records import record; from repros.run.results import Run\n"
         "import sys; from pathlib import Path; from tests.factories import record; from repros.run.results import Run\n"
         "run = Run(Path(sys.argv[1]))\n"
         "for n in range(50): run.append(record(condition=f'{sys.argv[2]}-{n}'))"
@@ -174,9 +204,8 @@ WRITER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from dataclasses import replace
 from repros.run.results import Run
-from repros.run.results import Run
+from tests.factories import record
 folder, name, count, size = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 run = Run(folder)
 for n in range(count):
@@ -188,7 +217,6 @@ OPENER = """
 import sys
 from pathlib import Path
 from repros.run import results
-from tests.factories import record
 for n in range(int(sys.argv[2])):
     results.Run(Path(sys.argv[1]))
     found, notice = results.load(Path(sys.argv[1]))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from repros.cases import Entry
-from repros.verdict import Verdict
+from repros.run.consistency import contradiction
+from repros.run.record import Record
+from repros.verdict import Outcome, Verdict
 from repros.worker.supervisor import kill_strays
 from tests.conftest import Bench
 from tests.processes import working_below
@@ -41,6 +45,9 @@ VERDICTS = {
     "reference-fires": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget"),
     "reference-raises": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget: ValueError"),
     "hidden-from-one-instrument": (Verdict.INCONCLUSIVE, "but heap_held_bytes 3.01 MiB"),
+    "control": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "control-breaks": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
+    "nothing-recorded": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
 }
 EFFECTS = {
     "fix-cures": "cures",
@@ -62,6 +69,36 @@ def test_effect_of_the_proposed_fix(bench: Bench, harness: Entry, condition: str
     record = bench.run(harness, condition)
     assert record.proposed is not None
     assert record.proposed["effect"] == EFFECTS[condition]
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected", "outcome", "failed"),
+    [
+        ("passes", False, Outcome.AS_EXPECTED, False),
+        ("breaks", False, Outcome.REGRESSION, True),
+        ("control", False, Outcome.AS_EXPECTED, False),
+        ("control-breaks", False, Outcome.REGRESSION, True),
+        ("nothing-recorded", None, Outcome.NEW, False),
+        ("planted-silent", False, Outcome.UNSETTLED, True),
+    ],
+)
+def test_a_verdict_is_held_against_what_is_recorded(
+    bench: Bench, harness: Entry, condition: str, expected: bool | None, outcome: Outcome, failed: bool
+) -> None:
+    made = bench.run(harness, condition)
+    assert (made.expected, made.outcome, made.failed) == (expected, outcome, failed)
+    assert contradiction(made) == ""
+    assert Record.from_json(json.loads(made.to_line())) == made
+
+
+@pytest.mark.parametrize("condition", ["control", "control-breaks"])
+def test_a_control_condition_has_no_planted_arm_and_says_so(bench: Bench, harness: Entry, condition: str) -> None:
+    made = bench.run(harness, condition)
+    assert made.control
+    assert {arm.arm for arm in made.arms} == {"subject", "reference", "proposed"}
+    assert made.margins["planted_over_budget"] is None
+    assert made.margins["budget_over_reference"] == pytest.approx(1.25, rel=0.01)
+    assert not bench.run(harness, "passes").control
 
 
 def test_every_condition_of_the_harness_case_has_its_expected_end(harness: Entry) -> None:
@@ -113,10 +150,10 @@ def test_a_lost_supervisor_is_an_error_and_the_next_arm_runs(bench: Bench, harne
 
 
 def test_what_an_arm_imports_as_it_warms_up_fails_in_nobodys_name(bench: Bench, harness: Entry) -> None:
-    request = {
+    request: dict[str, Any] = {
         "module": harness.module,
         "arm": "subject",
-        "params": dict(harness.condition("passes").params),
+        "condition": "passes",
         "checkpoint": None,
         "env": {},
         "timeout_s": 30.0,
@@ -128,10 +165,10 @@ def test_what_an_arm_imports_as_it_warms_up_fails_in_nobodys_name(bench: Bench, 
 
 
 def test_arms_agree_in_a_fork_and_in_a_new_interpreter(bench: Bench, harness: Entry) -> None:
-    request = {
+    request: dict[str, Any] = {
         "module": harness.module,
         "arm": "planted",
-        "params": dict(harness.condition("passes").params),
+        "condition": "passes",
         "checkpoint": None,
         "env": {},
         "timeout_s": 30.0,

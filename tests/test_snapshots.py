@@ -187,15 +187,17 @@ def test_the_worker_names_the_file_beside_the_log(monkeypatch: pytest.MonkeyPatc
     asked: list[Path | None] = []
 
     def meters_of(device: str, gate: Any, shared: bool = False, snapshot: Path | None = None) -> arm.Meters:
+        assert device == "cuda"
         asked.append(snapshot)
         raise RuntimeError("no card here")
 
     monkeypatch.setattr(arm, "meters_of", meters_of)
     entry = KNOWN["gh1935_saved_weight"]
-    request = {"module": entry.module, "arm": "subject", "params": {"device": "cuda"}, "log": "/x/a.b-0.49.2.c.log"}
+    condition = next(c.name for c in entry.case.conditions if c.device == "cuda")
+    request = {"module": entry.module, "arm": "subject", "condition": condition, "log": "/x/a.b-0.49.2.c.log"}
     for more in ({"snapshot": True}, {"snapshot": False}, {}):
         with pytest.raises(RuntimeError, match="no card here"):
-            arm.Probe().run({**request, **more})
+            arm.Driver().run({**request, **more})
     assert asked == [Path("/x/a.b-0.49.2.c.pickle"), None, None]
 
 

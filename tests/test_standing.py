@@ -9,14 +9,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from repros.case import Claim
+from repros.case import Case, Claim, Condition
+from repros.cases import Entry
 from repros.report import standing
 from repros.run.results import Record
 from repros.verdict import Verdict
-from tests.factories import record
+from tests.factories import BUDGET, record
 
 CLAIM = Claim("it is held")
 BAD, GOOD, NONE = Verdict.REPRODUCED, Verdict.ABSENT, Verdict.UNSUPPORTED
+
+
+def case(speaking: dict[str, tuple[Claim, ...]]) -> Case:
+    """Return a case of these conditions, by the claims that they speak to."""
+    conditions = tuple(Condition(name, BUDGET, claims=claims) for name, claims in speaking.items())
+    claims = {claim.text: claim for claims in speaking.values() for claim in claims}
+    return Case("bitsandbytes#1", "x", "issue", "open", "memory", "x", tuple(claims.values()), conditions)
+
+
+def of_claim(records: list[Record]) -> standing.Standing:
+    """Return the standing of a claim that every condition speaks to."""
+    return standing.of_claim(case({"c": (CLAIM,), **{r.condition: (CLAIM,) for r in records}}), CLAIM, records)
 
 
 def one(condition: str, cell: str, verdict: Verdict, **packages: str) -> Record:
@@ -61,22 +74,43 @@ def rows(table: dict[str, dict[str, Verdict]], package: str = "bitsandbytes") ->
     ],
 )
 def test_standing(table: dict[str, dict[str, Verdict]], word: str, because: str) -> None:
-    found = standing.of_claim(CLAIM, rows(table))
+    found = of_claim(rows(table))
     assert found.word == word
     assert because in found.because
 
 
 def test_edges_name_the_package_that_tells_them_apart() -> None:
     table = {"c": {"4.57.5": GOOD, "5.2.0": BAD, "5.23.0": GOOD}}
-    found = standing.of_claim(CLAIM, rows(table, "transformers"))
+    found = of_claim(rows(table, "transformers"))
     assert found.word == "fixed in transformers >5.2.0,<=5.23.0"
     assert "transformers absent in 4.57.5, reproduced in 5.2.0, absent in 5.23.0" in found.because
 
 
 def test_a_claim_speaks_of_its_own_conditions_only() -> None:
-    table = {"nf4-eager": {"1": GOOD}, "nf4-compile": {"1": BAD}}
-    assert standing.of_claim(Claim("x", conditions="*-eager"), rows(table)).word == "refuted"
-    assert standing.of_claim(Claim("x", conditions="*-compile"), rows(table)).word == "confirmed"
+    table = {"nf4-eager": {"1": GOOD}, "nf4-compile": {"1": BAD}, "nf4-new": {"1": NONE}, "gone": {"1": BAD}}
+    eager, compiled, new, none = map(Claim, ("eager", "compiled", "new", "none"))
+    both = case({"nf4-eager": (eager, new), "nf4-compile": (compiled,), "nf4-new": (new,)})
+    words = [standing.of_claim(both, claim, rows(table)).word for claim in (eager, compiled, new, none)]
+    assert words == ["refuted", "confirmed", "refuted", "untested"]
+
+
+def test_a_claim_of_several_cases_stands_on_the_records_of_them_all() -> None:
+    shared, own = Claim("shared", {"a": "1 GB"}), Claim("own")
+    first, second = case({"c": (shared,), "d": (own,)}), case({"c": (Claim("shared", {"b": "2 GB"}),)})
+    entries = [Entry(name, f"x.{name}", one, "", ()) for name, one in (("gh1_a", first), ("gh1_b", second))]
+    told = standing.claims_of(entries)
+    assert {text: [(e.name, *claim.reported) for e, claim in both] for text, both in told.items()} == {
+        "shared": [("gh1_a", "a"), ("gh1_b", "b")],
+        "own": [("gh1_a",)],
+    }
+    tried = rows({"c": {"1": BAD, "2": BAD}, "d": {"1": GOOD}})
+    records = [
+        *(replace(r, case="gh1_a") for r in tried), *(replace(r, case="gh1_b", verdict=GOOD) for r in tried),
+        *(replace(r, case="gh2_x") for r in tried),
+    ]  # fmt: skip
+    assert [r.case for r in standing.spoken(told["shared"], records)] == ["gh1_a"] * 2 + ["gh1_b"] * 2
+    assert standing.of(standing.spoken(told["shared"], records)).word == "confirmed under conditions"
+    assert standing.of(standing.spoken(told["own"], records)).word == "refuted"
 
 
 def test_fix() -> None:
@@ -91,7 +125,7 @@ def test_cells_that_differ_in_two_packages_name_both() -> None:
     """The two cells of a smoke run differ in transformers and bitsandbytes: neither may be named alone."""
     first, second = rows({"c": {"0.49.2": BAD, "0.50.2": GOOD}})
     packages = dict(second.environment["packages"]) | {"transformers": "5.23.0"}
-    found = standing.of_claim(CLAIM, [first, replace(second, environment={"packages": packages})])
+    found = of_claim([first, replace(second, environment={"packages": packages})])
     assert found.word == "confirmed under conditions"
     assert (
         "bitsandbytes reproduced in 0.49.2, absent in 0.50.2 or transformers reproduced in 5.2.0, absent in 5.23.0"
@@ -153,7 +187,7 @@ def grid(*cells: tuple[str, str, Verdict]) -> list[Record]:
     ],
 )
 def test_two_packages_may_take_part(cells: list[tuple[str, str, Verdict]], word: str, because: str) -> None:
-    found = standing.of_claim(CLAIM, grid(*cells))
+    found = of_claim(grid(*cells))
     assert (found.word, found.because) == (word, because)
 
 
@@ -166,12 +200,12 @@ def test_what_ends_every_condition_is_said_alone() -> None:
 
     either = condition("c", BAD, GOOD, GOOD)
     torch, other = condition("d", BAD, BAD, GOOD), condition("e", BAD, GOOD, BAD, newest="0.50.2")
-    assert standing.of_claim(CLAIM, either).word == "fixed in bitsandbytes >0.49,<=0.50 or torch >2.13,<=2.15"
-    assert standing.of_claim(CLAIM, either + torch).word == "fixed in torch >2.13,<=2.15"
-    assert standing.of_claim(CLAIM, either + other).word == "fixed in bitsandbytes >0.49,<=0.50.2"
+    assert of_claim(either).word == "fixed in bitsandbytes >0.49,<=0.50 or torch >2.13,<=2.15"
+    assert of_claim(either + torch).word == "fixed in torch >2.13,<=2.15"
+    assert of_claim(either + other).word == "fixed in bitsandbytes >0.49,<=0.50.2"
     by_condition = "fixed in bitsandbytes >0.49,<=0.50.2 or torch >2.13,<=2.15, by condition"
-    assert standing.of_claim(CLAIM, torch + other).word == by_condition
-    assert standing.of_claim(CLAIM, torch + either + other).word == by_condition
+    assert of_claim(torch + other).word == by_condition
+    assert of_claim(torch + either + other).word == by_condition
 
 
 @pytest.mark.parametrize(
@@ -185,14 +219,12 @@ def test_what_ends_every_condition_is_said_alone() -> None:
 )
 def test_a_release_that_one_condition_was_not_tried_in_is_no_second_fix(other: dict[str, Verdict], word: str) -> None:
     tried = {"c": {"5.2": BAD, "5.3": BAD, "5.4": GOOD}, "d": other}
-    assert standing.of_claim(CLAIM, rows(tried, "transformers")).word == f"fixed in {word}"
+    assert of_claim(rows(tried, "transformers")).word == f"fixed in {word}"
 
 
 def test_a_condition_that_fits_two_fixes_does_not_make_them_one() -> None:
     tried = {"c": {"1": BAD, "2": GOOD}, "d": {"1": BAD, "4": GOOD}, "e": {"3": BAD, "4": GOOD}}
-    assert standing.of_claim(CLAIM, rows(tried)).word == (
-        "fixed in bitsandbytes >1,<=4 or bitsandbytes >3,<=4, by condition"
-    )
+    assert of_claim(rows(tried)).word == ("fixed in bitsandbytes >1,<=4 or bitsandbytes >3,<=4, by condition")
 
 
 PACKAGES = ("torch", "transformers", "bitsandbytes")
@@ -209,7 +241,7 @@ def of_three(*cells: tuple[tuple[int, int, int], Verdict]) -> list[Record]:
 def test_what_two_pairs_of_packages_would_explain_is_told_by_cells() -> None:
     """What is newer in one cell is so in two packages."""
     tried = of_three(((1, 1, 1), GOOD), ((2, 1, 2), GOOD), ((2, 2, 1), BAD), ((1, 2, 2), GOOD))
-    found = standing.of_claim(CLAIM, tried)
+    found = of_claim(tried)
     assert found == standing.Standing("confirmed under conditions", "reproduced in 2-2-1; absent in 3 other cells: c")
 
 

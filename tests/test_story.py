@@ -16,11 +16,16 @@ from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict
 from tests.commands import errors
+from tests.factories import record
 
 KNOWN = {e.name: e for e in cases.find()}
 STORIES = sorted(story.STORIES.glob("*.md"))
-READINGS = sorted((ROOT / "repros" / "cases").glob("*/gh*.md"))
+READINGS = sorted((ROOT / "repros" / "cases").glob("*/gh*/story.md"))
 RUNS = [results.REPORTS / name for name in ("cpu", "cpu-edges", "cpu-torch", "h200", "h200-x2")]
+
+
+def report_of(reading: Path) -> str:
+    return f"{reading.parent.parent.name}-{reading.parent.name.removeprefix('gh')}"
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +35,9 @@ def records() -> list[Record]:
 
 def test_every_report_has_a_story_and_a_reading() -> None:
     reports = {f"{e.case.package}-{e.case.number}" for e in KNOWN.values()}
+    assert {report_of(path) for path in READINGS} == reports
+    assert {story.reading_path(e) for e in KNOWN.values()} == set(READINGS)
     assert {path.stem for path in STORIES} == reports
-    assert {f"{path.parent.name}-{path.stem.removeprefix('gh')}" for path in READINGS} == reports
 
 
 @pytest.mark.parametrize("path", STORIES, ids=lambda path: path.stem)
@@ -44,11 +50,13 @@ def test_a_committed_story_is_what_its_results_make(path: Path) -> None:
     assert made[path.name] == text, f"make it again: python -m repros stories {command[1]}"
 
 
-@pytest.mark.parametrize("path", READINGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", READINGS, ids=report_of)
 def test_a_reading_types_no_figure(path: Path) -> None:
     prose = re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", path.read_text(), flags=re.DOTALL)
     prose = re.sub(r"`[^`]*`", "", prose)
-    names = r"(transformers|bitsandbytes)#\d+|(Qwen[\d.]+-)?\d+B(-A\d+B)?\b|\b(4|8|16)[- ]bits?\b|[Ii]nt8\b|NF4|float32"
+    names = (
+        r"(transformers|bitsandbytes)#\d+|(Qwen[\d.]+-)?\d+B(-A\d+B)?\b|\b(4|8|16)[- ]bits?\b|(?i:int8)\b|NF4|float32"
+    )
     assert not re.findall(r"\d[\d.,]*", re.sub(names, "", prose)), "a figure comes from `figure(…)` and its like"
     assert "{{" in path.read_text()
 
@@ -57,7 +65,7 @@ def test_a_sentence_that_results_contradict_stops_the_command(records: list[Reco
     key = ("gh1935_saved_weight", "nf4-eager", "tf5.2.0-bnb0.49.2")
     turned = [replace(r, verdict=Verdict.REPRODUCED) if r.key == key else r for r in records]
     with pytest.raises(
-        UserError, match=r"gh1935\.md: says absent of gh1935_saved_weight .*nf4-eager in tf5\.2\.0-bnb0\.49\.2"
+        UserError, match=r"gh1935/story\.md: says absent of gh1935_saved_weight .*nf4-eager in tf5\.2\.0-bnb0\.49\.2"
     ):
         story.stories(turned, KNOWN, ["x"])
 
@@ -68,6 +76,36 @@ def test_an_arm_that_ran_out_of_memory_is_in_no_range(records: list[Record]) -> 
     assert reached and ran_out
     (figure,) = {round(float(r.figure("subject") or 0) / 2**30, 2) for r in reached}
     assert story.arm_range(compiled, "subject", "bytes", 0) == f"{figure:.2f} GiB, out of memory in {len(ran_out)}"
+
+
+def test_a_claim_of_several_cases_is_told_once_by_all_of_them(records: list[Record]) -> None:
+    entries = [e for e in KNOWN.values() if e.case.number == 1935]
+    text = "the maintainer suspects a graph compiler's joint graph, not eager mode"
+    assert len([e for e in entries if text in [claim.text for claim in e.case.claims]]) == 2
+    (row,) = [line for line in story.story(entries, records, ["x"]).splitlines() if line.startswith(f"| {text} |")]
+    both = "bitsandbytes >0.49.2,<=0.50.2 or torch >2.13.0,<=2.14.0, by condition"
+    assert row.endswith(f"| no figure | **fixed in {both}** |")
+
+
+def test_a_control_condition_says_that_it_has_no_planted_arm() -> None:
+    made = record()
+    alone = replace(made, control=True, arms=made.arms[:2], margins={**made.margins, "planted_over_budget": None})
+    assert [arm.arm for arm in alone.arms] == ["subject", "reference"]
+    assert story.figures([made])[-1] == "≥ 3.00×, ≥ ∞"
+    assert story.figures([alone])[-1] == "no planted arm, ≥ ∞"
+    raised = replace(made, margins=dict.fromkeys(made.margins))
+    assert story.figures([raised])[-1] == "raised, raised"
+
+
+def test_a_report_without_a_reading_is_told_by_its_figures(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = KNOWN["gh44387_int8"]
+    whole = story.story([entry], records, ["x"])
+    monkeypatch.setattr(story, "reading_path", lambda entry: tmp_path / "story.md")
+    bare = story.story([entry], records, ["x"])
+    assert set(re.findall("(?m)^(?:#|[|]).*", bare)) == set(re.findall("(?m)^(?:#|[|]).*", whole))
+    assert len(bare) < len(whole)
 
 
 def test_a_story_follows_its_results(records: list[Record]) -> None:
@@ -109,9 +147,13 @@ def test_a_reading_that_asks_for_what_is_not_there(text: str, says: str, records
 
 
 def test_a_reading_that_is_missing_or_lacks_a_part(records: list[Record], tmp_path: Path) -> None:
-    path = tmp_path / "gh1.md"
-    with pytest.raises(UserError, match=r"No such file.*\nhint: write the reading"):
-        story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))
+    path = tmp_path / "story.md"
+    asked = story.Results(records, path, [KNOWN["gh1935_card_table"]])
+    assert story.parts(path, asked) == dict.fromkeys(story.PARTS, ""), "a report may be told by its figures alone"
+    path.mkdir()
+    with pytest.raises(UserError, match=r"story\.md: Is a directory\nhint: check"):
+        story.parts(path, asked)
+    path.rmdir()
     path.write_text("## in short\n\nx\n")
     with pytest.raises(UserError, match="its parts are in short"):
         story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))

@@ -16,7 +16,7 @@ from markdown_it.token import Token
 
 from repros import cases
 from repros.bisect import page
-from repros.bisect.bisection import Hunt
+from repros.bisect.bisection import Walk
 from repros.commands import cli
 from repros.errors import UserError, printable
 from repros.evidence import committed, fits, proxies, story
@@ -84,6 +84,7 @@ def test_every_text_of_a_record_is_made_hostile() -> None:
                 "evidence",
                 "exception",
                 "date",
+                "control",
             ), field.name
 
 
@@ -91,13 +92,13 @@ def test_every_text_of_a_record_is_made_hostile() -> None:
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory: pytest.TempPathFactory) -> list[Hunt]:
+def walk(tmp_path_factory: pytest.TempPathFactory) -> list[Walk]:
     found = hunts(16)
     work(found, tmp_path_factory.mktemp("walk"), monotone)
     return found
 
 
-def pages(text: str, walk: list[Hunt]) -> dict[str, str]:
+def pages(text: str, walk: list[Walk]) -> dict[str, str]:
     """Return every page in Markdown that a record of this text gets onto."""
     one = trial(text)
     unsupported = replace(one, verdict=Verdict.UNSUPPORTED, condition=f"{text} ")
@@ -146,7 +147,7 @@ def figures(one: Record) -> Record:
     return replace(one, arms=tuple(arms))
 
 
-def poisoned(found: Sequence[Hunt], text: str) -> None:
+def poisoned(found: Sequence[Walk], text: str) -> None:
     """Put a text into the probes of searches."""
     words: dict[str, Any] = dict.fromkeys(("reason", "figure", "build", "native", "date"), text)
     for hunt in found:
@@ -203,7 +204,7 @@ def test_what_is_private_is_taken_out_before_it_is_escaped() -> None:
 _innocent: dict[str, str] = {}
 
 
-def innocent(walk: list[Hunt]) -> dict[str, str]:
+def innocent(walk: list[Walk]) -> dict[str, str]:
     """Return the pages of a record that says nothing but a word."""
     if not _innocent:
         _innocent.update(pages("word", walk))
@@ -211,7 +212,7 @@ def innocent(walk: list[Hunt]) -> dict[str, str]:
 
 
 @every
-def test_markdown_shows_a_text_and_its_page_stays_as_it_is(text: str, walk: list[Hunt]) -> None:
+def test_markdown_shows_a_text_and_its_page_stays_as_it_is(text: str, walk: list[Walk]) -> None:
     harmless = innocent(walk)
     for name, made in pages(text, walk).items():
         tokens = PARSER.parse(made)
@@ -383,7 +384,7 @@ def opened(tab: Any, file: Path) -> list[str]:
     return [url for url in did if url != file.as_uri() and not url.startswith("data:")]
 
 
-def test_a_browser_runs_and_asks_nothing_of_rendered_markdown(tab: Any, walk: list[Hunt], tmp_path: Path) -> None:
+def test_a_browser_runs_and_asks_nothing_of_rendered_markdown(tab: Any, walk: list[Walk], tmp_path: Path) -> None:
     parts = []
     for text in HOSTILE.values():
         parts += [PARSER.render(page) for page in pages(text, walk).values()]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from repros.case import Budget, Symptom
 from repros.errors import UserError
 from repros.verdict import (
+    ArmReading,
     Effect,
     Observation,
     Outcome,
-    Reading,
     Verdict,
     decide,
     effect,
@@ -34,7 +34,7 @@ from repros.verdict import (
 )
 from tests.factories import done, raised
 
-R = Reading
+R = ArmReading
 BYTES = Budget("held_bytes", 100, second="heap_held_bytes")
 
 

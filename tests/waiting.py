@@ -15,5 +15,5 @@ def eventually(condition: Callable[[], T | None], within_s: float, what: str) ->
     while not (found := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not in {within_s:g} s: {what}")
-        time.sleep(0.01)
+        time.sleep(0.02)
     return found

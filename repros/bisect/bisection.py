@@ -19,7 +19,7 @@ from repros.errors import UserError
 
 
 @dataclass(eq=False)
-class Hunt:
+class Walk:
     """One search: a case under a condition, over the revisions that can be tried under it."""
 
     entry: Entry
@@ -90,7 +90,7 @@ class Bisection:
 
     def __init__(
         self,
-        hunts: Sequence[Hunt],
+        hunts: Sequence[Walk],
         kept: Kept,
         workshop: Workshop,
         *,
@@ -132,9 +132,9 @@ class Bisection:
 
     # -- searching
 
-    def _wanted(self) -> dict[Revision, list[tuple[Hunt, int]]]:
+    def _wanted(self) -> dict[Revision, list[tuple[Walk, int]]]:
         """Tell what is kept; return what is still asked, the revision asked for most first."""
-        found: dict[Revision, list[tuple[Hunt, int]]] = {}
+        found: dict[Revision, list[tuple[Walk, int]]] = {}
         for hunt in self.hunts:
             while asked := hunt.search.ask(self._k):
                 known = [(index, self._known(hunt, index, fresh=False)) for index in asked]
@@ -148,14 +148,14 @@ class Bisection:
                     break
         return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
-    def _known(self, hunt: Hunt, index: int, fresh: bool) -> Probe | None:
+    def _known(self, hunt: Walk, index: int, fresh: bool) -> Probe | None:
         kept = self.kept.find(hunt.entry.name, hunt.condition, hunt.identities[index], fresh)
         if self._retry:
             kept = [probe for probe in kept if probe.verdict not in ("error", "timeout")]
         at = hunt.told(index, fresh)
         return kept[at] if at < len(kept) else None
 
-    def _turn(self, wanted: Mapping[Revision, list[tuple[Hunt, int]]]) -> None:
+    def _turn(self, wanted: Mapping[Revision, list[tuple[Walk, int]]]) -> None:
         """Probe the first revision(s) that are wanted, with those that may follow being made ready meanwhile."""
         now = list(wanted)[: self._k]
         futures = {revision: self.workshop.prepare(revision) for revision in now}
@@ -175,7 +175,7 @@ class Bisection:
         self.workshop.trim({revision.name for revision in (*now, *ahead)})
 
     def _probe(
-        self, revision: Revision, future: Future[Ready], hunts: Sequence[tuple[Hunt, int]], *, fresh: bool
+        self, revision: Revision, future: Future[Ready], hunts: Sequence[tuple[Walk, int]], *, fresh: bool
     ) -> None:
         for hunt, index in hunts:
             probe = self.workshop.try_here(hunt.entry, hunt.condition, revision, future, fresh)
@@ -186,8 +186,8 @@ class Bisection:
 
     # -- confirming
 
-    def _unconfirmed(self) -> dict[Revision, list[tuple[Hunt, int]]]:
-        found: dict[Revision, list[tuple[Hunt, int]]] = {}
+    def _unconfirmed(self) -> dict[Revision, list[tuple[Walk, int]]]:
+        found: dict[Revision, list[tuple[Walk, int]]] = {}
         for hunt in self.hunts:
             for index in hunt.unconfirmed():
                 probe = self._known(hunt, index, fresh=True)
@@ -197,7 +197,7 @@ class Bisection:
                     found.setdefault(hunt.revisions[index], []).append((hunt, index))
         return found
 
-    def _confirmations(self, wanted: Mapping[Revision, list[tuple[Hunt, int]]]) -> None:
+    def _confirmations(self, wanted: Mapping[Revision, list[tuple[Walk, int]]]) -> None:
         """Try the neighbours of edges again, the next environment being made while one is tried."""
         order = list(wanted)
         for at, revision in enumerate(order):
@@ -232,7 +232,7 @@ class Bisection:
                     hunt.crossed.append((index, kept[0]))
 
 
-def line(hunt: Hunt, probe: Probe) -> str:
+def line(hunt: Walk, probe: Probe) -> str:
     """Return one probe as a line for people."""
     word = probe.votes[0].partition(":")[0] if probe.votes else SKIP
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in probe.seconds.items())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from repros.bisect.bisection import Hunt
+from repros.bisect.bisection import Walk
 from repros.bisect.probe import PROBES, Probe
 from repros.bisect.revisions import FOLLOWERS, compare_link, diff_command
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
@@ -21,7 +21,7 @@ from repros.verdict import apart, multiple, show, show_pair
 LOG = ("#", "revision", "date", "vote", "figure", "budget", "planted/budget", "budget/reference")
 
 
-def summary(hunts: Sequence[Hunt], package: str, base: Cell) -> str:
+def summary(hunts: Sequence[Walk], package: str, base: Cell) -> str:
     """Return the answer of every search in a few lines."""
     rows = [f"{package}, the rest as in {base.name}"]
     for hunt in hunts:
@@ -32,13 +32,13 @@ def summary(hunts: Sequence[Hunt], package: str, base: Cell) -> str:
     return "\n".join(map(line, rows))
 
 
-def _edge_lines(hunt: Hunt, answer: Answer) -> list[str]:
+def _edge_lines(hunt: Walk, answer: Answer) -> list[str]:
     if not answer.edges:
         return [_uniform(hunt, answer)]
     return [edge_text(hunt, edge) for edge in answer.edges]
 
 
-def _uniform(hunt: Hunt, answer: Answer) -> str:
+def _uniform(hunt: Walk, answer: Answer) -> str:
     tried = sum(label != SKIP for label in answer.labels.values())
     ends = f"{hunt.revisions[0].name} to {hunt.revisions[-1].name}"
     what = {
@@ -49,7 +49,7 @@ def _uniform(hunt: Hunt, answer: Answer) -> str:
     return what[answer.result]
 
 
-def edge_text(hunt: Hunt, edge: Edge) -> str:
+def edge_text(hunt: Walk, edge: Edge) -> str:
     """Return one edge in words: what changes, between which revisions, how sure, at what cost."""
     low, high = hunt.revisions[edge.low], hunt.revisions[edge.high]
     last = {Kind.FIRST_BAD: "last good", Kind.FIRST_FIXED: "last bad"}.get(edge.kind, "last with the one before")
@@ -70,7 +70,7 @@ def percent(share: float) -> str:
     return f"{math.floor(share * 10000) / 100:g} %"
 
 
-def _effort(hunt: Hunt, answer: Answer) -> str:
+def _effort(hunt: Walk, answer: Answer) -> str:
     n = len(hunt.revisions)
     seconds = _seconds(probe for _, probe in hunt.order)
     fresh = sum(probe.fresh for _, probe in hunt.order)
@@ -92,7 +92,7 @@ def _seconds(probes: Iterable[Probe]) -> dict[str, float]:
 
 
 def write(
-    hunts: Sequence[Hunt],
+    hunts: Sequence[Walk],
     package: str,
     base: Cell,
     folder: Path,
@@ -114,7 +114,7 @@ def place(folder: Path, *, own: bool, force: bool) -> Folder:
     return Folder(folder, "probes" if own else "bisection", force=force, prune=not own)
 
 
-def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
+def page(hunts: Sequence[Walk], package: str, base: Cell, command: str) -> str:
     """Return the page; every figure on it is read from the probes."""
     everything = [probe for hunt in hunts for _, probe in hunt.order]
     names = ", ".join(dict.fromkeys(hunt.entry.name for hunt in hunts))
@@ -150,11 +150,11 @@ def page(hunts: Sequence[Hunt], package: str, base: Cell, command: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _commits(hunts: Sequence[Hunt]) -> bool:
+def _commits(hunts: Sequence[Walk]) -> bool:
     return any(revision.source for hunt in hunts for revision in hunt.revisions)
 
 
-def _overview(hunts: Sequence[Hunt]) -> list[str]:
+def _overview(hunts: Sequence[Walk]) -> list[str]:
     rows = head("case", "condition", "result", "edges")
     for hunt in hunts:
         answer = hunt.answer()
@@ -163,13 +163,13 @@ def _overview(hunts: Sequence[Hunt]) -> list[str]:
     return [*rows, ""]
 
 
-def _short(hunt: Hunt, edge: Edge) -> str:
+def _short(hunt: Walk, edge: Edge) -> str:
     low, high = markdown(hunt.revisions[edge.low].name), bold(hunt.revisions[edge.high].name)
     between = "" if edge.result is not Result.RANGE else f", after {low}"
     return f"{edge.kind.value} {high}" + (between or f" (after {low})")
 
 
-def _section(hunt: Hunt, package: str) -> list[str]:
+def _section(hunt: Walk, package: str) -> list[str]:
     case, answer = hunt.entry.case, hunt.answer()
     name = f"{case.package}#{case.number} {code(hunt.entry.name)} {markdown(f'[{hunt.condition}]')}"
     rows = [f"## {name}: {answer.result.value}", ""]
@@ -183,7 +183,7 @@ def _section(hunt: Hunt, package: str) -> list[str]:
     return [*rows, *_log(hunt), ""]
 
 
-def _in_order(hunt: Hunt) -> list[tuple[str, str, list[Probe]]]:
+def _in_order(hunt: Walk) -> list[tuple[str, str, list[Probe]]]:
     """Return each revision that was tried, in their own order: name, label, probes."""
     labels = sorted(hunt.answer().labels.items())
     return [(hunt.revisions[i].name, label, [p for at, p in hunt.order if at == i]) for i, label in labels]
@@ -213,14 +213,14 @@ def _span(probes: Sequence[Probe]) -> tuple[str, str]:
     return f"{one.figure} {ends}", show(limit, one.unit, more)
 
 
-def _gone(hunt: Hunt) -> str:
+def _gone(hunt: Walk) -> str:
     by_reason: dict[str, list[str]] = {}
     for revision, why in hunt.ruled_out:
         by_reason.setdefault(why, []).append(revision.name)
     return "Ruled out beforehand: " + "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items()) + "."
 
 
-def _edge_rows(hunt: Hunt, edge: Edge, package: str) -> list[str]:
+def _edge_rows(hunt: Walk, edge: Edge, package: str) -> list[str]:
     low, high = hunt.revisions[edge.low], hunt.revisions[edge.high]
     rows = [f"- {markdown(edge_text(hunt, edge))}"]
     for name, label in ((low.name, edge.before), (high.name, edge.after)):
@@ -259,7 +259,7 @@ def _whose(edge: Edge, crossed: Sequence[Probe]) -> str:
     return "whether the edge is the sources' or the native library's cannot be told from this"
 
 
-def _other_changes(hunt: Hunt, edge: Edge, package: str) -> str:
+def _other_changes(hunt: Walk, edge: Edge, package: str) -> str:
     pairs = []
     for index in (edge.low, edge.high):
         pairs.append(next((p.packages for i, p in hunt.order if i == index and p.packages), {}))
@@ -268,7 +268,7 @@ def _other_changes(hunt: Hunt, edge: Edge, package: str) -> str:
     return ", ".join(f"{name} {before[name]} to {after.get(name)}" for name in changed)
 
 
-def _log(hunt: Hunt) -> list[str]:
+def _log(hunt: Walk) -> list[str]:
     times = ("environment", "import", "trial", "waited")
     rows = head(*LOG, *times, "followers")
     for number, (index, probe) in enumerate(hunt.order, 1):

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -27,7 +26,7 @@ from repros import ROOT
 from repros.bisect.commits import extract
 from repros.bisect.revisions import Revision
 from repros.bisect.search import BAD, GOOD, SKIP
-from repros.cases import Entry
+from repros.cases import Entry, sources
 from repros.cells.envs import Environment, ensure
 from repros.cells.uv import of_machine
 from repros.errors import EnvError, UserError
@@ -39,7 +38,7 @@ from repros.run.results import Record, append, lines
 from repros.run.server import CellServer, Clock, pool
 from repros.run.session import MACHINE_FACTS, ReadyCell
 from repros.run.trial import Running, Trial
-from repros.verdict import SCHEMA, SETTLED, Observation, Reading, Verdict, exceeds, is_symptom, read, to_number
+from repros.verdict import SCHEMA, SETTLED, ArmReading, Observation, Verdict, exceeds, is_symptom, read, to_number
 
 PROBES = "probes.jsonl"
 #: Supervisors that stay up after their probe, for the next condition or vote; each holds the packages in memory.
@@ -133,25 +132,21 @@ def load(path: Path) -> list[Probe]:
 
 
 @lru_cache
-def definition(module_name: str) -> str:
+def definition(module: str) -> str:
     """Digest a case and what measures it; its record of affected versions is no part of that."""
     total = hashlib.sha256()
-    module = sys.modules[module_name]
-    assert module.__file__ is not None
-    total.update(_without_record(Path(module.__file__)))
+    for path, text in sorted(sources.own(module).items()):
+        total.update(_without_record(text) if path.endswith(".py") else text.encode())
     package = ROOT / "repros"
-    for path in sorted(package.glob("cases/_*.py")):
-        total.update(_without_record(path))
-    shared = [*package.glob("meters/*.py"), *package.glob("reference/*.py")]
-    for path in sorted([*shared, package / "worker.py", package / "verdict.py"]):
-        total.update(path.read_bytes())
+    for file in sorted([*package.glob("meters/*.py"), package / "worker" / "arm.py", package / "verdict.py"]):
+        total.update(file.read_bytes())
     return total.hexdigest()[:16]
 
 
-def _without_record(path: Path) -> bytes:
+def _without_record(text: str) -> bytes:
     """Return a module's code without comments, and without what records affected versions."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    tree.body = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name == "affected")]
+    tree = ast.parse(text)
+    tree.body = [node for node in tree.body if not sources.is_record(node)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             node.keywords = [keyword for keyword in node.keywords if keyword.arg != "affected"]
@@ -217,7 +212,7 @@ def votes_of(entry: Entry, record: Record) -> tuple[str, ...]:
     budget = budget_of(record)
     found = []
     for observation in (arm for arm in record.arms if arm.arm == "subject"):
-        over = read(observation, budget, case.symptoms)[0] is Reading.OVER
+        over = read(observation, budget, case.symptoms)[0] is ArmReading.OVER
         found.append(f"{BAD}: {signature(entry, observation, budget.figure, budget.limit)}" if over else GOOD)
     return tuple(found)
 

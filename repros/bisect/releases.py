@@ -143,7 +143,7 @@ def version_of(package: str, known: Sequence[Release], end: str) -> Version:
     try:
         version = Version(end)
     except ValueError:
-        raise UserError(f"{package}: `{end}` is no version", f"write one such as `{known[-1]}`") from None
+        raise UserError(f"{package}: `{end}` is not a version", f"write one such as `{known[-1]}`") from None
     if version in {release.version for release in known}:
         return version
     near = sorted(known, key=lambda r: _distance(r.version, version))[:3]

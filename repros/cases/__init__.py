@@ -110,8 +110,11 @@ def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
 
 
 def having(entries: tuple[Entry, ...], condition: str | None) -> tuple[Entry, ...]:
-    """Return those cases of a report that have a condition; all of them where none is named or none has it."""
-    return tuple(e for e in entries if any(c.name == condition for c in e.case.conditions)) or entries
+    """Return those cases of a report that have a condition: all where none is named, UserError if none has it."""
+    found = tuple(e for e in entries if condition in (None, *(c.name for c in e.case.conditions)))
+    if condition is not None and not found:
+        refuse(entries, condition)
+    return found
 
 
 def refuse(entries: Sequence[Entry], condition: str) -> None:

@@ -13,13 +13,14 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import TypeGuard
 
 from repros import ROOT
 
 #: What is no part of any case's own source: every arm needs it, whatever the case.
 HARNESS = (
     *("repros.worker.arm", "repros.worker.preload", "repros.case", "repros.verdict"),
-    *("repros.errors", "repros.machine.cache", "repros.worker.checkpoints"),
+    *("repros.errors", "repros.machine.cache", "repros.worker.checkpoints", "repros.cases"),
 )
 
 
@@ -108,9 +109,14 @@ def _recording(node: ast.AST) -> ast.expr | ast.stmt | None:
     """Return what of a node records affected versions: a keyword's value, a window, a name that is given to windows."""
     if isinstance(node, ast.keyword) and node.arg == "affected":
         return node.value
-    if isinstance(node, ast.Assign) and _is_window(node.value):
+    if is_record(node):
         return node
     return node if isinstance(node, ast.Call) and _is_window(node) else None
+
+
+def is_record(node: ast.AST) -> TypeGuard[ast.Assign]:
+    """Return whether a statement does no more than name windows."""
+    return isinstance(node, ast.Assign) and _is_window(node.value)
 
 
 def _is_window(value: ast.expr) -> bool:

@@ -396,7 +396,7 @@ def _fill(job: _Job, staging: Path) -> None:
     seen = inspect(_python_in(staging), job.cell.pins)
     if seen.problem:
         what = f"{label}: the environment is not healthy: {seen.problem}"
-        hint = "read its words; another pin or `--with` may mend it"
+        hint = "read its words; another pin or `--with` may help"
         raise EnvError("error", what, hint, redact(seen.words))
     _check_kernels(job, staging, seen.resolved)
     seconds = {"install": installed - started, "health": time.perf_counter() - installed}

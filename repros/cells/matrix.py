@@ -1,7 +1,7 @@
 """``matrix.yaml`` -> cells: axes, companions, tiers and the excludes that say what cannot be.
 
 Pure: reads one file, starts nothing, imports nothing under test. Every error is a ``UserError``
-that names the file, the key and a mend. The checks are written by hand: a library that validates types knows neither
+that names the file, the key and a fix. The checks are written by hand: a library that validates types knows neither
 the nearest name nor the pin to write in place of a wrong one, and most of these checks hold one key against another.
 """
 
@@ -308,7 +308,7 @@ def _read(path: Path) -> object:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = shortened(getattr(error, "problem", None) or " ".join(str(error).split()), 200)
-        hint = "mend the YAML there: indentation, quotes, a missing `:` or bracket"
+        hint = "fix the YAML there: indentation, quotes, a missing `:` or bracket"
         raise UserError(f"{path.name}: {where}{problem}", hint) from None
 
 
@@ -387,7 +387,7 @@ def _tiers(at: _At, value: object) -> Mapping[str, str]:
     given = at.mapping(value)
     for name in given:
         if not _TIER_NAME.fullmatch(name):
-            raise at.error(f"`{shortened(name)}` is no tier name", "use a-z, 0-9 and _")
+            raise at.error(f"`{shortened(name)}` is not a valid tier name", "use a-z, 0-9 and _")
     at.at_most(len(given), _MOST_RULES, "tiers")
     return {name: at[name].text(what) for name, what in given.items()}
 
@@ -530,7 +530,7 @@ def _cell(
         at.required(given, key)
     name = at["name"].text(given["name"])
     if not _CELL_NAME.fullmatch(name):
-        raise at["name"].error(f"`{shortened(name)}` is no cell name", "use a-z, 0-9, `.` and `-`")
+        raise at["name"].error(f"`{shortened(name)}` is not a valid cell name", "use a-z, 0-9, `.` and `-`")
     device = at["device"].text(given.get("device", "cpu"))
     if device not in DEVICES:
         raise at["device"].error(f"unknown device `{device}`", _nearest(device, DEVICES, "devices"))

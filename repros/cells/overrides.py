@@ -106,7 +106,7 @@ def given_path(package: str, spec: str) -> Path:
     try:
         name = parse_wheel_filename(path.name)[0]
     except InvalidWheelFilename:
-        what = f"{place} is no wheel by its name"
+        what = f"{place} is not named like a wheel"
         raise UserError(what, "give a file called name-version-tags.whl, unrenamed") from None
     if name != canonicalize_name(package):
         raise UserError(f"{place} is a wheel of {name}", f"write `--with {name}={spec}`")

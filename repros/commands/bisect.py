@@ -13,7 +13,7 @@ from rich.console import Console
 
 from repros import cases
 from repros.bisect import commits
-from repros.bisect.bisection import Bisection, Hunt
+from repros.bisect.bisection import Bisection, Walk
 from repros.bisect.probe import Kept, Workshop
 from repros.bisect.releases import Release, chosen, releases, version_of
 from repros.bisect.revisions import Revision, of_releases, package_named, ruled_out
@@ -188,7 +188,7 @@ def _release_hunts(
     base: Cell,
     targets: Sequence[tuple[cases.Entry, str]],
     votes: Votes,
-) -> list[Hunt]:
+) -> list[Walk]:
     known = releases(package)
     first = arguments.first or _default_first(matrix, package, known)
     walk = chosen(package, known, first, arguments.last, pre=arguments.pre)
@@ -214,7 +214,7 @@ def _hunt(
     package: str,
     arguments: argparse.Namespace,
     votes: Votes,
-) -> Hunt:
+) -> Walk:
     """Return one search over the revisions that its condition can be tried at."""
     reasons = [(revision, ruled_out(revision, entry.condition(condition))) for revision in rows]
     able = tuple(revision for revision, why in reasons if not why)
@@ -226,7 +226,7 @@ def _hunt(
     if not able[0].source:
         hints += _recorded(entry, condition, able, package)
     search = Search(len(able), hints=hints, scan=arguments.scan, votes=votes)
-    return Hunt(entry, condition, able, search, out, signatures=not arguments.any_signature)
+    return Walk(entry, condition, able, search, out, signatures=not arguments.any_signature)
 
 
 def _recorded(entry: cases.Entry, condition: str, able: Sequence[Revision], package: str) -> list[int]:
@@ -257,7 +257,7 @@ def _commit_hunts(
     base: Cell,
     targets: Sequence[tuple[cases.Entry, str]],
     votes: Votes,
-) -> list[Hunt]:
+) -> list[Walk]:
     for name in ("good", "bad"):
         if not getattr(arguments, name):
             raise UserError(f"--repo without --{name}", "name both ends: `--good REV --bad REV`")
@@ -334,6 +334,8 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
 def only(name: str, condition: str) -> cases.Entry:
     """Return the one case of that name that has the condition; UserError where a number stands for several."""
     found = cases.having(cases.select(name, cases.find()), condition)
+    if all(condition != one.name for e in found for one in e.case.conditions):
+        cases.refuse(found, condition)
     if len(found) > 1:
         raise UserError(f"`{name}` is {len(found)} cases", f"name one: {', '.join(e.name for e in found)}")
     return found[0]

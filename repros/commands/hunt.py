@@ -57,7 +57,7 @@ def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
     found, faults = hunt(cell, others, arguments.minutes, out, say=lambda t: console.print(t, markup=False), **options)
     console.print(f"{len(found)} departures: {results.shown(out / 'README.md')}", markup=False)
     for life, text in faults.items():
-        print(f"hunt: {life}: {text}\nhint: mend repros/reference, or the hunt's oracle", file=sys.stderr)
+        print(f"hunt: {life}: {text}\nhint: fix repros/reference, or the hunt's oracle", file=sys.stderr)
     return EXIT_FAULT if faults else EXIT_AS_EXPECTED
 
 

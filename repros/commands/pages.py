@@ -32,25 +32,17 @@ def register(add: Add) -> None:
     stories = add("stories", cmd_stories, "write the story of each report from committed evidence")
     stories.add_argument("run", nargs="+", type=a_run, help="folders of results, read as one")
     stories.add_argument("--to", type=a_folder, metavar="DIR", help="folder of the stories (default: reports/stories)")
-    readme = add("readme", cmd_readme, "make the README's figures anew from committed evidence")
+    readme = add("readme", cmd_readme, "make the figures of README.md and reports/README.md from committed evidence")
     readme.add_argument(
-        "--evidence",
-        type=a_folder,
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="without a GPU; the first one's cost is told",
-    )
+        "--evidence", type=a_folder, nargs="+", metavar="DIR",
+        help="runs without a GPU, the one whose cost is told first (default: all that is committed)",
+    )  # fmt: skip
     readme.add_argument(
-        "--card",
-        type=a_folder,
-        nargs="+",
-        required=True,
-        metavar="DIR",
-        help="evidence of runs on cards; the first one's cost is told",
-    )
+        "--card", type=a_folder, nargs="+", metavar="DIR",
+        help="runs on cards, the one whose cost is told first (default: all that is committed)",
+    )  # fmt: skip
     readme.add_argument(
-        "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` there first"
+        "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` as evidence first"
     )
     add_force(proxies, fits, stories, readme)
 
@@ -101,20 +93,24 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
-    """Refresh the README."""
+    """Make the blocks of both pages anew."""
     import json
 
     from repros.evidence import oracle, readme
 
+    found = None if arguments.evidence and arguments.card else readme.committed()
+    evidence = readme.Evidence(
+        arguments.evidence or (found.without if found else ()), arguments.card or (found.cards if found else ())
+    )
     if arguments.benchmarks:
         figures = readme.trimmed(arguments.benchmarks)
-        with files.Folder(arguments.evidence[0], "evidence", force=arguments.force) as out:
+        with files.Folder(evidence.without[0], "evidence", force=arguments.force) as out:
             out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
-    path = ROOT / "README.md"
-    made = readme.blocks(arguments.evidence, {e.name: e for e in cases.find()}, arguments.card)
+    made = readme.blocks(evidence, {e.name: e for e in cases.find()})
     made["oracle"] = oracle.block(ROOT / "reports")
-    files.write(path, readme.refreshed(path.read_text(encoding="utf-8"), made))
-    console.print(
-        f"{results.shown(path)}: figures from {', '.join(map(results.shown, arguments.evidence))}", markup=False
-    )
+    texts = {page: readme.refreshed(page, (ROOT / page).read_text(encoding="utf-8"), made) for page in readme.PAGES}
+    for page, text in texts.items():
+        files.write(ROOT / page, text)
+    sources = ", ".join(map(results.shown, (*evidence.without, *evidence.cards)))
+    console.print(f"{' and '.join(texts)}: figures from {sources}", markup=False)
     return EXIT_AS_EXPECTED

@@ -1,4 +1,4 @@
-"""The README's figures of the oracle: properties, mutants and hunts, each from its committed results file."""
+"""What reports/README.md says of the oracle: properties, mutants and hunts, each from its committed results file."""
 
 from __future__ import annotations
 
@@ -94,5 +94,5 @@ def hunted(folder: Path, found: dict[str, Any]) -> list[str]:
     return [
         f"- **Hunt** in {found['cell']}, {found['date']}, {hidden}{found['lives']} lives in {found['seconds']:.0f} s: "
         f"{len(findings)} departures, {len(numbered)} of them with an upstream number{when} "
-        f"([page]({folder.parent.parent.name}/{folder.parent.name}/{folder.name}/README.md))."
+        f"([page]({folder.parent.name}/{folder.name}/README.md))."
     ]

@@ -1,25 +1,28 @@
-"""The README's figures: made from committed evidence, so that no number in it was typed."""
+"""The figures of the two pages that lead to all else, made from committed evidence, so that no number was typed."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from repros.case import Case
+from repros.case import Case, Claim
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.report import escape, standing
+from repros.evidence import story
+from repros.report import escape, standing, terminal
 from repros.report.escape import Safe, bold
 from repros.report.machine import when
-from repros.run.results import RESULTS, Record, lines, load, load_all
+from repros.run.results import REPORTS, RESULTS, Record, lines, load, load_all, shown
 from repros.run.schema import Benchmarks, document
-from repros.verdict import SETTLED
+from repros.verdict import SETTLED, Verdict
 
 
-class Run(TypedDict):
+class BenchmarkRun(TypedDict):
     """One benchmark, as pytest-benchmark writes it."""
 
     name: str
@@ -38,10 +41,19 @@ class Measured(TypedDict):
 
     datetime: str
     machine_info: Interpreter
-    benchmarks: list[Run]
+    benchmarks: list[BenchmarkRun]
 
 
 BENCHMARKS = "benchmarks.json"
+#: How a claim begins that is not the report's.
+BESIDE = "not in the report: "
+#: The trial that the README explains line by line: case, condition, cell.
+EXAMPLE = ("gh1935_compiled", "nf4-compile-mincut", "tf5.2.0-bnb0.49.2")
+#: A page, from the project's root -> the blocks in it.
+PAGES: Mapping[str, tuple[str, ...]] = {
+    "README.md": ("reports", "trial"),
+    "reports/README.md": ("standings", "card", "oracle", "costs"),
+}
 
 
 def trimmed(path: Path) -> dict[str, Any]:
@@ -57,44 +69,145 @@ def trimmed(path: Path) -> dict[str, Any]:
     }
 
 
-def blocks(evidence: Sequence[Path], known: Mapping[str, Entry], card: Sequence[Path]) -> dict[str, str]:
-    """Return the README's blocks by name.
+@dataclass(frozen=True)
+class Evidence:
+    """The folders of committed evidence, each list led by the one whose cost is told."""
 
-    ``evidence`` is that of the tier that needs no GPU, whose cost is told, and what else is known without one; ``card``
-    is that of runs on cards, of which the first one's cost is told.
-    """
-    records, on_cards = load_all(evidence)[0], load_all(card)[0]
-    kept = evidence[0] / BENCHMARKS
-    bench = document(kept, Benchmarks, "run `nox -s bench`, then give `--benchmarks`")
-    told = {"costs": costs(bench, spent(evidence[0])), "card": spent(card[0])}
-    return {"standings": standings(records, on_cards, known), **told}
+    without: Sequence[Path]
+    """Of tiers that need no GPU."""
+    cards: Sequence[Path]
+    """Of runs on cards."""
+
+
+def committed(reports: Path = REPORTS) -> Evidence:
+    """Return what is committed below ``reports/``; the cost that is told is that of the folder with the most trials."""
+    found = {path.parent: load(path.parent)[0] for path in sorted(reports.glob(f"*/{RESULTS}"))}
+    most = sorted((folder for folder in found if found[folder]), key=lambda folder: -len(found[folder]))
+    sides = [
+        [folder for folder in most if bool(found[folder][0].machine.get("gpus")) is card] for card in (False, True)
+    ]
+    for side, how in zip(sides, ("cpu", "gpu"), strict=True):
+        if not side:
+            what = f"{shown(reports)}: no evidence of `nox -s {how}` is committed"
+            raise UserError(what, f"run it, then `python -m repros report --commit-to reports/{how}`")
+    return Evidence(*sides)
+
+
+def blocks(evidence: Evidence, known: Mapping[str, Entry]) -> dict[str, str]:
+    """Return the blocks of both pages by name, but for that of the oracle."""
+    without, on_cards = load_all(evidence.without)[0], load_all(evidence.cards)[0]
+    bench = document(evidence.without[0] / BENCHMARKS, Benchmarks, "run `nox -s bench`, then give `--benchmarks`")
+    return {
+        "reports": reports_table([*without, *on_cards], known),
+        "trial": printed(without),
+        "standings": standings(without, on_cards, known),
+        "card": spent(evidence.cards[0]),
+        "costs": costs(bench, spent(evidence.without[0])),
+    }
+
+
+def by_report(known: Mapping[str, Entry], records: Iterable[Record]) -> list[list[Entry]]:
+    """Return the cases of each report that has trials among the records."""
+    tried = {record.case for record in records}
+    entries = sorted((e for e in known.values() if e.name in tried), key=lambda e: (e.case.package, e.case.number))
+    return [list(several) for _, several in groupby(entries, key=lambda e: e.case.report)]
+
+
+# --- the README's table: a row a report ----------------------------------------------------------
+
+
+def reports_table(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
+    """Return one row a report: who is hit, which releases are bad, from which on it is good, what to do."""
+    return escape.table(
+        ["report", "who is hit", "bad", "good from", "what to do"],
+        [report_row(entries, _of(entries, records)) for entries in by_report(known, records)],
+    )
+
+
+def report_row(entries: Sequence[Entry], records: Sequence[Record]) -> list[str]:
+    """Return the row of one report, of what it claims itself; a line in each cell for each of its cases that is so."""
+    first = entries[0].case
+    told = Safe(f"[{first.package}#{first.number}]({first.url}): {escape.markdown(story.title(entries))}")
+    refuted, claims = refuted_of(entries, records)
+    if refuted:
+        told = Safe(
+            f"{told} (**refuted**)" if refuted == claims else f"{told} ({refuted} of {claims} claims **refuted**)"
+        )
+    own = {entry.name: [r for r in _of([entry], records) if r.condition in own_conditions(entry)] for entry in entries}
+    lines = [_releases(entry, own[entry.name]) for entry in entries if _any(own[entry.name], (Verdict.REPRODUCED,))]
+    if not lines:
+        tried = any(_any(mine, SETTLED) for mine in own.values())
+        lines = [("nobody", "none", "every release tried", "") if tried else ("unknown", "untested", "untested", "")]
+    hit, bad, good, upgrade = (_lines(texts) for texts in zip(*lines, strict=True))
+    today = f"[what to do today](reports/stories/{first.package}-{first.number}.md#what-to-do-today)"
+    return [told, hit, bad, good, Safe("<br>".join(filter(None, [upgrade, today])))]
+
+
+def _any(records: Sequence[Record], verdicts: Sequence[Verdict]) -> bool:
+    return any(record.verdict in verdicts for record in records)
+
+
+def _releases(entry: Entry, records: Sequence[Record]) -> tuple[str, str, str, str]:
+    """Return who is hit by a case, which releases have its symptom, from which on it is gone, and what to do."""
+    good = standing.good_from(records)
+    packages = [fix.package for fix in good] or [standing.deciding(records, entry.case.package)]
+    bad = " and ".join(f"{package} {standing.bad_releases(records, package)}" for package in packages)
+    releases = " and ".join(f"{fix.package} {fix.by}" for fix in good)
+    return entry.case.trigger, bad, releases or "no release tried", f"upgrade to {releases}" if releases else ""
+
+
+def _lines(texts: Sequence[str]) -> Safe:
+    """Return what stands in one cell: each text on a line of its own, numbered where there are several."""
+    numbers = [f"({at}) " if len(texts) > 1 else "" for at in range(1, len(texts) + 1)]
+    return Safe("<br>".join(f"{at}{escape.cell(text)}" for at, text in zip(numbers, texts, strict=True) if text))
+
+
+def is_own(claim: Claim) -> bool:
+    """Return whether a claim is the report's, and not what the suite found beside it."""
+    return not claim.text.startswith(BESIDE)
+
+
+def own_conditions(entry: Entry) -> frozenset[str]:
+    """Return the conditions that speak to what the report claims itself."""
+    return frozenset().union(*(entry.case.speaking_to(claim) for claim in entry.case.claims if is_own(claim)))
+
+
+def refuted_of(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[int, int]:
+    """Return how many of a report's own claims are refuted, and how many it makes."""
+    own = [told for told in standing.claims_of(entries).values() if is_own(told[0][1])]
+    words = [standing.of(standing.spoken(told, records)).word for told in own]
+    return words.count("refuted"), len(words)
+
+
+def printed(records: Sequence[Record]) -> str:
+    """Return what `run` prints of the trial that the README explains."""
+    found = [record for record in records if record.key == EXAMPLE]
+    if not found:
+        what = f"no trial of {EXAMPLE[0]} [{EXAMPLE[1]}] in {EXAMPLE[2]} is committed"
+        raise UserError(what, "name one that is in `repros.evidence.readme.EXAMPLE`, and explain it in README.md")
+    out = io.StringIO()
+    console = terminal.console(file=out)
+    terminal.detail(found[0], console)
+    terminal.summary(found[:1], console)
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    return "\n".join(["```", *filter(None, lines), "```"])
+
+
+# --- blocks of reports/README.md -----------------------------------------------------------------
 
 
 def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapping[str, Entry]) -> str:
     """Return one row a claim: what is known of it without a GPU, and what on a card, where it was tried there."""
     rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
-    names = dict.fromkeys(record.case for record in (*without, *on_cards) if record.case in known)
-    for _, of_report in groupby(sorted((known[name] for name in names), key=_report), key=_report):
-        fixes: dict[str, list[Entry]] = {}
-        for entry in of_report:
-            case = entry.case
-            for claim in case.claims:
-                devices = {c.device for c in case.conditions if claim in c.claims} or {"cpu"}
-                words = (
-                    bold(standing.of_claim(case, claim, _of([entry], records)).word) if device in devices else "-"
-                    for device, records in (("cpu", without), ("cuda", on_cards))
-                )  # fmt: skip
-                rows.append(row(case, Safe(claim.text), *words))
-            if case.proposes:
-                fixes.setdefault(case.proposes, []).append(entry)
-        for proposes, several in fixes.items():
-            does = (standing.of_fix(_of(several, found), conditions=False) or "-" for found in (without, on_cards))
-            rows.append(row(several[0].case, Safe(f"proposed fix: {proposes}"), *does))
+    for entries in by_report(known, (*without, *on_cards)):
+        for text, told in standing.claims_of(entries).items():
+            each = (standing.spoken(told, records) for records in (without, on_cards))
+            rows.append(row(entries[0].case, Safe(text), *(bold(standing.of(of).word) if of else "-" for of in each)))
+        for proposes in dict.fromkeys(entry.case.proposes for entry in entries if entry.case.proposes):
+            fixed = [entry for entry in entries if entry.case.proposes == proposes]
+            does = (standing.of_fix(_of(fixed, found), conditions=False) or "-" for found in (without, on_cards))
+            rows.append(row(entries[0].case, Safe(f"proposed fix: {proposes}"), *does))
     return "\n".join(rows)
-
-
-def _report(entry: Entry) -> tuple[str, int]:
-    return entry.case.package, entry.case.number
 
 
 def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:
@@ -137,11 +250,12 @@ def spent(evidence: Path) -> str:
     return f"The committed evidence ({escape.markdown(machine)}, {when(records)}): {done}: {split}."
 
 
-def refreshed(text: str, made: Mapping[str, str]) -> str:
-    """Return the README with its blocks replaced."""
-    for name in made:
-        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /({name}) -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise UserError(f"README.md: no block `{name}`", f"put `<!-- {name}: … -->` and `<!-- /{name} -->` back")
-        text = pattern.sub(lambda match: f"{match[1]}{made[match[3]]}\n{match[2]}", text)
+def refreshed(page: str, text: str, made: Mapping[str, str]) -> str:
+    """Return a page with its blocks replaced."""
+    for name in PAGES[page]:
+        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        found = pattern.search(text)
+        if not found:
+            raise UserError(f"{page}: no block `{name}`", f"put `<!-- {name}: … -->` and `<!-- /{name} -->` back")
+        text = f"{text[: found.start()]}{found[1]}{made[name]}\n{found[2]}{text[found.end() :]}"
     return text

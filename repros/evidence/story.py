@@ -1,8 +1,8 @@
 """The story of a report: what was claimed and what was measured, with a short hand-written reading between the figures.
 
-A reading is Markdown beside the cases, ``repros/cases/<package>/gh<number>.md``, in parts named by headings. It types
-no figure: `Results` gives it figures by name, and sentences that hold (``absent(…)``, ``reproduced(…)``) or stop the
-command.
+A reading is Markdown beside the cases, ``repros/cases/<package>/gh<number>/story.md``, in parts named by headings. It
+types no figure: `Results` gives it figures by name, and sentences that hold (``absent(…)``, ``reproduced(…)``) or stop
+the command.
 """
 
 from __future__ import annotations
@@ -43,22 +43,21 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
     """Return the story of one report, told over all of its cases."""
     names = [entry.name for entry in entries]
     mine = [record for record in records if record.case in names]
-    tried = Counter(record.case for record in mine)
-    first = max(entries, key=lambda entry: tried[entry.name]).case
+    first = entries[0].case
     path = reading_path(entries[0])
     claims, fixes = [], []
+    for text, told in standing.claims_of(entries).items():
+        reports = {name: value for _, claim in told for name, value in claim.reported.items()}
+        numbers = "; ".join(f"{name}: {value}" for name, value in reports.items())
+        word = bold(standing.of(standing.spoken(told, mine)).word)
+        claims.append([Safe(text), Safe(numbers or "no figure"), word])
     for entry in entries:
-        rows = [record for record in mine if record.case == entry.name]
-        for claim in entry.case.claims:
-            numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
-            word = bold(standing.of_claim(entry.case, claim, rows).word)
-            claims.append([Safe(claim.text), Safe(numbers or "no figure"), word])
         if entry.case.proposes:
-            does = standing.of_fix(rows) or "untested here"
+            does = standing.of_fix([record for record in mine if record.case == entry.name]) or "untested here"
             fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
     text = onefile.template("story.md.j2").render(
         report=f"{first.package}#{first.number}",
-        title=first.title,
+        title=title(entries),
         kind=first.kind,
         status=first.status,
         url=first.url,
@@ -79,6 +78,15 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
 def reading_path(entry: Entry) -> Path:
     """Return where the reading of a case's report lies: in its folder."""
     return ROOT.joinpath(*entry.module.split(".")[:-1]) / "story.md"
+
+
+def title(entries: Sequence[Entry]) -> str:
+    """Return a report's title: that of the reading, else of the first case."""
+    try:
+        found = re.match(r"# (.+)\n", reading_path(entries[0]).read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    return found[1].strip() if found else entries[0].case.title
 
 
 def parts(path: Path, results: Results) -> dict[str, str]:
@@ -222,10 +230,11 @@ def figures(rows: Sequence[Record]) -> list[str]:
     more = max(apart(measured, limit, unit) for limit in limits)
     planted = [value for row in rows if (value := row.margins.get("planted_over_budget")) is not None]
     reference = [value for row in rows if (value := row.margins.get("budget_over_reference")) is not None]
-    margins = [multiple(min(values)) if values else "raised" for values in (planted, reference)]
+    margins = [f"≥ {multiple(min(values))}" if values else "raised" for values in (planted, reference)]
+    margins[0] = "no planted arm" if all(row.control for row in rows) else margins[0]
     return [
         code(one.case), code(one.condition), one.budget["figure"], span([show(limit, unit, more) for limit in limits]),
-        *(arm_range(rows, arm, unit, more) for arm in ("subject", "proposed")), f"≥ {margins[0]}, ≥ {margins[1]}",
+        *(arm_range(rows, arm, unit, more) for arm in ("subject", "proposed")), ", ".join(margins),
     ]  # fmt: skip
 
 

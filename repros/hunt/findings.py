@@ -127,7 +127,7 @@ def _check_pins(path: Path, about: Mapping[str, Any], seen: set[str]) -> None:
     for cell, pins in about["pins"].items():
         for package, version in pins.items():
             if package not in PACKAGES or not is_version(version):
-                what = f"pins of {shortened(cell)}: `{shortened(f'{package}=={version}')}` is no pin"
+                what = f"pins of {shortened(cell)}: `{shortened(f'{package}=={version}')}` is not a pin"
                 raise UserError(f"{shown(path)}: {what}", AGAIN)
     for cell in sorted({about["cell"], *seen} - about["pins"].keys()):
         raise UserError(f"{shown(path)}: no pins of {shortened(cell)}", AGAIN)

@@ -33,7 +33,7 @@ NAME_LETTERS = 80
 SURE: Mapping[str, str] = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 
-class Place(Protocol):
+class Observer(Protocol):
     """Where lives are led."""
 
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False) -> Observation:
@@ -88,7 +88,7 @@ class Hunt:
 
     def __init__(
         self,
-        place: Place,
+        place: Observer,
         logs: Path,
         minutes: float,
         known: Sequence[Known],

@@ -73,7 +73,7 @@ CASE = Case(
             "life",
             Budget({figure!r}, {limit_value}),
             {params},
-            affected=({affected}),
+            affected={affected},
             claims=(DEPARTS,),
         ),
     ),
@@ -121,7 +121,7 @@ def case_text(finding: Finding, source: str, cell: str, pins: Mapping[str, Mappi
         life_json=json.dumps(life.to_json()).replace("true", "True").replace("false", "False"), number=number,
         status="known" if number else "not reported", claim=meaning(departure.what),
         params="{" + f'"life": LIFE, "what": {what!r}' + "}", figure=figure,
-        symptoms=symptoms, affected=f"{affected}\n            " if affected else "",
+        symptoms=symptoms, affected=f"({affected}\n            )" if affected else "()" if finding.cells else None,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Whose turn it is on a graphics card.
 
 An arm whose bytes are judged has its cards to itself: with several cards such arms run side by side, one a card. Arms
-of which only numbers are judged may share one, as long as what they declare fits there together. A second process of
+judged by numbers alone share a card, as long as what they declare fits there together. A second process of
 this suite on the same host waits its turn by the same locks; what its arms declare on a card that both share is not
 known here.
 
@@ -31,7 +31,7 @@ SEATS = 2
 ROOM_BYTES = 4 << 30
 
 #: Cards that one arm has to itself, how many arms share each and what they declared, how many sit there; how many arms
-#: wait for cards of their own, and how many of those want nobody to sit there, or have that.
+#: wait for cards of their own, and how many of those wait for a card that nobody else is on.
 _taken: set[int] = set()
 _shared: Counter[int] = Counter()
 _promised: Counter[int] = Counter()
@@ -55,7 +55,7 @@ class Want:
 
     @property
     def fitting(self) -> list[Card]:
-        """Return the cards that would do, whoever is on them, be they enough or not."""
+        """Return the cards that would do, even if busy or too few."""
         return [card for card in left() if self.at in (None, card.index) and card.free_bytes >= self.card_bytes]
 
     @property

@@ -34,7 +34,7 @@ GATE_LIMIT_S = 3.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class Storage:
     """One storage: bytes, dtype and shape of the tensor it was first seen through, and the phase it was born in."""
 
     serial: int
@@ -68,7 +68,7 @@ class Ledger:
         self._gate_open = not gate
         self.gate_waited_s: float | None = None
         self._lock = threading.RLock()
-        self._entries: dict[int, tuple[Entry, weakref.ref[Any]]] = {}
+        self._entries: dict[int, tuple[Storage, weakref.ref[Any]]] = {}
         self._raw: set[int] = set()
         self._births = 0
         self._live_16bit_heap = 0
@@ -132,7 +132,7 @@ class Ledger:
             self._births += 1
             phase = len(self.phases) - 1 if self._measuring else PRIOR
             file_backed = phase != PRIOR and maker in _VIEWS and is_file_backed(storage.data_ptr())
-            entry = Entry(self._births, nbytes, tensor.dtype, tuple(tensor.shape), phase, file_backed, maker)
+            entry = Storage(self._births, nbytes, tensor.dtype, tuple(tensor.shape), phase, file_backed, maker)
             self._entries[key] = (entry, weakref.ref(storage, self._leaver(key)))
             if maker in _VIEWS and tensor.dtype == torch.uint8:
                 self._raw.add(key)
@@ -165,7 +165,7 @@ class Ledger:
                 self._count(entry, -1)
             del self._entries[key]
 
-    def _count(self, entry: Entry, sign: int) -> None:
+    def _count(self, entry: Storage, sign: int) -> None:
         self.live_bytes += sign * entry.nbytes
         if entry.dtype in SIXTEEN_BIT:
             self.live_16bit_bytes += sign * entry.nbytes
@@ -207,7 +207,7 @@ class Ledger:
 
     # -- what the worker reads
 
-    def entry_of(self, tensor: torch.Tensor) -> Entry | None:
+    def entry_of(self, tensor: torch.Tensor) -> Storage | None:
         """Return the entry of a tensor's storage, if it was seen."""
         try:
             found = self._entries.get(tensor.untyped_storage()._cdata)
@@ -215,7 +215,7 @@ class Ledger:
             return None
         return found[0] if found else None
 
-    def alive(self) -> list[Entry]:
+    def alive(self) -> list[Storage]:
         """Return the entries born since `start` that are alive now."""
         with self._lock:
             return [entry for entry, _ in self._entries.values() if entry.phase != PRIOR]
@@ -240,7 +240,7 @@ class Ledger:
         return [(round(t - began, 4), phase) for t, phase in self._marks]
 
 
-def tally(entries: list[Entry], most: int = 12) -> list[dict[str, Any]]:
+def tally(entries: list[Storage], most: int = 12) -> list[dict[str, Any]]:
     """Group entries by shape and dtype, largest first."""
     groups: Counter[tuple[str, tuple[int, ...], str, bool]] = Counter()
     counts: Counter[tuple[str, tuple[int, ...], str, bool]] = Counter()

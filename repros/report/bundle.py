@@ -44,6 +44,10 @@ class Bundle:
     left_out: Sequence[str]
 
 
+#: Which trial of several is shown, by its verdict.
+ORDER = (Verdict.REPRODUCED, Verdict.ABSENT)
+
+
 def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition: str | None, where: str) -> Record:
     """Return the trial that is meant; UserError if there is none.
 
@@ -53,7 +57,7 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
         entry.condition(condition)
     mine = [record for record in records if record.case == entry.name]
     fit = [r for r in mine if cell in (None, r.cell) and condition in (None, r.condition) and r.arms]
-    for wanted in (Verdict.REPRODUCED, Verdict.ABSENT, None):
+    for wanted in (*ORDER, None):
         if found := [record for record in fit if wanted in (None, record.verdict)]:
             return max(found, key=lambda record: release(record, entry.case.package))
     asked = "".join([f" [{condition}]" if condition else "", f" in {cell}" if cell else ""])
@@ -64,6 +68,22 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
         if cells
         else "name a run with `--run`, or make one with `python -m repros run`",
     )
+
+
+def choose_of(
+    records: Sequence[Record], entries: Sequence[Entry], cell: str | None, condition: str | None, where: str
+) -> tuple[Record, Entry]:
+    """Return the trial that is meant of several cases, and its case: of one in which it is reproduced, if there is."""
+    tried = {record.case for record in records}
+    found, refused = [], []
+    for entry in [e for e in entries if e.name in tried] or entries[:1]:
+        try:
+            found.append((choose(records, entry, cell, condition, where), entry))
+        except UserError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return min(found, key=lambda one: ORDER.index(one[0].verdict) if one[0].verdict in ORDER else len(ORDER))
 
 
 def release(record: Record, package: str) -> list[Version]:
@@ -88,10 +108,8 @@ def look(
     for folders in places:
         try:
             records, notices = results.load_all(folders)
-            tried = {record.case for record in records}
-            entry = next((e for e in entries if e.name in tried), entries[0])
             where = ", ".join(results.shown(folder) for folder in folders)
-            found = choose(records, entry, cell, condition, where)
+            found, entry = choose_of(records, entries, cell, condition, where)
             return found, records, entry, folders, [*(error.what for error in refused), *notices]
         except UserError as error:
             refused.append(error)
@@ -245,6 +263,7 @@ def _comment(
             for arm in record.arms
         ]
         + [["budget", "", "", *[limit] * len(judged), ""]],
+        "control": record.control,
         "margins": [multiple(record.margins.get(name)) for name in ("planted_over_budget", "budget_over_reference")],
         **attached,
         "tensors_of": shown.replace("_", " "),

@@ -267,5 +267,5 @@ def public(requirement: str) -> str:
     except InvalidRequirement:
         found = None
     if found is None or found.url or [one.operator for one in found.specifier] != ["=="]:
-        raise UserError(f"{requirement!r} is no exact pin", "a script is built from pins: name==version")
+        raise UserError(f"{requirement!r} is not an exact pin", "a script is built from pins: name==version")
     return made

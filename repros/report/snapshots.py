@@ -12,19 +12,19 @@ from repros.meters.snapshot import PROTOCOL, shortened
 from repros.redaction.redact import Redactor
 
 
-class Plain(pickle.Unpickler):
+class PlainUnpickler(pickle.Unpickler):
     """Reads lists, mappings, texts and numbers, of which a snapshot of the allocator is made, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse whatever a pickle wants to import."""
-        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is no plain data")
+        raise UserError(f"a snapshot holds {module}.{name}", "leave it out of the run's folder: it is not plain data")
 
 
 def redacted(path: Path, redactor: Redactor) -> bytes:
     """Return the pickle of a snapshot without what is private; UserError where it cannot be read."""
     try:
         with open_plain(path) as file:
-            snapshot = Plain(file).load()
+            snapshot = PlainUnpickler(file).load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path.name}: not a snapshot ({type(error).__name__}: {error})", "delete it, and make the bundle again"

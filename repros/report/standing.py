@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from packaging.version import Version
 
 from repros.case import Case, Claim
+from repros.cases import Entry
 from repros.cells import matrix
 from repros.report.machine import rank
 from repros.run.results import Record
@@ -35,9 +36,22 @@ def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
 
 
 def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
-    """Return a claim's standing: untested, refuted, confirmed, confirmed under conditions, or fixed in a release."""
-    speaking = case.speaking_to(claim)
-    spoken = [r for r in records if r.condition in speaking and r.verdict in SETTLED]
+    """Return the standing of a claim by the records of its case alone."""
+    return of(speaking(case, claim, records))
+
+
+def speaking(case: Case, claim: Claim, records: Iterable[Record]) -> list[Record]:
+    """Return those of a case's records that speak to a claim."""
+    conditions = case.speaking_to(claim)
+    return [record for record in records if record.condition in conditions]
+
+
+def of(records: Iterable[Record]) -> Standing:
+    """Return what these records say together of the claim that they speak to, of one case or of several.
+
+    It is untested, refuted, confirmed, confirmed under conditions, or fixed in a release.
+    """
+    spoken = [r for r in records if r.verdict in SETTLED]
     if not spoken:
         return Standing("untested", "no trial of it came to a verdict")
     bad = [r for r in spoken if r.verdict is Verdict.REPRODUCED]
@@ -57,6 +71,24 @@ def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:
     else:
         word = "confirmed under conditions"
     return Standing(word, "; ".join(sentences))
+
+
+def claims_of(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Claim]]]:
+    """Return what a report claims -> the cases that speak to it: one claim may be of several."""
+    found: dict[str, list[tuple[Entry, Claim]]] = {}
+    for entry in entries:
+        for claim in entry.case.claims:
+            found.setdefault(claim.text, []).append((entry, claim))
+    return found
+
+
+def spoken(told: Iterable[tuple[Entry, Claim]], records: Sequence[Record]) -> list[Record]:
+    """Return the records that speak to a claim, of each of its cases."""
+    return [
+        record
+        for entry, claim in told
+        for record in speaking(entry.case, claim, (r for r in records if r.case == entry.name))
+    ]
 
 
 @dataclass(frozen=True, order=True)
@@ -79,6 +111,49 @@ def _fixed(conditions: Sequence[Sequence[Fix]]) -> str:
     if of_all:
         return " or ".join(map(str, sorted(of_all)))
     return " or ".join(map(str, sorted(set.union(*each)))) + ", by condition"
+
+
+def by_condition(records: Iterable[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return case and condition -> the records of both, in the order in which they come first."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record.case, record.condition), []).append(record)
+    return found
+
+
+def good_from(records: Sequence[Record]) -> tuple[Fix, ...]:
+    """Return the releases, one a package, from which no condition of these trials has the symptom any more.
+
+    The fewest packages that will do; empty where nothing was reproduced, and where a condition has no end.
+    """
+    settled = by_condition(r for r in records if r.verdict in SETTLED).values()
+    ends = [edges(rows).fixed_in for rows in settled if any(r.verdict is Verdict.REPRODUCED for r in rows)]
+    merged = _merged(itertools.chain(*ends))
+    each = [{merged[fix] for fix in several} for several in ends]
+    fixes = sorted(set().union(*each))
+    for size in range(1, len(fixes) + 1):
+        for chosen in itertools.combinations(fixes, size):
+            if all(several.intersection(chosen) for several in each):
+                return tuple({fix.package: fix for fix in chosen}.values())  # of one package the newest
+    return ()
+
+
+def deciding(records: Sequence[Record], fallback: str) -> str:
+    """Return the package whose releases tell reproduced from absent under the most conditions; else the fallback."""
+    counts: Counter[str] = Counter()
+    for rows in by_condition(r for r in records if r.verdict in SETTLED).values():
+        good, bad = ([r for r in rows if r.verdict is verdict] for verdict in (Verdict.ABSENT, Verdict.REPRODUCED))
+        if good and bad:
+            counts.update(axis for axis in AXES if not {*_versions(bad, axis)} & {*_versions(good, axis)})
+    return counts.most_common(1)[0][0] if counts else fallback
+
+
+def bad_releases(records: Sequence[Record], package: str) -> str:
+    """Return in words which tried releases of a package have the symptom."""
+    bad = _versions((r for r in records if r.verdict is Verdict.REPRODUCED), package)
+    tried = _versions((r for r in records if r.verdict in SETTLED), package)
+    runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(tried, bad.__contains__)]
+    return ", ".join(_span(several) for is_bad, several in runs if is_bad)
 
 
 def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:

@@ -50,7 +50,8 @@ def matrix(records: Sequence[Record], console: Console) -> None:
     """Print, for each condition, in which cells it was found how; cells go by number, an exclamation mark fails."""
     cells = list(dict.fromkeys(record.cell for record in records))
     for case, mine in by_case(records).items():
-        table = Table(box=box.SIMPLE_HEAD, title=Text(line(case), "bold"), title_justify="left", pad_edge=False)
+        console.print(Text(line(case), "bold"), soft_wrap=True)  # the title of a narrow table would be broken
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("condition", no_wrap=True)
         shown = [v for v in Verdict if any(r.verdict is v for r in mine)]
         for verdict in shown:
@@ -82,7 +83,8 @@ def detail(record: Record, console: Console) -> None:
         )
     )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("arm", "reading", figure, record.budget["second"] or "", "error", "seconds"):
+    beside = ["error"] if figure != "error" else []
+    for name in ("arm", "reading", figure, record.budget["second"] or "", *beside, "seconds"):
         if name:
             table.add_column(line(name))
     judged = [name for name in (figure, record.budget["second"]) if name]
@@ -90,7 +92,7 @@ def detail(record: Record, console: Console) -> None:
     for arm in record.arms:
         row = [line(arm.arm), line(record.readings.get(arm.arm, ""))]
         row += [show(arm.reached(name), unit, more) for name in judged]
-        row += [show(arm.figures.get("error"), "ratio"), f"{arm.seconds.get('total', 0):.2f}"]
+        row += [show(arm.figures.get(name), "ratio") for name in beside] + [f"{arm.seconds.get('total', 0):.2f}"]
         table.add_row(*row)
     table.add_row("budget", "", show(limit, unit, more))
     console.print(table)
@@ -101,14 +103,14 @@ def detail(record: Record, console: Console) -> None:
 
 
 def margins(record: Record) -> str:
-    """Return both margins in words."""
+    """Return both margins in words, of a control condition the one that it has."""
     planted, reference = (multiple(record.margins.get(n)) for n in ("planted_over_budget", "budget_over_reference"))
-    return f"planted/budget {planted}, budget/reference {reference}"
+    return f"{'no planted arm' if record.control else f'planted/budget {planted}'}, budget/reference {reference}"
 
 
 def summary(records: Sequence[Record], console: Console, failures: bool = True) -> None:
     """Print the counts, what was unsupported and why, and the two lines of each failure."""
-    console.print(f"{len(records)} trials: {counts(records)}")
+    console.print(f"{len(records)} trial{'s' * (len(records) != 1)}: {counts(records)}")
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
         console.print(f"unsupported in {count}: {line(reason)}")
@@ -125,7 +127,7 @@ def as_recorded(records: Sequence[Record]) -> str:
     if not new:
         return "every verdict is as recorded"
     others = "; every other verdict is as recorded" if new < len(records) else ""
-    return f"nothing is recorded yet of {new} trial{'s' if new > 1 else ''}{others}"
+    return f"nothing is recorded yet of {new} trial{'s' * (new > 1)}: write what it is into `affected`{others}"
 
 
 def counts(records: Sequence[Record]) -> str:

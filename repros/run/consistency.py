@@ -13,9 +13,9 @@ from repros.case import Budget, Symptom, unit_of
 from repros.run.record import Record
 from repros.verdict import (
     SETTLED,
+    ArmReading,
     Effect,
     Observation,
-    Reading,
     Verdict,
     as_symptom,
     decide,
@@ -30,7 +30,7 @@ from repros.verdict import (
 CLOSE, ROUNDED = 1e-6, 0.01
 
 #: The ways in which one observation can be read, the plain one first.
-Ways = Sequence[tuple[Reading, str]]
+Ways = Sequence[tuple[ArmReading, str]]
 
 
 def contradiction(record: Record) -> str:
@@ -57,7 +57,7 @@ def budget_of(record: Record) -> Budget:
 def decided(record: Record, symptoms: Sequence[Symptom]) -> tuple[Verdict, str]:
     """Return what a record's observations decide where these exceptions are the reported symptom."""
     budget = budget_of(record)
-    readings: dict[str, list[tuple[Reading, str]]] = {}
+    readings: dict[str, list[tuple[ArmReading, str]]] = {}
     for arm in record.arms:
         readings.setdefault(arm.arm, []).append(read(arm, budget, symptoms))
     return decide(readings["subject"], readings["reference"][0], None if record.control else readings["planted"][0])
@@ -125,7 +125,7 @@ def _decisions(record: Record, ways: Sequence[Ways]) -> list[tuple[Verdict, str]
     for arm, possible in zip(record.arms, ways, strict=True):
         of_arm.setdefault(arm.arm, []).append(possible)
 
-    def as_read(name: str) -> tuple[Reading, str]:
+    def as_read(name: str) -> tuple[ArmReading, str]:
         return next(one for one in of_arm[name][0] if one[0].value == record.readings[name])
 
     # One error among the repeats decides: all read as errors, and all as the symptom, is all that there can be.
@@ -162,9 +162,9 @@ def _of_fix(record: Record) -> str:
     subject, proposed = record.arm("subject"), record.arm("proposed")
     if subject is None or proposed is None or record.verdict not in SETTLED:
         return "an effect of a proposed fix that was not judged"
-    before, after = ((Reading(record.readings[arm.arm]), arm) for arm in (subject, proposed))
+    before, after = ((ArmReading(record.readings[arm.arm]), arm) for arm in (subject, proposed))
     possible = [effect(before, after, math.inf)[0]]
-    if after[0] in (Reading.INSIDE, Reading.OVER) and "error" in proposed.figures:
+    if after[0] in (ArmReading.INSIDE, ArmReading.OVER) and "error" in proposed.figures:
         possible.append(Effect.WRONG)  # the limit on numbers is not kept
     if record.proposed["effect"] in possible:
         return ""

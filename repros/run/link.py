@@ -143,7 +143,7 @@ class Link:
                 for line in self.process.stdout:
                     self._take(line)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            words = f"the cell's supervisor sent what is no message: {line[:60]!r} ({type(error).__name__})"
+            words = f"the supervisor sent something that is not a message: {line[:60]!r} ({type(error).__name__})"
         except OSError as error:
             words = f"the cell's supervisor cannot be heard: {error.strerror}"
         if not self._ready.done() and (tail := _tail(self.log)):

@@ -19,7 +19,7 @@ from repros.case import AXES
 from repros.cells.overrides import is_version
 from repros.errors import UserError
 from repros.run.folders import shown
-from repros.verdict import SCHEMA, Effect, Outcome, Reading, Verdict
+from repros.verdict import SCHEMA, ArmReading, Effect, Outcome, Verdict
 
 Number = int | float
 #: As strict JSON holds it: what is not finite is a word.
@@ -57,7 +57,7 @@ class CardPhase(TypedDict):
     driver_bytes: NotRequired[int]
 
 
-class Card(TypedDict):
+class CardKept(TypedDict):
     """The card that an arm had."""
 
     name: str
@@ -77,7 +77,7 @@ class Evidence(TypedDict):
     alive_at_end: NotRequired[list[Tensors]]
     errors: NotRequired[dict[str, Figure]]
     timeline_columns: NotRequired[list[str]]
-    card: NotRequired[Card]
+    card: NotRequired[CardKept]
     cuda_phases: NotRequired[list[CardPhase]]
     cuda_ooms: NotRequired[int]
     driver_tells_of: NotRequired[str]
@@ -162,7 +162,7 @@ class TrialLine(TypedDict):
     arms: list[Arm]
     margins: Margins
     proposed: NotRequired[Proposed | None]
-    readings: NotRequired[dict[str, Reading]]
+    readings: NotRequired[dict[str, ArmReading]]
     environment: NotRequired[Packages]
     machine: NotRequired[Machine]
     date: NotRequired[str]
@@ -252,7 +252,7 @@ class LifeOfALayer(TypedDict):
     steps: list[tuple[str, dict[str, Any]]]
 
 
-class Departure(TypedDict):
+class DepartureKept(TypedDict):
     """What a hunt found of one life."""
 
     life: LifeOfALayer
@@ -281,7 +281,7 @@ class Hunted(TypedDict):
     cores: int
     cpu_model: str
     command: str
-    findings: list[Departure]
+    findings: list[DepartureKept]
 
 
 class Benchmarks(TypedDict):

@@ -209,7 +209,7 @@ class CellServer:
         """Run one arm and return what was observed of it; never raises for what the arm does.
 
         On a GPU it waits until ``cards`` cards are its own, or, where the request says ``shared``, for a share of one.
-        An arm that did not end well on a card that is lost is `disturbed`, and so is one that no card is left for.
+        An arm that did not end well on a card that is lost is `disturbed`, as is one whose last card is lost.
         """
         if self._device != "cuda":
             return self._observe({"memory_bytes": MEMORY_BYTES, **request}, log, fresh)

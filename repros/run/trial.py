@@ -236,6 +236,7 @@ def not_run(trial: Trial, verdict: Verdict, reason: str, device: str, machine: M
         machine=machine,
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         repeat=trial.repeat,
+        control=trial.condition.control,
     )
 
 

@@ -98,7 +98,7 @@ def limit_memory(more_bytes: int | None) -> None:
 def observe(request: Mapping[str, Any]) -> Observation:
     """Run the arm under the meters; exceptions are observations too."""
     began = time.monotonic()
-    probe = Probe()
+    probe = Driver()
     state, reason, exception = "done", "", None
     try:
         probe.run(request)
@@ -200,7 +200,7 @@ def meters_of(device: str, gate: tuple[str, ...], shared: bool = False, snapshot
     return CpuMeters(gate)
 
 
-class Probe:
+class Driver:
     """Drives an arm's generator and reads the meters at its phases."""
 
     def __init__(self) -> None:

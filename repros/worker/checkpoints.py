@@ -86,7 +86,7 @@ def recipes(path: Path = FIXTURES / "recipes.json") -> Mapping[str, Recipe]:
             raise UserError(f"{path.name}: {name}: {error}", f"a recipe has {keys}") from None
         if recipe.dtype not in SAFETENSORS_DTYPES:
             raise UserError(
-                f"{path.name}: {name}.dtype: `{recipe.dtype}` is no dtype of a checkpoint",
+                f"{path.name}: {name}.dtype: `{recipe.dtype}` is not a dtype of a checkpoint",
                 f"use one of {', '.join(SAFETENSORS_DTYPES)}",
             )
         if not (FIXTURES / "models" / f"{recipe.model}.json").is_file():
@@ -429,7 +429,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", "restore the file from version control") from None
     except ValueError as error:
-        raise UserError(f"{path}: {error}", "mend the JSON at that line") from None
+        raise UserError(f"{path}: {error}", "fix the JSON at that line") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no object", "write a JSON object")
     return found

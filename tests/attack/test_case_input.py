@@ -16,23 +16,102 @@ from hypothesis import strategies as st
 
 from repros import ROOT, cases
 from repros.cases import Entry
-from repros.commands.new import TEMPLATE
+from repros.commands.new import KINDS
 from repros.errors import UserError
+from repros.report import onefile
 from tests.attack.tally import at_the_door, part
 
 # ruff: noqa: E501 - a row a mistake
-SCAFFOLD = TEMPLATE.format(package="bitsandbytes", number=1)
 #: A declaration with one of everything.
-FULL = SCAFFOLD.replace("Budget, Case, Claim, Condition", "Affected, Budget, Case, Claim, Condition, Reading, Requires, Symptom") \
-    .replace('reported={"held": "the report\'s own figure"}', 'reported={"held": "1 GB"}, conditions="eager", '
-             'readings={"held": (Reading("held_bytes", "eager", 10**9, versions={"torch": ">=2"}),)}') \
-    .replace('budget=Budget(', 'symptoms=(Symptom("OSError", "no room"),), repeats=1, timeout_s=60.0, gate=("aten::mm",), checkpoint=None,\n'
-             '    affected=(Affected({"bitsandbytes": "<0.50"}, "eager", source="reports/cpu"),),\n    budget=Budget(') \
-    .replace('{"dtype": "float32"}', '{"dtype": "float32"}, Requires({"torch": ">=2"}), ("proposed",), "a note", env={"A": "1"}')  # fmt: skip
+FULL = '''"""It is held: what the report says.
+
+Mechanism: the input is held. Limit: the output. Planted: the input too.
+"""
+
+from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Reading, Symptom, held
+
+ROWS, COLUMNS = 256, 512
+LIMIT = 4 * ROWS * COLUMNS
+HELD = Claim(
+    "it is held",
+    reported={"held": "1 GB"},
+    readings={"held": (Reading("held_bytes", "eager", 10**9, versions={"torch": ">=2"}),)},
+)
+
+CASE = Case(
+    report="bitsandbytes#1",
+    title="what the report is called",
+    kind="issue",
+    status="open",
+    severity="memory",
+    trigger="a layer",
+    claims=(HELD,),
+    conditions=(
+        Condition(
+            "eager",
+            budget=Budget("held_bytes", LIMIT, second="heap_held_bytes", second_slack=1),
+            params={"dtype": "float32"},
+            needs=Needs({"torch": ">=2"}, compiler=False, cards=1, card_bytes=0, reason="why"),
+            affected=(Affected({"bitsandbytes": "<0.50"}, source="reports/cpu"),),
+            claims=(HELD,),
+            env={"A": "1"},
+            proposed=False,
+            numbers=0.1,
+            note="a note",
+        ),
+        Condition("fine", held(LIMIT), control=True),
+        Condition("whole-cuda", held(LIMIT), device="cuda", checkpoint="smollm2-135m-2l", proxy="eager"),
+    ),
+    numbers=0.05,
+    symptoms=(Symptom("OSError", "no room"),),
+    proposes="less",
+    proposed_needs=Needs({"transformers": ">=5"}),
+    gate=("aten::mm",),
+    timeout_s=60.0,
+)
+
+
+def inputs(c, checkpoint=None):
+    import torch
+
+    return {"x": torch.randn(ROWS, COLUMNS, requires_grad=True)}
+
+
+def oracle(c, x):
+    return {"output": x.double().sum()}
+
+
+def train(x, keep):
+    yield "forward"
+    output = x * 2
+    kept = output * 2 if keep else None
+    yield "backward"
+    output.sum().backward()
+    return {"output": output.sum(), "kept": 0 if kept is None else 1}
+
+
+def subject(c, x):
+    return train(x, keep=False)
+
+
+def reference(c, x):
+    return train(x, keep=False)
+
+
+def planted(c, x):
+    return train(x, keep=True)
+
+
+def proposed(c, x):
+    return train(x, keep=False)
+'''
+SCAFFOLDS = [onefile.template(f"case_{kind}.py.j2").render(report="bitsandbytes#1") for kind in KINDS]
 REAL = [
     (ROOT / "repros" / "cases" / name).read_text(encoding="utf-8")
-    for name in ("bitsandbytes/gh1935_saved_weight.py", "transformers/gh44387/reserved_memory.py")
-]
+    for name in (
+        "bitsandbytes/gh1935/saved_weight.py", "bitsandbytes/gh1927/train_order.py", "transformers/gh44387/reserved_memory.py"
+    )
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -62,104 +141,166 @@ def read(package: Path, content: str | bytes) -> Entry:
 
 
 def sound(found: Entry) -> None:
-    """What is taken can be tried: a limit for each condition, three arms, distinct names."""
+    """What is taken can be tried: a limit for each condition, the arms that it needs, distinct names."""
     names = [condition.name for condition in found.case.conditions]
     assert len(set(names)) == len(names) > 0
-    assert {"subject", "reference", "planted"} <= set(found.arms)
     for condition in found.case.conditions:
         assert condition.device in ("cpu", "cuda")
-        assert 0 <= found.case.budget_of(condition).limit(condition.params) < math.inf
-        assert {"subject", "reference", "planted"} <= set(found.arms_of(condition))
+        assert 0 <= condition.budget.limit < math.inf
+        needed = {"subject", "reference"} if condition.control else {"subject", "reference", "planted"}
+        assert needed <= set(found.arms_of(condition))
+        assert not condition.control or "planted" not in found.arms_of(condition)
+    assert not all(condition.control for condition in found.case.conditions)
 
 
 def test_whole_files_are_taken(package: Path) -> None:
     """The door is not shut."""
-    for content in (SCAFFOLD, FULL, *REAL):
+    for content in (FULL, *REAL):
         sound(read(package, content))
 
 
 #: What is damaged in FULL -> with what, what is said behind file and line, and what to do.
 MISTAKES = [
-    ("symptoms=(", "foo=1, symptoms=(", ": TypeError: Case.__init__() got an unexpected keyword argument 'foo'", "Case takes package"),
-    ("repeats=1", "repeat=1", "unexpected keyword argument 'repeat'", "Case takes repeats"),
-    ("repeats=1", "repeats=0", "Case.repeats: 0 tries of the subject", "write 1 to 100"),
-    ("repeats=1", "repeats=True", "Case.repeats: `True` is not a whole number, 0 or more", "write a whole number"),
-    ("repeats=1", "repeats=10**9", "Case.repeats: 1000000000 tries", "write 1 to 100"),
+    ("symptoms=(", "foo=1, symptoms=(", ": TypeError: Case.__init__() got an unexpected keyword argument 'foo'", "Case takes report"),
+    ("timeout_s=60.0", "timeout=60.0", "unexpected keyword argument 'timeout'", "Case takes timeout_s"),
     ("timeout_s=60.0", "timeout_s=-1", "Case.timeout_s: `-1` is not a number above 0", "write a number above 0"),
     ("timeout_s=60.0", 'timeout_s=float("nan")', "Case.timeout_s: `nan` is not a number above 0", "write"),
     ("timeout_s=60.0", 'timeout_s="60"', "Case.timeout_s: `'60'` is not a number above 0", "write"),
-    ("number=1", "number=None", "Case.number: `None` is not a whole number", "write"),
-    ('title="WHAT THE REPORT IS CALLED"', "title=3", "Case.title: `3` is not a text of one line", "write a text"),
+    ("timeout_s=60.0", "timeout_s=True", "Case.timeout_s: `True` is not a number above 0", "write"),
+    ('"bitsandbytes#1"', "None", "Case.report: `None` is not a text of one line", "write"),
+    ('"bitsandbytes#1"', '"bitsandbytes"', "Case.report: `bitsandbytes` is not a report", "write package and number, such as"),
+    ('"bitsandbytes#1"', '"bitsandbytes#9999999999"', "Case.report: `bitsandbytes#9999999999` is not a report", "write package and"),
+    ('title="what the report is called"', "title=3", "Case.title: `3` is not a text of one line", "write a text"),
+    ('title="what the report is called"', "title=...", ": Case.title: not filled in", "write a text of one line"),
     ('kind="issue",', "", "TypeError: Case.__init__() missing 1 required positional argument: 'kind'", "a case file declares"),
-    ("gate=(\"aten::mm\",)", 'gate="aten::mm"', "Case.gate: `'aten::mm'` is not a tuple of texts", "write a tuple"),
-    ("gate=(\"aten::mm\",)", "gate=(3,)", "Case.gate: `(3,)` is not a tuple of texts", "write a tuple"),
-    ("checkpoint=None", 'checkpoint="llama-zzz"', "condition `eager`: no checkpoint recipe `llama-zzz`", "one of: "),
-    ("checkpoint=None", "checkpoint=lambda p: p['x']", "condition `eager`: its checkpoint raises KeyError: 'x'", "compute"),
-    ("checkpoint=None", "checkpoint=lambda p: [1]", "condition `eager`: no checkpoint recipe `[1]`", "one of: "),
-    ("checkpoint=None", "checkpoint=3", "is not a name, a function of the parameters, or None", "write a name"),
-    ("conditions=(Condition(", "conditions=(3, Condition(", "Case.conditions: `(3, Condition", "write a tuple of Condition"),
-    ("conditions=(Condition", "conditions=() and (Condition", "Case.conditions: no condition", "write at least one"),
-    ("conditions=(Condition", 'conditions=(Condition("eager"), Condition', "`eager`: the name of another condition too", "give each"),
-    ('Condition("eager"', 'Condition(""', "Condition.name: `` is not a name", "use letters"),
-    ('Condition("eager"', 'Condition("a/b"', "Condition.name: `a/b` is not a name", "use letters"),
-    ('Condition("eager"', 'Condition("a[b"', "Condition.name: `a[b` is not a name", "use letters"),
-    ('Condition("eager"', 'Condition("a b"', "Condition.name: `a b` is not a name", "use letters"),
-    ('Condition("eager"', 'Condition("a\\n"', "Condition.name: `'a\\n'` is not a text of one line", "write a text"),
-    ('{"dtype": "float32"}', '{"dtype": object()}', "Condition.params: `{'dtype': <object object", "write a mapping"),
-    ('{"dtype": "float32"}', '{3: 4}', "Condition.params: `{3: 4}` is not a mapping", "write a mapping"),
-    ('{"dtype": "float32"}', '{"dtype": "float32", "device": "gpu"}', "Condition.device: unknown device `gpu`", "one of: cpu, cuda"),
-    ('("proposed",)', '("planted",)', "Condition.without: unknown arm, or one that a verdict needs, `planted`", "one of: proposed"),
-    ('("proposed",)', '"proposed"', "Condition.without: `'proposed'` is not a tuple of texts", "write a tuple"),
+    ('kind="issue"', 'kind="bug"', "Case.kind: unknown kind `bug`", "one of: issue, pull request"),
+    ('severity="memory"', 'severity="bad"', "Case.severity: unknown severity `bad`", "one of: wrong numbers, memory, raises"),
+    ('trigger="a layer",', "", "missing 1 required positional argument: 'trigger'", "a case file declares"),
+    ('trigger="a layer"', 'trigger="a\\nlayer"', "Case.trigger: `'a\\nlayer'` is not a text of one line", "write a text"),
+    ('proposes="less"', "proposes=...", "Case.proposes: not filled in", "write a text of one line, or None"),
+    ("numbers=0.05", "numbers=0", "Case.numbers: `0` is not a number above 0", "write"),
+    ("numbers=0.05", "numbers=lambda p: 0.05", "is not a number above 0", "write"),
+    ('gate=("aten::mm",)', 'gate="aten::mm"', "Case.gate: `'aten::mm'` is not a tuple of texts", "write a tuple"),
+    ('gate=("aten::mm",)', "gate=(3,)", "Case.gate: `(3,)` is not a tuple of texts", "write a tuple"),
+    ("conditions=(", "conditions=(3, ", "Case.conditions: `(3, Condition", "write a tuple of Condition"),
+    ("conditions=(", "conditions=() and (", "Case.conditions: no condition", "write at least one"),
+    ("conditions=(", 'conditions=(Condition("eager", held(1)), ', "`eager`: the name of another condition too", "give each"),
+    ("    claims=(HELD,),\n    conditions", "    claims=(),\n    conditions", "condition `eager`: `it is held` is not in Case.claims", "add it to `claims`"),
+    ('"smollm2-135m-2l"', '"llama-zzz"', "condition `whole-cuda`: no checkpoint recipe `llama-zzz`", "one of: "),
+    ('"smollm2-135m-2l"', "lambda p: p", "Condition.checkpoint: `<function <lambda> at", "write a text"),
+    ('"smollm2-135m-2l"', "3", "Condition.checkpoint: `3` is not a text of one line", "write a text"),
+    ('            "eager",', '            "",', "Condition.name: `` is not a name", "use letters"),
+    ('            "eager",', '            "a/b",', "Condition.name: `a/b` is not a name", "use letters"),
+    ('            "eager",', '            "a[b",', "Condition.name: `a[b` is not a name", "use letters"),
+    ('            "eager",', '            "a b",', "Condition.name: `a b` is not a name", "use letters"),
+    ('            "eager",', '            "a\\n",', "Condition.name: `'a\\n'` is not a text of one line", "write a text"),
+    ('{"dtype": "float32"}', "{3: 4}", "Condition.params: `{3: 4}` is not a mapping from names", "write a mapping"),
+    ('{"dtype": "float32"}', "3", "Condition.params: `3` is not a mapping", "write a mapping"),
+    ('{"dtype": "float32"}', '{"dtype": ...}', "Condition.params: not filled in", "write a mapping"),
+    ('{"dtype": "float32"}', '{"device": "cuda"}', "Condition.params: `{'device': 'cuda'}` is not a mapping from names, none of them an attribute", "write"),
+    ('{"dtype": "float32"}', '{"on_card": 1}', "Condition.params: `{'on_card': 1}` is not a mapping", "write"),
+    ('device="cuda"', 'device="gpu"', "Condition.device: unknown device `gpu`", "one of: cpu, cuda"),
+    ("proposed=False", 'proposed="no"', "Condition.proposed: `'no'` is not True or False", "write True or False"),
+    ("numbers=0.1", "numbers=-1", "Condition.numbers: `-1` is not a finite number, 0 or more, or None", "write"),
+    ("control=True", "control=1", "Condition.control: `1` is not True or False", "write"),
+    ("control=True", 'control=True, affected=(Affected({"torch": ">=2"}, "reports/cpu"),)', "condition `fine`: a control condition that is affected", "a control is one that the report calls fine"),
     ('{"A": "1"}', '{"A": 1}', "Condition.env: `{'A': 1}` is not a mapping from texts to texts", "write a mapping"),
     ('{"A": "1"}', '{"A=B": "1"}', "Condition.env: `A=B` is not a name of a variable", "such as"),
-    ('{"A": "1"}', '{"A": "1"}, proxy="eagre"', "Condition.proxy: no condition `eagre` in this case", "one of: eager"),
-    ('{"A": "1"}', '{"A": "1"}, budget=3', "Condition.budget: `3` is not a Budget, or None", "write a Budget"),
-    ("Requires({", "Requires(cards=0, packages={", "Requires.cards: 0 cards", "leave it out"),
-    ("Requires({", "Requires(memory_bytes=-1, packages={", "Requires.memory_bytes: `-1` is not a whole", "write"),
-    ('Requires({"torch": ">=2"}', 'Requires({"torhc": ">=2"}', "Requires.packages: no cell pins `torhc`", "one of: torch"),
-    ('Requires({"torch": ">=2"}', 'Requires({"torch": "new"}', "Requires.packages: `new` is not a specifier", "such as"),
-    ('Requires({"torch": ">=2"}', f'Requires({{"torch": ">={"9" * 5000}"}}', "99…` is not a specifier", "such as"),
-    ('conditions="eager"', 'conditions="eagre*"', "Claim.conditions: no condition `eagre*` in this case", "one of: eager"),
+    ('proxy="eager"', 'proxy="eagre"', "Condition.proxy: no condition `eagre` in this case", "one of: eager"),
+    ('            claims=(HELD,),', '            claims=(Claim("other"),),', "condition `eager`: `other` is not in Case.claims", "add it"),
+    ('            claims=(HELD,),', '            claims=HELD,', "Condition.claims: `Claim(", "write a tuple of Claim"),
+    ("budget=Budget(", "budget=3 or Budget(", "Condition.budget: `3` is not a Budget", "write a Budget"),
+    ("budget=Budget(", "budget=... or Budget(", "Condition.budget: not filled in", "write a Budget"),
+    ("needs=Needs(", "needs=3 or Needs(", "Condition.needs: `3` is not a Needs", "write a Needs"),
+    ("cards=1", "cards=0", "Needs.cards: 0 cards", "leave it out"),
+    ("card_bytes=0", "card_bytes=-1", "Needs.card_bytes: `-1` is not a whole", "write"),
+    ("compiler=False", "compiler=0", "Needs.compiler: `0` is not True or False", "write"),
+    ('Needs({"torch": ">=2"}', 'Needs({"torhc": ">=2"}', "Needs.packages: no cell pins `torhc`", "one of: torch"),
+    ('Needs({"torch": ">=2"}', 'Needs({"torch": "new"}', "Needs.packages: `new` is not a specifier", "such as"),
+    ('Needs({"torch": ">=2"}', f'Needs({{"torch": ">={"9" * 5000}"}}', "99…` is not a specifier", "such as"),
+    ('Needs({"transformers": ">=5"}', 'Needs({"transformers": "5"}', "Needs.packages: `5` is not a specifier", "such as"),
     ('readings={"held"', 'readings={"hold"', "Claim.readings: the report gives no number `hold`", "one of: held"),
+    ('reported={"held": "1 GB"}', "reported=...", "Claim.reported: not filled in", "write a mapping"),
+    ('reported={"held": "1 GB"}', 'reported={"held": ...}', "Claim.reported: not filled in", "write a mapping"),
     ('"held_bytes", "eager", 10**9', '"held_bytes", "eagre", 10**9', "Reading.condition: no condition `eagre`", "one of: eager"),
     ('"held_bytes", "eager", 10**9', '"held_bytes", "eager", 10**9, "subjct"', "Reading.arm: unknown arm `subjct`", "one of: subject"),
     ('"held_bytes", "eager", 10**9', '"held_bytes", "eager", 0', "Reading.per_unit: `0` is not a number above 0", "write"),
-    ('"<0.50"}, "eager"', '"<0.50"}, "eager", "tpu"', "Affected.device: unknown device `tpu`", "one of: cpu, cuda"),
-    ('"<0.50"}', '"0.50"}', "Affected.versions: `0.50` is not a specifier", "such as"),
+    ("affected=(Affected", "affected=3 or (Affected", "Condition.affected: `3` is not a tuple of Affected", "write a tuple of Affected, empty where"),
+    ("affected=(Affected", "affected=... or (Affected", "Condition.affected: not filled in", "write a tuple of Affected"),
+    ('{"bitsandbytes": "<0.50"}', '{"bitsandbytes": "0.50"}', "Affected.versions: `0.50` is not a specifier", "such as"),
     ('{"bitsandbytes": "<0.50"}', '{"numpy": "<2"}', "Affected.versions: no cell pins `numpy`", "one of: torch"),
-    ('"<0.50"}, "eager"', '"<0.50"}, "nf4-*"', "Affected.conditions: no condition `nf4-*` in this case", "one of: eager"),
     ('source="reports/cpu"', 'source="reports/nowhere"', "Affected.source: `reports/nowhere` does not exist", "name the evidence"),
     ('source="reports/cpu"', 'source=""', "Affected.source: `` does not exist", "name the evidence"),
     ('source="reports/cpu"', 'source="../main"', "Affected.source: `../main` does not exist", "name the evidence"),
     ('source="reports/cpu"', 'source="/etc"', "Affected.source: `/etc` does not exist", "name the evidence"),
+    ('source="reports/cpu"', f'source="{"x" * 9000}"', "Affected.source: `xxxx", "name the evidence"),
     ('"no room"', '"no (room"', "Symptom.text: `no (room` is not a regular expression: missing )", "escape"),
+    ('"no room"', "...", "Symptom.text: not filled in", "write a text"),
     ('Symptom("OSError"', 'Symptom("os.error"', "Symptom.type: `os.error` is not a class name", "write an exception's class"),
-    ('"held_bytes", held', '"held_mib", held', "budget on `held_mib`: memory is counted in bytes", "name a `*_bytes` figure"),
-    ('"held_bytes", held', '"held_bytes", None', "Budget.limit: `None` is not a function of the parameters", "write"),
-    ('"held_bytes", held', '"held_bytes", lambda p: None', "condition `eager`: the limit of its budget is None", "return a finite"),
-    ('"held_bytes", held', '"held_bytes", lambda p: "1"', "the limit of its budget is '1'", "return a finite"),
-    ('"held_bytes", held', '"held_bytes", lambda p: True', "the limit of its budget is True", "return a finite"),
-    ('"held_bytes", held', '"held_bytes", lambda p: -1', "the limit of its budget is -1", "return a finite"),
-    ('"held_bytes", held', '"held_bytes", lambda p: 1e999', "the limit of its budget is inf", "return a finite"),
-    ('"held_bytes", held', '"held_bytes", lambda p: 1e999 - 1e999', "the limit of its budget is nan", "return a finite"),
-    ('"held_bytes", held', '"held_bytes", lambda p: p["x"]', "the limit of its budget raises KeyError: 'x'", "compute it"),
-    ('"held_bytes", held', '"held_bytes", lambda p: exit(3)', "the limit of its budget raises SystemExit: 3", "compute it"),
-    ("repeats=1", "numbers=lambda p: None", "condition `eager`: the limit of its numbers is None", "return a finite"),
+    ('"held_bytes", LIMIT', '"held_mib", LIMIT', "budget on `held_mib`: memory is counted in bytes", "name a `*_bytes` figure"),
+    ('"held_bytes", LIMIT', '"held bytes", LIMIT', "Budget.figure: `held bytes` is not a figure", "such as `held_bytes`"),
+    ('"held_bytes", LIMIT', '"held_bytes", None', "Budget.limit: `None` is not a finite number, 0 or more", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", ...', "Budget.limit: not filled in", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", lambda c: 1', "Budget.limit: `<function <lambda> at", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", "1"', "Budget.limit: `'1'` is not a finite number", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", True', "Budget.limit: `True` is not a finite number", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", False', "Budget.limit: `False` is not a finite number", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", -1', "Budget.limit: `-1` is not a finite number", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", 1e999', "Budget.limit: `inf` is not a finite number", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", 1e999 - 1e999', "Budget.limit: `nan` is not a finite number", "write a finite"),
+    ('"held_bytes", LIMIT', '"held_bytes", {}["x"]', ": KeyError: 'x'", "a case file declares"),
+    ('"held_bytes", LIMIT', '"held_bytes", exit(3)', ": SystemExit: 3", "a case file declares"),
+    ("second_slack=1", "second_slack=1.5", "Budget.second_slack: `1.5` is not a whole number", "write a whole"),
     ("CASE = Case(", "CASE = dict(", ": `CASE` is a dict", "declare one"),
     ("CASE = Case(", "CASES = Case(", ":1: no `CASE`", "declare one"),
-    ("def subject(i)", "def subjct(i)", ": no arm `subject`", "write a generator function `subject(i)`"),
-    ("    return (yield from step(i, lambda x: x @ i.weight.t()))", "    return 3", ": the arm `subject` is no generator function", "write a"),
-    ("def prepare(p", "def prep(p", ": no function `prepare`", "write `def prepare(p, checkpoint)`"),
-    ("def oracle(i)", "oracle = 3\n\n\ndef other(i)", ": no function `oracle`", "write `def oracle(i)`"),
-    ("import SimpleNamespace", "import SimpelNamespace", ": ImportError: cannot import name 'SimpelNamespace'", "import inside the arms"),
-    ("ROWS, IN", "import torhc\nROWS, IN", ": ModuleNotFoundError: No module named 'torhc'", "import inside the arms"),
-    ("ROWS, IN", "raise SystemExit(0)\nROWS, IN", ": SystemExit: 0", "a case file declares"),
-    ("ROWS, IN", "1 / 0\nROWS, IN", ": ZeroDivisionError: division by zero", "a case file declares"),
-    ("ROWS, IN", "print('hello')\nROWS, IN", ": it prints `hello`", "a case file declares"),
-    ("ROWS, IN", "def a(): return a()\na()\nROWS, IN", ": RecursionError: maximum recursion depth", "nest less there"),
-    ("ROWS, IN", "(ROWS, IN", "invalid syntax", "fix the syntax there"),
-    ("ROWS, IN", "\tROWS, IN", "unexpected indent", "fix the syntax there"),
+    ("says.\n", "says: ...\n", ":1: the docstring is not filled in", "say first what is claimed"),
+    ("too.\n", "too.\nWhy: ...\n", ":4: the docstring is not filled in", "say first what is claimed"),
+    ("def subject(c", "def subjct(c", ": no arm `subject`", "write a function `subject(c, …)` that yields phases"),
+    ("def planted(c", "def plant(c", ": no arm `planted`", "write a function `planted(c, …)` that yields phases"),
+    ("def reference(c, x):\n    return train(x, keep=False)", "def reference(c, x):\n    ...", ": `reference` is not filled in", "write what it does in place of"),
+    ("def oracle(c, x):\n    return {\"output\": x.double().sum()}", "def oracle(c, x):\n    'What is right.'\n    ...", ": `oracle` is not filled in", "write what it does"),
+    ("def inputs(c", "inputs = 3\n\n\ndef other(c", ": `inputs` is a int", "write a function `inputs(c, …)`"),
+    ("def proposed(c", "proposed = 3\n\n\ndef other(c", ": `proposed` is a int", "write a function `proposed(c, …)` that yields"),
+    ("def reference(c, x):\n    return train(x, keep=False)", 'def reference(c, x):\n    yield "forward"\n    return {"held_bytes": 3}', ": the reference arm returns `held_bytes` as the number 3", "measure it"),
+    ("def planted(c, x):\n    return train(x, keep=True)", 'def planted(c, x):\n    yield "forward"\n    raise OSError("no room")', ": the planted arm raises OSError itself", "measure it"),
+    ("def planted(c, x):\n    return train(x, keep=True)", "def planted(c, x):\n    return break_(x)\n\n\ndef break_(x):\n    yield 'forward'\n    raise OSError", ": the planted arm raises OSError itself", "measure it"),
+    ("import Affected", "import Afected", ": ImportError: cannot import name 'Afected'", "import inside the arms"),
+    ("ROWS, COLUMNS", "import torhc\nROWS, COLUMNS", ": ModuleNotFoundError: No module named 'torhc'", "import inside the arms"),
+    ("ROWS, COLUMNS", "raise SystemExit(0)\nROWS, COLUMNS", ": SystemExit: 0", "a case file declares"),
+    ("ROWS, COLUMNS", "1 / 0\nROWS, COLUMNS", ": ZeroDivisionError: division by zero", "a case file declares"),
+    ("ROWS, COLUMNS", "print('hello')\nROWS, COLUMNS", ": it prints `hello`", "a case file declares"),
+    ("ROWS, COLUMNS", "def a(): return a()\na()\nROWS, COLUMNS", ": RecursionError: maximum recursion depth", "nest less there"),
+    ("ROWS, COLUMNS", "(ROWS, COLUMNS", "invalid syntax", "fix the syntax there"),
+    ("ROWS, COLUMNS", "\tROWS, COLUMNS", "unexpected indent", "fix the syntax there"),
 ]  # fmt: skip
+
+
+def test_a_case_of_control_conditions_alone_is_refused(package: Path) -> None:
+    content = FULL.replace('"OSError", "no room"', '"OSError"').replace(
+        "conditions=(", 'conditions=(Condition("fine", held(LIMIT), control=True),) or (', 1
+    )
+    with pytest.raises(
+        UserError, match=r"_x\.py:\d+: Case.conditions: control conditions alone\nhint: write one under which"
+    ):
+        read(package, content.replace('"eager", 10**9', '"fine", 10**9'))
+
+
+@pytest.mark.parametrize("content", SCAFFOLDS, ids=KINDS)
+def test_a_scaffold_that_nobody_filled_in_is_no_case(package: Path, content: str) -> None:
+    """Each `...` is refused in turn, with its line: of the declaration, of the docstring, of the arms."""
+    with pytest.raises(UserError, match=r"_x\.py:\d+: Claim.text: not filled in\nhint: write a text of one line"):
+        read(package, content)
+    head, case, tail = content.partition("# What the report says")
+    filled = head + case + tail.replace('reported={"message": ...}', "").replace("...", '"x"')
+    with pytest.raises(UserError, match=r"_x\.py:1: the docstring is not filled in\nhint: say first"):
+        read(package, filled)
+    filled = filled.replace(": ...\n", ": told.\n")
+    assert "..." not in filled
+    sound(read(package, filled))
+    for arm in ("subject", "reference", "planted"):
+        before, name, after = filled.partition(f"def {arm}(")
+        with pytest.raises(UserError, match=rf"_x\.py:{before.count(chr(10)) + 1}: `{arm}` is not filled in\n"):
+            read(package, before + name + after.replace('    "x"\n', "    ...\n", 1))
 
 
 @pytest.mark.parametrize(("old", "new", "says", "hint"), MISTAKES, ids=[new[:30] for _, new, *_ in MISTAKES])
@@ -178,18 +319,18 @@ def test_a_contributors_mistake_is_told_with_file_and_line(
 @pytest.mark.parametrize(
     ("part", "wrong"),
     [
-        ("Condition(", 'Condition("a b"), Condition('), ("Claim(", "Claim(3), Claim("), ("Symptom(", 'Symptom("a."), Symptom('),
+        ("Condition(", 'Condition("a b", held(1)), Condition('), ("Symptom(", 'Symptom("a."), Symptom('),
         ("Reading(", 'Reading("x", "no", 1), Reading('), ("Affected(", 'Affected({"torch": "x"}, source="reports"), Affected('),
-        ("Budget(", 'Budget("held_bytes", lambda p: -1) and Budget('), ("repeats=1", "repeats=0"),
+        ("Claim(", "Claim(3) or Claim("), ("Budget(", 'Budget("held_bytes", -1) or Budget('), ("Needs(", "Needs(cards=0) or Needs("),
+        ("timeout_s=60.0", "timeout_s=-1"),
     ],
 )  # fmt: skip
 def test_the_line_is_that_of_the_part(package: Path, part: str, wrong: str) -> None:
     """A condition's mistake is told with the condition's line, not with that of `CASE`."""
-    head, case, tail = FULL.partition("CASE = ")
-    content = head + case + tail.replace(part, f"\n\n        {wrong}", 1)
-    where = "CASE = " if part == "repeats=1" else "Condition(" if part == "Budget(" else wrong
+    head, first, tail = FULL.partition("HELD = ")
+    content = head + first + tail.replace(part, f"\n\n        {wrong}", 1)
+    where = "CASE = " if part == "timeout_s=60.0" else wrong
     wanted = next(i for i, line in enumerate(content.split("\n"), 1) if where in line and "import" not in line)
-    content = content.replace("and Budget(", "or Budget(")
     with pytest.raises(UserError, match=rf"_x\.py:{wanted}: "):
         read(package, content)
 
@@ -202,14 +343,14 @@ def test_a_reading_in_another_case_names_one_that_is_there(package: Path) -> Non
             FULL.replace('"held_bytes", "eager", 10**9', f'"held_bytes", "{condition}", 10**9, case="{name}"')
         )
     with pytest.raises(UserError, match=r"gh1_x.py:\d+: Reading.case: no case `gh1_no`\nhint: one of: gh1_x, gh2_x"):
-        cases.find(("damaged.three",))
+        cases.find("damaged.three")
     (package / "three" / "gh1_x.py").write_text(FULL)
     del sys.modules["damaged.three.gh1_x"]
     importlib.invalidate_caches()
     with pytest.raises(
         UserError, match=r"gh2_x.py:\d+: Reading.condition: `gh1_x` has no condition `eagre`\nhint: one of: eager"
     ):
-        cases.find(("damaged.three",))
+        cases.find("damaged.three")
 
 
 @pytest.mark.parametrize(
@@ -219,7 +360,7 @@ def test_a_reading_in_another_case_names_one_that_is_there(package: Path) -> Non
         (b"x = 1\0", "source code "),
         (b"", ":1: no `CASE`"),
         (("x = " + "(" * 500).encode(), "too many nested parentheses"),
-        (SCAFFOLD.partition('"""\n\n')[2].encode(), ":1: no docstring"),
+        (FULL.partition('"""\n\n')[2].encode(), ":1: no docstring"),
         (b"import sys; sys.modules[__name__] = None", ":1: it puts something else in its own place"),
         (b"__name__ = 3", ":1: it puts something else in its own place"),
     ],
@@ -236,19 +377,22 @@ def test_a_file_that_does_not_end_is_given_up(package: Path, monkeypatch: pytest
     busy = "import time\nwhile True:\n    try:\n        time.sleep(9)\n    except Exception:\n        pass\n"
     with pytest.raises(UserError, match=r"gh\d+_x.py:4: still busy after 0.3 s\nhint: a case file declares"):
         read(package, busy)
-    with pytest.raises(UserError, match="the limit of its budget raises TooSlow"):
-        read(package, FULL.replace('"held_bytes", held', '"held_bytes", lambda p: [i for i in iter(int, 1)]'))
+    line = FULL[: FULL.index("LIMIT = ")].count("\n") + 1
+    with pytest.raises(UserError, match=rf"_x\.py:{line}: still busy after 0.3 s"):
+        read(package, FULL.replace("LIMIT = ", "LIMIT = sum(iter(int, 1)) + "))
 
 
 def test_two_cases_of_one_name(package: Path) -> None:
-    for name in ("one", "two"):
-        (package / name).mkdir()
-        (package / name / "__init__.py").write_text("")
-        (package / name / "gh1_x.py").write_text(SCAFFOLD)
-    with pytest.raises(
-        UserError, match=r"damaged.two.gh1_x: `gh1_x` is the name of damaged.one.gh1_x too\nhint: rename"
-    ):
-        cases.find(("damaged.one", "damaged.two"))
+    for name, file in (("one", "gh1_x"), ("two/gh1", "x"), ("two/gh1", "_no_case"), ("two/gh1", "y")):
+        folder = package / "several" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for place in (package / "several", folder.parent, folder):
+            (place / "__init__.py").write_text("")
+        (folder / f"{file}.py").write_text(FULL if file != "_no_case" else "raise OSError")
+    what = r"damaged.several.two.gh1.x: `gh1_x` is the name of damaged.several.one.gh1_x too"
+    with pytest.raises(UserError, match=rf"{what}\nhint: rename"):
+        cases.find("damaged.several")
+    assert [found.name for found in cases.find("damaged.several.two")] == ["gh1_x", "gh1_y"]
 
 
 #: Texts that stand in the place of a value.
@@ -312,9 +456,6 @@ def test_mutations_of_real_cases(package: Path, seed: int, hostile: str) -> None
     attempt(package, mutated(dice.choice(REAL), dice, hostile))
 
 
-ARGUMENTS = [line.strip() for line in FULL.splitlines() if "=" in line and line.startswith("    ")]
-
-
 @part(3)
 @given(hostile=st.sampled_from(HOSTILE), other=st.sampled_from(HOSTILE), data=st.data())
 def test_values_of_each_argument(package: Path, hostile: str, other: str, data: st.DataObject) -> None:
@@ -322,23 +463,24 @@ def test_values_of_each_argument(package: Path, hostile: str, other: str, data: 
     from repros import case
 
     kind = data.draw(
-        st.sampled_from(("Affected", "Budget", "Case", "Claim", "Condition", "Reading", "Requires", "Symptom"))
+        st.sampled_from(("Affected", "Budget", "Case", "Claim", "Condition", "Needs", "Reading", "Symptom"))
     )
     name = data.draw(st.sampled_from(sorted(getattr(case, kind).__dataclass_fields__)))
     line = (
         f"x = {kind}(**{{{name!r}: {hostile}}}, )" if data.draw(st.booleans()) else f"replace(CASE, {name}={hostile})"
     )
     changed = f"replace({'CASE' if kind == 'Case' else f'PARTS[{kind!r}]'}, {name}={hostile})"
+    condition = "replace(CASE, conditions=(replace(CASE.conditions[0], {}={}), *CASE.conditions[1:]))"
     into = {
-        "Affected": "replace(CASE, affected=({},))", "Budget": "replace(CASE, budget={})", "Case": "{}",
-        "Claim": "replace(CASE, claims=({},))", "Condition": "replace(CASE, conditions=({},))",
-        "Reading": "replace(CASE, claims=(replace(CASE.claims[0], readings={{'held': ({},)}}),))",
-        "Requires": "replace(CASE, conditions=(replace(CASE.conditions[0], requires={}),))",
-        "Symptom": "replace(CASE, symptoms=({},))",
-    }[kind].format(changed)  # fmt: skip
+        "Affected": condition.format("affected", f"({changed},)"), "Budget": condition.format("budget", changed),
+        "Case": changed, "Claim": f"replace(CASE, claims=({changed},))",
+        "Condition": f"replace(CASE, conditions=({changed}, *CASE.conditions[1:]))",
+        "Reading": f"replace(CASE, claims=(replace(CASE.claims[0], readings={{'held': ({changed},)}}),))",
+        "Needs": condition.format("needs", changed), "Symptom": f"replace(CASE, symptoms=({changed},))",
+    }[kind]  # fmt: skip
     parts = (
-        "from dataclasses import replace\nPARTS = {'Affected': CASE.affected[0], 'Budget': CASE.budget, 'Claim': "
-        "CASE.claims[0], 'Condition': CASE.conditions[0], 'Reading': CASE.claims[0].readings['held'][0], "
-        "'Requires': CASE.conditions[0].requires, 'Symptom': CASE.symptoms[0]}\n"
+        "from dataclasses import replace\nPARTS = {'Affected': CASE.conditions[0].affected[0], 'Budget': "
+        "CASE.conditions[0].budget, 'Claim': CASE.claims[0], 'Condition': CASE.conditions[0], 'Reading': "
+        "CASE.claims[0].readings['held'][0], 'Needs': CASE.conditions[0].needs, 'Symptom': CASE.symptoms[0]}\n"
     )
     attempt(package, f"{FULL}\n{parts}CASE = {into}\n" if other != hostile else f"{FULL}\n{line}\n")

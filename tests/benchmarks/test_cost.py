@@ -34,7 +34,7 @@ def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CellServer]:
 
 def test_a_further_arm_in_a_warm_cell(benchmark: Benchmark, cell: CellServer, harness: Entry, tmp_path: Path) -> None:
     """A fork against a new interpreter: wall time of an arm beyond what the arm itself worked."""
-    request = {
+    request: dict[str, Any] = {
         "module": harness.module, "condition": "passes", "arm": "reference",
         "checkpoint": None, "env": {}, "timeout_s": 120.0,
     }  # fmt: skip

@@ -204,4 +204,5 @@ def test_a_planted_module_is_the_references_but_for_the_weight_that_is_saved(cac
     assert (kept, kept_by_planted) == ([], [(33, 64)])
     assert (planted.cache is not None) is cache
     if cache:
-        assert torch.equal(planted.cache, dequantize_4bit(right.quantized, torch.bfloat16))
+        kept_weight: Any = planted.cache
+        assert torch.equal(kept_weight, dequantize_4bit(right.quantized, torch.bfloat16))

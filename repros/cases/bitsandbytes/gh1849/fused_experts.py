@@ -1,13 +1,13 @@
-"""A mixture of experts that is loaded "in 4 bits" keeps its experts, most of its bytes, in 16 (bitsandbytes#1849).
+"""A mixture of experts that is loaded "in 4 bits" keeps its experts in 16 bits (bitsandbytes#1849).
 
 The report: transformers 5 holds the experts of a layer in one parameter of three dimensions ("fused"). transformers 4
 has a linear layer for each expert. The integration replaces ``nn.Linear`` by a quantized layer, so fused experts are
 passed over without a word. (Upstream proposes a module for fused experts in bitsandbytes#1965.)
 
-Tried: true layers of two models are loaded, and what is left in 16 bits at the end is counted. Qwen3-30B-A3B is
-published with a tensor for each expert: transformers 4 loads it as it is, 5 fuses it. Qwen3.5-35B-A3B is published
-fused, and transformers knows it from 5.2 on; it is the 67 GB model of transformers#44728. On a CPU one layer is loaded,
-cut to two experts; on a GPU eight with all of theirs. Figures named ``whole_*`` scale that to the true model.
+Run: true layers of two models are loaded, and what is left in 16 bits at the end is counted. Qwen3-30B-A3B is published
+with a tensor for each expert: transformers 4 loads it as it is, 5 fuses it. Qwen3.5-35B-A3B is published fused, and
+transformers knows it from 5.2 on; it is the 67 GB model of transformers#44728. On a CPU one layer is loaded, cut to two
+experts; on a GPU eight with all of theirs. Figures named ``whole_*`` scale that to the true model.
 
 Limit on a CPU: the 16-bit bytes that stay by their nature (embedding, head, norms, convolutions, router). The ledger
 counts what is alive; the sizes of the model's own tensors are the second instrument. On a GPU all that is allocated
@@ -34,7 +34,7 @@ APART_8, FUSED_8 = "qwen3-30b-a3b-8l", "qwen3.5-35b-a3b-8l"  # eight layers with
 
 
 def left_in_16_bits(checkpoint):
-    """Allow 16-bit bytes at the end to what stays by its nature."""
+    """Limit the 16-bit bytes at the end to what stays by its nature."""
     return Budget("live_end_16bit_bytes", sizes(checkpoint).staying, second="model_16bit_bytes")
 
 

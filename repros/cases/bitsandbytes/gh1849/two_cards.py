@@ -3,7 +3,7 @@
 The report: transformers 5 holds the experts of a layer in one parameter. The integration of bitsandbytes quantizes
 linear layers alone, so the experts, nearly all of such a model, are passed over (``fused_experts.py`` counts them).
 
-Tried: what that means for a user. The whole of Qwen3.5-35B-A3B is loaded with ``device_map="auto"`` over two cards that
+Run: what that means for a user. The whole of Qwen3.5-35B-A3B is loaded with ``device_map="auto"`` over two cards that
 are given what a card of 32 GB has. Out of memory is the symptom; so is the loader's word beforehand that it would have
 to put a part on the CPU or the disk.
 

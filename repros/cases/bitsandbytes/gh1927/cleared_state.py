@@ -1,15 +1,17 @@
 """The state of an int8 layer is cleared between forward and backward (bitsandbytes#1927).
 
-Not in the report, but a way to what it describes: a lost scale in the recompute.
+Report: under gradient checkpointing an int8 layer runs a second time in the backward (the recompute). Then the loss is
+NaN, the lookup of the layer's scale ``SCB`` fails, or a wrong scale is used. It does not say what loses the scale. This
+case tries one way: something clears the layer's state between forward and backward.
 
-Tried: after the first forward, ``layer.state`` alone has the scale of an int8 weight. Something clears the state before
-the backward. The recompute, or the backward itself, then finds no scale. It raises, or it takes the codes for a weight
-and quantizes them: every row of codes reaches 127, so every scale becomes 127. The output was right, the gradients are
-wrong, and nothing says so. Two steps are trained.
+Mechanism: after the first forward ``layer.state`` alone has the scale of an int8 weight. Where the state is cleared
+before the backward, the recompute, or the backward itself, finds no scale. It raises, or it quantizes the codes as if
+they were a weight: the largest code of a row is 127, so each scale becomes 127. Then the output was right, the
+gradients are wrong, and nothing warns. Two steps are trained.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
 Planted: the reference loses its scale at the same moment, and quantizes its codes as if they were a weight. Without a
 recompute nothing would read the layer again, so there it loses the scale before the first forward.

@@ -1,8 +1,9 @@
 """What quantized layers hold from forward to backward under gradient checkpointing (bitsandbytes#1927).
 
-The report says that every layer's state piles up, and blames ``gradient_checkpointing_enable()`` before ``train()``.
+Report: every layer's state piles up under checkpointing. It blames ``gradient_checkpointing_enable()`` before
+``train()``.
 
-Tried: a Llama of transformers with quantized layers, in both orders of the two calls and in both modes of
+Run: a Llama of transformers with quantized layers, in both orders of the two calls and in both modes of
 ``torch.utils.checkpoint``. A checkpointed block should hold its input alone. An op that keeps its input on ``ctx``
 instead of in ``save_for_backward`` hides it from non-reentrant checkpointing (bitsandbytes#2034), whatever the order.
 Without ``train()`` nothing is checkpointed. The second step is measured, so that what kernels keep from their first

@@ -1,9 +1,9 @@
 """Gradient checkpointing runs an int8 layer a second time: the recompute (bitsandbytes#1927).
 
-The report says that the recompute breaks: the loss is NaN, the lookup of the scale ``SCB`` fails, or a wrong scale is
-used. It says that ``state.CB``, the codes, is still set from the first run, and that an int8 weight is not handled.
+Report: the recompute breaks: the loss is NaN, the lookup of the scale ``SCB`` fails, or a wrong scale is used. It says
+that ``state.CB``, the codes, is still set from the first run, and that an int8 weight is not handled.
 
-Tried: plain recompute and nothing else. A layer is loaded, moved once as documented, and trained for two steps under
+Run: plain recompute and nothing else. A layer is loaded, moved once as documented, and trained for two steps under
 ``torch.utils.checkpoint``. A condition's name says how: mode of checkpointing, mode of the layer, dtype, and threshold
 of outliers (``t6``: columns of activations that reach 6 are multiplied in 16 bits). Ways to lose a scale are other
 cases of this report.

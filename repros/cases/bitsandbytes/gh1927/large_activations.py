@@ -1,10 +1,11 @@
 """Activations of an int8 layer are larger than float16 can hold (bitsandbytes#1927).
 
-The report mentions a NaN loss. It does not mention this way to one.
+Report: training an int8 layer under gradient checkpointing ends in a NaN loss. It does not name this cause.
 
-Tried: bitsandbytes casts the activations of an int8 layer to float16 before it quantizes them. The largest float16 is
-65,504. The activations here are bfloat16 and reach 80,000, so the cast makes infinities of them. From 0.48 on, training
-on a CPU takes another path, without that cast; eval mode does not. Two steps are trained under gradient checkpointing.
+Mechanism: bitsandbytes casts the activations of an int8 layer to float16 before it quantizes them. The largest float16
+is 65,504. The activations here are bfloat16 and reach 80,000, so the cast makes infinities of them. From 0.48 on,
+training on a CPU takes another path, without that cast; eval mode does not. Two steps are trained under gradient
+checkpointing.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). A number that is infinite or NaN

@@ -2,7 +2,7 @@
 
 The report says ``AttributeError: 'Int8Params' object has no attribute 'SCB'``. ``SCB`` is the scale of an int8 weight.
 
-Tried: the layer is built on the meta device, which holds shapes and no data. The loader takes ``SCB`` off the weight
+Run: the layer is built on the meta device, which holds shapes and no data. The loader takes ``SCB`` off the weight
 there and passes its other attributes on to the weight that replaces it. ``state_dict()`` is called in between.
 bitsandbytes reads the attribute without asking whether it is there; from 0.50 on, ``state_dict()`` asks. The layer is
 then trained for a step.

@@ -1,9 +1,9 @@
 """An int8 layer is built on the meta device, then gets its weights (bitsandbytes#1927).
 
-The meta device holds shapes and no data; a model is built there to be filled by a loader. The report says that a layer
-there raises ``AttributeError: 'Int8Params' object has no attribute 'SCB'``. ``SCB`` is the scale of an int8 weight.
+The meta device holds shapes and no data; a model is built there to be filled by a loader. Report: a layer there raises
+``AttributeError: 'Int8Params' object has no attribute 'SCB'``. ``SCB`` is the scale of an int8 weight.
 
-Tried: the layer is built on meta and asked for its ``state_dict()``, as a loader does. accelerate then gives 16-bit or
+Run: the layer is built on meta and asked for its ``state_dict()``, as a loader does. accelerate then gives 16-bit or
 int8 weights to the layer or to a copy of it, and the layer is trained for a step. ``SCB`` is an attribute that the
 constructor of the weight, ``Int8Params``, sets, so building the layer raises nothing. Where a weight is made without
 that constructor, as pickle does, or its scale is not handed on, the scale is gone.

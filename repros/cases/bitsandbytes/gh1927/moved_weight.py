@@ -1,16 +1,18 @@
 """The weight of an int8 layer is moved or shared (bitsandbytes#1927).
 
-Not in the report, but a way to what it describes: a lost scale.
+Report: under gradient checkpointing an int8 layer runs a second time in the backward (the recompute). Then the loss is
+NaN, the lookup of the layer's scale ``SCB`` fails, or a wrong scale is used. It does not say what loses the scale. This
+case tries one way: the weight is moved again, moved by itself, or shared by two layers.
 
-Tried: the scale of an int8 weight is in one place at a time. At first that is the attribute ``SCB`` of the weight. The
-first forward moves it to ``layer.state`` and clears it on the weight. A move replaces the weight, and a shared weight
-has two layers. A layer without the scale raises, or it takes the codes for a weight and quantizes them. Every row of
-codes reaches 127, so every scale becomes 127, and nothing says so. Each layer is trained for two steps under gradient
-checkpointing.
+Mechanism: the scale of an int8 weight (the largest magnitude of each row) is in one place at a time. At first that is
+the weight's attribute ``SCB``; the first forward moves it to ``layer.state`` and clears it on the weight. A move makes
+a new weight, without what was cleared, and a second layer that shares the weight finds it cleared. A layer without its
+scale raises, or it quantizes the codes as if they were a weight: the largest code of a row is 127, so each scale
+becomes 127, without a warning. Each layer is trained for two steps under gradient checkpointing.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """

@@ -2,14 +2,14 @@
 
 The report's environment has accelerate's offload in use, around training with gradient checkpointing.
 
-Tried: ``accelerate.cpu_offload`` puts hooks around a layer's forward. One brings the weights before it, one takes them
+Run: ``accelerate.cpu_offload`` puts hooks around a layer's forward. One brings the weights before it, one takes them
 away after it. The scale of an int8 weight moves to ``layer.state`` in the first forward, and the hooks know nothing of
 that: after the forward the scale is gone, and the recompute, the backward or the next forward raises. So it happens
 without checkpointing too, and in eval mode. Two steps are trained.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """

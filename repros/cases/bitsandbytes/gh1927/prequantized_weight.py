@@ -1,15 +1,15 @@
 """A layer gets an int8 weight that is quantized already: its codes, and their scale (bitsandbytes#1927).
 
-The report says that a weight that is int8 already is not handled.
+Report: a weight that is int8 already is not handled.
 
-Tried: four ways in which a loader hands over codes and the scale ``SCB``. It sets the scale after it moves the weight,
-or before, or it moves the whole layer, or it has no scale. Where the scale is not found, the first forward raises, or
-it takes the codes for a weight and quantizes them. Every row of codes reaches 127, so every scale becomes 127, and
-nothing says so. Each layer is trained for two steps under gradient checkpointing.
+Run: four ways in which a loader hands over codes and the scale ``SCB``. It sets the scale after it moves the weight, or
+before, or it moves the whole layer, or it has no scale. Where the scale is not found, the first forward raises, or it
+quantizes the codes as if they were a weight: the largest code of a row is 127, so each scale becomes 127, without a
+warning. Each layer is trained for two steps under gradient checkpointing.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """

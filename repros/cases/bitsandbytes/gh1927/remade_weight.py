@@ -1,9 +1,9 @@
 """The weight of an int8 layer is made anew, not by bitsandbytes' constructor (bitsandbytes#1927).
 
-The report says that a layer on the meta device, which holds shapes and no data, raises ``AttributeError: 'Int8Params'
-object has no attribute 'SCB'``. ``SCB`` is the scale of an int8 weight, ``CB`` are its codes.
+Report: a layer on the meta device, which holds shapes and no data, raises ``AttributeError: 'Int8Params' object has no
+attribute 'SCB'``. ``SCB`` is the scale of an int8 weight, ``CB`` are its codes.
 
-Tried: both are plain attributes that the constructor ``Int8Params.__new__`` sets. The layer reads them without asking
+Run: both are plain attributes that the constructor ``Int8Params.__new__`` sets. The layer reads them without asking
 whether they are there. Other code makes weights in its own way, and such a weight has neither: ``to_empty``,
 ``load_state_dict(assign=True)``, ``_make_subclass``, or a head that shares the 16-bit weight of an embedding. From 0.50
 on, ``state_dict()`` asks; ``forward`` does not, and fails on ``CB``. The layer is trained for a step.

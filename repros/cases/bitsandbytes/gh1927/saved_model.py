@@ -1,15 +1,17 @@
 """An int8 layer comes out of a saved or converted model (bitsandbytes#1927).
 
-Not in the report, but a way to what it describes: a lost scale.
+Report: under gradient checkpointing an int8 layer runs a second time in the backward (the recompute). Then the loss is
+NaN, the lookup of the layer's scale ``SCB`` fails, or a wrong scale is used. It does not say what loses the scale. This
+case tries one way: the layer comes out of a saved model.
 
-Tried: a layer saved in int8 and loaded into a new one, and a model that transformers quantizes while it loads, or that
-is saved in int8 and loaded again. Loading replaces weights and moves them, and some of these moves forget the scale
-``SCB``. The next forward takes the codes for a weight and quantizes them. Every row of codes reaches 127, so every
-scale becomes 127, and nothing says so. The layer is then trained for two steps under gradient checkpointing.
+Run: a layer saved in int8 and loaded into a new one, and a model that transformers quantizes while it loads, or that is
+saved in int8 and loaded again. Loading replaces weights and moves them, and some of these moves forget the scale
+``SCB``. The next forward quantizes the codes as if they were a weight: the largest code of a row is 127, so each scale
+becomes 127, without a warning. The layer is then trained for two steps under gradient checkpointing.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
-2,000 times too large. An exception of a failed lookup of the scale breaks the limit too.
+2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """

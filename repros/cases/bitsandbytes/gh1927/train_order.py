@@ -1,10 +1,10 @@
 """``gradient_checkpointing_enable()`` is called before ``model.train()`` (bitsandbytes#1927).
 
-The report says that checkpointing then silently does nothing.
+Report: checkpointing then silently does nothing.
 
-Tried: a Llama of transformers with quantized layers, with the two calls in both orders, and without ``train()``. A
-block of transformers recomputes when its flags ``gradient_checkpointing`` and ``training`` are set. It reads both at
-each call, so the order cannot matter. Whether ``train()`` is called does: ``from_pretrained`` ends with ``eval()``.
+Run: a Llama of transformers with quantized layers, with the two calls in both orders, and without ``train()``. A block
+of transformers recomputes when its flags ``gradient_checkpointing`` and ``training`` are set. It reads both at each
+call, so the order cannot matter. Whether ``train()`` is called does: ``from_pretrained`` ends with ``eval()``.
 Conditions that end in ``bare`` leave out ``enable_input_require_grads()``, which PEFT calls, and transformers itself
 from 5.0. Then no input of a block needs a gradient.
 

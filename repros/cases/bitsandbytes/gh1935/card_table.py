@@ -1,11 +1,11 @@
 """Which model trains on which card with QLoRA, adapters beside frozen 4-bit weights (bitsandbytes#1935).
 
 The report says that autograd saves the dequantized 16-bit weight of each 4-bit layer for the backward, so a card trains
-a smaller model than it could. Its table names the largest model before its fix and after it: on 12 GB 4B and 9B, on
-16 GB 7B and 13B, on 24 GB 9B and 20B, on 32 GB 13B and 20B, on 48 GB 20B and 34B, on 80 GB 34B and 50B.
+a smaller model than it could. Its table names the largest model before its fix and after it: on 12 GB 4B and 9B, on 16
+GB 7B and 13B, on 24 GB 9B and 20B, on 32 GB 13B and 20B, on 48 GB 20B and 34B, on 80 GB 34B and 50B.
 
-Tried: one training step of the larger model, without the fix. The allocator of a large GPU gets what a card of that
-size would leave it. The 20B of 32 GB is tried on 24 GB. `_qlora.py` makes the model and the step, in one of three ways:
+Run: one training step of the larger model, without the fix. The allocator of a large GPU gets what a card of that size
+would leave it. The 20B of 32 GB is tried on 24 GB. `_qlora.py` makes the model and the step, in one of three ways:
 
 - eager, as in the report;
 - compiled: forward and backward are one graph, in which bitsandbytes before 0.50 dequantizes a weight twice. The

@@ -1,14 +1,16 @@
 """Under `torch.compile` a frozen 4-bit layer keeps its dequantized weight from forward to backward.
 
-The report says that autograd saves the weight; its maintainer suspects `torch.compile` instead, and is right. Forward
-and backward dequantize the same weight. The compiler sees both in one graph, dequantizes once and saves the result.
-bitsandbytes 0.50 ends that with one operator for dequantization and product; torch 2.14 merges no value of the forward
-with one of the backward.
+Report: autograd saves the dequantized weight. A maintainer of bitsandbytes suspects `torch.compile` instead, and is
+right.
+
+Mechanism: forward and backward dequantize the same weight. The compiler sees both in one graph, dequantizes once and
+saves the result. Two releases end that, each by itself: bitsandbytes 0.50 has one operator for dequantization and
+product; torch 2.14 merges no value of the forward with one of the backward.
 
 Limit: the weight is frozen, so the backward needs only the packed weight, which was there before the step. Between
 forward and backward a step has to hold its output. A saved weight is six times the output.
 
-Planted: the reference multiplies by a dequantized weight that autograd saves.
+Planted: the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from repros.reference.formats import FourBit, chain, layers, layers_that_save_th
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
 OUTPUT = 2 * TOKENS * WIDTH
-# Bytes: the output, what the heap rounds up to, and the compiler's own objects, as torch 2.9 compiles this step anew.
+# Bytes: the output; what the heap rounds up to; the compiler's own objects, since torch 2.9 compiles it once more.
 LIMIT = OUTPUT + 64 * KIB + 256 * KIB
-CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB  # at the report's size, on a GPU: the output is 4096 wide
+# At the report's size, on a GPU: the output is 4096 wide, and no object of the compiler lies there.
+CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB
 
 BISECTED = "reports/bisect/gh1935-bitsandbytes"
 UNTIL_0_50 = Affected({"bitsandbytes": "<0.50", "torch": "<2.14"}, BISECTED)

@@ -3,8 +3,8 @@
 The report says that autograd saves the dequantized 16-bit weight of each 4-bit layer for the backward, so a card trains
 a smaller model than it could. `REPORTED` is its table: the largest model on a card before its fix, and after it.
 
-Tried: one training step of a model, then of a larger one, until one runs out of memory. The allocator of a large GPU
-gets what a card of that size would leave it. `_qlora.py` makes the models and the step.
+Run: one training step of a model, then of a larger one, until one runs out of memory. The allocator of a large GPU gets
+what a card of that size would leave it. `_qlora.py` makes the models and the step.
 
 Limit: of the models tried on a card one may be too large, the last. The sum of what a step should take
 (`repros.reference.step_memory`) is more than the card has for that one alone, as tests/test_qlora.py holds.

@@ -3,8 +3,8 @@
 The report: loading Qwen2.5-7B-Instruct in NF4 reserves 13.83 GB under 5.2.0 and 6.70 GB under 4.57.5. The same 5.46 GB
 are allocated at the end.
 
-Tried: from 5.0 on a pool of threads reads tensors to the device while the main thread quantizes one after another. A
-16-bit tensor that waits for its quantization (a *source*) is alive, so the allocator has to reserve memory for it.
+Mechanism: from 5.0 on a pool of threads reads tensors to the device while the main thread quantizes one after another.
+A 16-bit tensor that waits for its quantization (a *source*) is alive, so the allocator has to reserve memory for it.
 `HF_DEACTIVATE_ASYNC_LOAD=1` takes the pool away: the ``-sync`` conditions.
 
 On a GPU the trial loads the report's model and judges what is reserved at the end. On a CPU nothing is reserved, so
