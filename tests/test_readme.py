@@ -56,7 +56,7 @@ def made() -> dict[str, str]:
 def test_there_is_evidence_of_both_kinds() -> None:
     found = readme.committed()
     assert sorted([*found.without, *found.cards]) == EVIDENCE
-    assert [found.without[0].name, found.cards[0].name] == ["cpu", "h200"]
+    assert [found.without[0].name, found.cards[0].name] == ["cpu", "h100"]
 
 
 @pytest.mark.parametrize("page", readme.PAGES)
