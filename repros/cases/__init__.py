@@ -119,9 +119,9 @@ def having(entries: tuple[Entry, ...], condition: str | None) -> tuple[Entry, ..
 
 def refuse(entries: Sequence[Entry], condition: str) -> None:
     """Raise UserError for a condition that none of these cases has, with the nearest names of them all."""
-    moved = next((new for e in entries if (new := aliases.now(e.name, condition)) != e.name), None)
-    if moved:
-        raise UserError(f"{entries[0].name}: the condition `{condition}` is of {moved} now", f"name {moved}")
+    for e in entries:
+        if (moved := aliases.now(e.name, condition)) != e.name:
+            raise UserError(f"{e.name}: the condition `{condition}` is of {moved} now", f"name {moved}")
     choose(
         condition,
         {c.name: c for e in entries for c in e.case.conditions},

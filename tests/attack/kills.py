@@ -25,6 +25,7 @@ from tests.test_pytest_plugin import takes_signals
 
 RUNNERS = ("harness", "cli", "harness", "pytest", "harness")
 CELL = "tf5.23.0-bnb0.50.2"
+CASES, FILES = ("gh1935_saved_weight", "gh1935_int8"), ("gh1935/saved_weight", "gh1935/int8")
 CONDITIONS = ("nf4-eager", "nf4-checkpoint-reentrant", "nf4-checkpoint-nonreentrant", "int8-eval-eager")
 #: How long a killed run's processes may take to end.
 ORPHAN_S = 10.0
@@ -52,12 +53,12 @@ class Victim:
             return [sys.executable, "-m", "tests.attack.harness_run", str(self.run)]
         if self.runner == "cli":
             resume = ["--resume"] if any(self.reports.glob("runs/*/results.jsonl")) else []
-            chosen = ["gh1935_saved_weight", "--condition", " ".join(CONDITIONS), "--reports", str(self.reports)]
+            chosen = [*CASES, "--condition", " ".join(CONDITIONS), "--reports", str(self.reports)]
             return [sys.executable, "-m", "repros", "run", *chosen, "--cell", CELL, *resume]
         # By `-k` and not by id: those that are settled already are no error then.
         chosen = ["--run", str(self.run), "--resume", "--cell", CELL, "-k", " or ".join(f"{c}[" for c in CONDITIONS)]
         plain = ["-p", "repros.pytest_plugin", "-p", "no:cacheprovider", "-q", *chosen]
-        return [sys.executable, "-m", "pytest", *plain, "repros/cases/bitsandbytes/gh1935_saved_weight.py"]
+        return [sys.executable, "-m", "pytest", *plain, *(f"repros/cases/bitsandbytes/{file}.py" for file in FILES)]
 
     @property
     def reports(self) -> Path:

@@ -209,9 +209,17 @@ def test_what_was_tried_is_told(argv: list[str], says: str, capsys: pytest.Captu
 
 
 def test_a_probe_that_is_refused_casts_no_vote(capsys: pytest.CaptureFixture[str]) -> None:
-    for argv in (["--nope"], ["gh1935"], ["gh1935", "--condition", "nf4-eager", "--base", "nope"], ["\0"]):
+    moved = "gh1935_saved_weight: the condition `nf4-experts-eager` is of gh2005_experts now\nhint: name gh2005_experts"
+    for argv, says in (
+        (["--nope"], "required: case"), (["gh1935"], "required: --condition"), (["\0"], "the character U+0000"),
+        (["gh1935", "--condition", "nf4-eager", "--base", "nope"], "no cell `nope`"),
+        (["gh1935", "--condition", "nope", "--base", "nope"], "no condition of gh1935_adapters, "),
+        (["gh1935_saved_weight", "--condition", "nf4-experts-eager", "--base", "nope"], moved),
+    ):  # fmt: skip
         assert cli.main(["probe", *argv]) == 128
-        assert capsys.readouterr().err.count("\n") == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 2
+        assert says in said
 
 
 def test_a_probe_takes_a_pin_as_the_other_commands_do(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,17 +229,8 @@ def test_a_probe_takes_a_pin_as_the_other_commands_do(capsys: pytest.CaptureFixt
     cell = load_matrix(MATRIX).cell("tf5.2.0-bnb0.49.2")
     for word in ("bitsandbytes=0.50.1", "bitsandbytes==0.50.1", "bitsandbytes=bitsandbytes==0.50.1"):
         assert overridden(cell, [word]).pins["bitsandbytes"] == "0.50.1"
-    argv = [
-        "probe",
-        "gh1935",
-        "--condition",
-        "nf4-experts-eager",
-        "--base",
-        cell.name,
-        "--with",
-        "bitsandbytes==0.47.0",
-    ]
-    assert cli.main(argv) == 125
+    argv = ["probe", "gh2005", "--condition", "nf4-experts-eager", "--base", cell.name]
+    assert cli.main([*argv, "--with", "bitsandbytes==0.47.0"]) == 125
     said = capsys.readouterr()
     assert json.loads(said.out)["revision"] == "0.47.0", said.err
 

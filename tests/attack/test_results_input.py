@@ -47,7 +47,29 @@ def lines() -> list[dict[str, Any]]:
             if line["kind"] == "trial":
                 key = (line["case"], line["verdict"], line["device"], line["proposed"] is None)
                 found.setdefault(key, thinned(line))
-    return list(found.values())
+    settled = [line for line in found.values() if line["arms"] and line["verdict"] in ("reproduced", "absent")]
+    return [*found.values(), *map(new, settled[::4]), *map(control, settled[1::4])]
+
+
+def new(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial as it would be if nothing were recorded of its condition."""
+    return {**copy.deepcopy(line), "expected": None, "outcome": "new", "failed": False}
+
+
+def control(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial as it would be if the report called its condition fine."""
+    line = copy.deepcopy(line)
+    bad = line["verdict"] == "reproduced"
+    line["arms"] = [arm for arm in line["arms"] if arm["arm"] != "planted"]
+    line["margins"]["planted_over_budget"] = None
+    del line["readings"]["planted"]
+    return {
+        **line,
+        "control": True,
+        "expected": False,
+        "outcome": "regression" if bad else "as expected",
+        "failed": bad,
+    }
 
 
 def thinned(line: dict[str, Any]) -> dict[str, Any]:
@@ -147,14 +169,19 @@ def test_no_contradiction_is_taken(number: int, data: st.DataObject) -> None:
     line = copy.deepcopy(lines()[number % len(lines())])
     kept = Record.from_json(line)
     judged = [arm for arm in line["arms"] if arm["state"] == "done" and line["budget"]["figure"] in arm["figures"]]
-    ways = ["verdict", "outcome", "failed", "expected"] + (["readings", "limit", "margins"] if line["arms"] else [])
+    ways = ["verdict", "outcome", "failed", "expected", "recorded"]
+    ways += ["readings", "limit", "margins", "control"] if line["arms"] else []
     way = data.draw(st.sampled_from(ways + (["figure"] if judged else [])))
     if way == "verdict":
         line["verdict"] = data.draw(st.sampled_from(["reproduced", "absent", "inconclusive"]))
     elif way == "outcome":
-        line["outcome"] = data.draw(st.sampled_from(["as expected", "regression", "fixed", "unsettled"]))
+        line["outcome"] = data.draw(st.sampled_from(["as expected", "regression", "fixed", "unsettled", "new"]))
     elif way in ("failed", "expected"):
         line[way] = not line[way]
+    elif way == "recorded":
+        line["expected"] = None if line["expected"] is not None else data.draw(st.booleans())
+    elif way == "control":
+        line["control"] = not line.get("control", False)
     elif way == "readings":
         name = data.draw(st.sampled_from(sorted(line["readings"])))
         line["readings"][name] = data.draw(st.sampled_from(["inside", "over", "error", "timeout"]))
@@ -168,7 +195,7 @@ def test_no_contradiction_is_taken(number: int, data: st.DataObject) -> None:
         arm["figures"][line["budget"]["figure"]] = data.draw(st.sampled_from([10**15, "nan"] if inside else [0, -1]))
     same = Record.from_json(line)
     # What settles nothing may be expected or not: `unsettled` either way.
-    if same == kept or (way == "expected" and kept.outcome.value == "unsettled"):
+    if same == kept or (way in ("expected", "recorded") and kept.outcome.value == "unsettled" and not kept.control):
         return
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / results.RESULTS).write_text(json.dumps(line) + "\n")
@@ -191,6 +218,16 @@ def test_damaged_probes_are_refused_or_read(data: st.DataObject) -> None:
         with at_the_door("probes"):
             for one in probe.load(file):
                 assert probe.Kept(Path(place)).find(*one.key) == [one]
+
+
+def test_what_nothing_is_recorded_of_and_what_is_a_control_are_taken(tmp_path: Path) -> None:
+    """The door is not shut."""
+    made = [line for line in lines() if line["expected"] is None or line.get("control")]
+    assert {line["outcome"] for line in made} == {"new", "as expected", "regression"}
+    for line in made:
+        (tmp_path / results.RESULTS).write_text(json.dumps(line) + "\n")
+        read_by_all(tmp_path)
+        (tmp_path / "kept.jsonl").unlink()
 
 
 def test_the_tally_tells_a_traceback_from_two_lines() -> None:
