@@ -240,7 +240,10 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     [
         ('{"a": {"model": "smollm2-135m"}}', "recipes.json: a: "),
         ('{"a": {"model": "smollm2-135m", "dtype": "bfloat16", "colour": 1}}', "recipes.json: a: "),
-        ('{"a": {"model": "smollm2-135m", "dtype": "int3"}}', "recipes.json: a.dtype: `int3` is no dtype"),
+        (
+            '{"a": {"model": "smollm2-135m", "dtype": "int3"}}',
+            "recipes.json: a.dtype: `int3` is not a dtype of a checkpoint",
+        ),
         ('{"a": {"model": "nobody", "dtype": "float16"}}', "recipes.json: a.model: there is no models/nobody.json"),
         ('{"a": {"model": "opt-350m", "dtype": "float16", "layers": 0}}', "recipes.json: a.layers: `0` is not a count"),
         ("[]", "{path}: holds no object"),
