@@ -287,6 +287,8 @@ class Needs(_Declared):
     packages: Mapping[str, str] = field(default_factory=dict)
     #: A C++ compiler on the host (inductor's CPU backend builds its kernels with one).
     compiler: bool = False
+    #: Features of the CPU, as `/proc/cpuinfo` names them: `avx512_bf16`.
+    cpu: tuple[str, ...] = ()
     #: How many cards the arms see, and the free memory that each of them must have.
     cards: int = 1
     card_bytes: int = 0

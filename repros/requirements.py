@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -19,12 +21,28 @@ def holds(specifier: str, version: str) -> bool:
         return False
 
 
+@lru_cache
+def cpu_features() -> frozenset[str]:
+    """Return the features of this machine's CPU as Linux names them; none where it does not say."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    lines = (line.partition(":") for line in text.splitlines())
+    return frozenset(
+        word for name, _, value in lines if name.strip() in ("flags", "Features") for word in value.split()
+    )
+
+
 def unmet(needs: Needs, versions: Mapping[str, str]) -> str:
     """Return the first requirement that these packages or this machine do not meet, in words; empty if none."""
     for package, specifier in needs.packages.items():
         if not holds(specifier, versions.get(package, "")):
             why = f" ({needs.reason})" if needs.reason else ""
             return f"needs {package} {specifier}, the cell has {versions.get(package) or 'none'}{why}"
+    if lacking := [feature for feature in needs.cpu if feature not in cpu_features()]:
+        why = f" ({needs.reason})" if needs.reason else ""
+        return f"needs a CPU with {', '.join(lacking)}{why}"
     if needs.compiler and not (shutil.which("g++") or shutil.which("clang++")):
         return "needs a C++ compiler (g++ or clang++) on the host: inductor builds CPU kernels with it"
     return ""

@@ -407,3 +407,24 @@ def test_a_docstring_that_nobody_filled_in_is_refused_with_its_line(
 ) -> None:
     with pytest.raises(UserError, match=rf"gh1_x\.py:{line}: the docstring is not filled in"):
         read(tmp_path, (old, new))
+
+
+def test_a_cpu_without_the_feature_that_a_condition_needs_is_unsupported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from repros import requirements
+    from repros.case import Needs
+
+    needs = Needs(cpu=("avx512_bf16",), reason="elsewhere there is another kernel")
+    monkeypatch.setattr(requirements, "cpu_features", lambda: frozenset({"avx2"}))
+    assert requirements.unmet(needs, {}) == "needs a CPU with avx512_bf16 (elsewhere there is another kernel)"
+    monkeypatch.setattr(requirements, "cpu_features", lambda: frozenset({"avx2", "avx512_bf16"}))
+    assert requirements.unmet(needs, {}) == ""
+
+
+def test_the_features_of_this_cpu_are_those_that_linux_lists() -> None:
+    from pathlib import Path
+
+    from repros import requirements
+
+    found = requirements.cpu_features()
+    assert found
+    assert all(f" {name} " in Path("/proc/cpuinfo").read_text().replace("\n", " \n") for name in sorted(found)[:5])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from repros.case import Needs
+
+PACKS = Needs(cpu=("avx512_bf16",), reason="elsewhere bitsandbytes does not pack the weight")
 TITLE = "CPU: a 4-bit weight that was packed by an evaluation is wrong to save and to train"
 ROWS, IN, OUT, BLOCK = 16, 256, 128, 64
 

@@ -17,13 +17,18 @@ from __future__ import annotations
 from typing import Any
 
 from repros.case import Affected, Case, Claim, Condition, error
-from repros.cases.bitsandbytes.gh1946._layer import OUT, TITLE, codes, dequantized, draw, installed
+from repros.cases.bitsandbytes.gh1946._layer import OUT, PACKS, TITLE, codes, dequantized, draw, installed
 
 BUDGET = error(4 / 2 * 2.0**-7 * OUT**0.5)  # bfloat16's epsilon
 
 CLAIM = Claim("on a CPU a 4-bit layer that was evaluated and is then trained is wrong")
 SINCE_049 = (Affected({"bitsandbytes": ">=0.49"}, "reports/bisect/gh1946-bitsandbytes"),)
 TRAINING = {"evaluated": True, "double": False, "training": True}
+
+
+def trained(name: str, **how: Any) -> Condition:
+    return Condition(name, BUDGET, TRAINING | how, PACKS, SINCE_049, (CLAIM,))
+
 
 CASE = Case(
     report="bitsandbytes#1946",
@@ -34,12 +39,10 @@ CASE = Case(
     trigger="training through a 4-bit layer after an evaluation on a CPU with AVX512-BF16",
     claims=(CLAIM,),
     conditions=(
-        Condition("training", BUDGET, TRAINING, claims=(CLAIM,), affected=SINCE_049),
-        Condition(
-            "training-double-quantized", BUDGET, TRAINING | {"double": True}, claims=(CLAIM,), affected=SINCE_049
-        ),
-        Condition("gradient-in-eval", BUDGET, TRAINING | {"training": False}, claims=(CLAIM,), affected=SINCE_049),
-        Condition("never-evaluated", BUDGET, TRAINING | {"evaluated": False}, control=True),
+        trained("training"),
+        trained("training-double-quantized", double=True),
+        trained("gradient-in-eval", training=False),
+        Condition("never-evaluated", BUDGET, TRAINING | {"evaluated": False}, PACKS, control=True),
     ),
 )
 

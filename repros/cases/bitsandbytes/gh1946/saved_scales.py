@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from repros.case import Affected, Case, Claim, Condition, error
-from repros.cases.bitsandbytes.gh1946._layer import BLOCK, IN, OUT, TITLE, codes, dequantized, draw, installed
+from repros.cases.bitsandbytes.gh1946._layer import BLOCK, IN, OUT, PACKS, TITLE, codes, dequantized, draw, installed
 
 LIMIT = 3 / 2 * 2.0**-7  # bfloat16's epsilon
 SAVED = Claim("on a CPU the state_dict of a 4-bit layer that was evaluated is wrong")
@@ -28,7 +28,7 @@ SINCE_049 = (Affected({"bitsandbytes": ">=0.49"}, "reports/bisect/gh1946-bitsand
 
 def after(name: str, evaluated: bool = True, double: bool = False, kept: bool = False, **declared: Any) -> Condition:
     params = {"evaluated": evaluated, "double": double, "kept": kept}
-    return Condition(name, error(LIMIT), params, **declared)
+    return Condition(name, error(LIMIT), params, PACKS, **declared)
 
 
 CASE = Case(

@@ -14,16 +14,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Needs, error
 
 ROWS, IN, OUT = 16, 256, 128
 BUDGET = error(4 / 2 * 2.0**-7 * IN**0.5)  # bfloat16's epsilon
+PACKS = Needs(cpu=("avx512_bf16",), reason="elsewhere bitsandbytes has another kernel")
 CLAIM = Claim("on a CPU a Linear4bit gives wrong numbers for an input that is a transposed or sliced view")
 SINCE_049 = (Affected({"bitsandbytes": ">=0.49"}, "reports/bisect/gh1995-bitsandbytes"),)
 
 
 def view(layout: str, dtype: str, mode: str = "", **declared: Any) -> Condition:
-    return Condition(f"{layout}-{dtype}{mode}", BUDGET, {"layout": layout, "dtype": dtype, "mode": mode}, **declared)
+    how = {"layout": layout, "dtype": dtype, "mode": mode}
+    return Condition(f"{layout}-{dtype}{mode}", BUDGET, how, PACKS, **declared)
 
 
 CASE = Case(
