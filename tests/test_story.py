@@ -12,6 +12,7 @@ from repros import ROOT, cases
 from repros.commands import cli
 from repros.errors import UserError
 from repros.evidence import story
+from repros.report import terminal
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict
@@ -93,6 +94,8 @@ def test_a_control_condition_says_that_it_has_no_planted_arm() -> None:
     assert [arm.arm for arm in alone.arms] == ["subject", "reference"]
     assert story.figures([made])[-1] == "≥ 3.00×, ≥ ∞"
     assert story.figures([alone])[-1] == "no planted arm, ≥ ∞"
+    assert terminal.margins(made) == "planted/budget 3.00×, budget/reference ∞"
+    assert terminal.margins(alone) == "no planted arm, budget/reference ∞"
     raised = replace(made, margins=dict.fromkeys(made.margins))
     assert story.figures([raised])[-1] == "raised, raised"
 
