@@ -226,7 +226,7 @@ class Plugin:
     def _rest(self, exitstatus: int | pytest.ExitCode) -> list[str]:
         """Return in two lines what was not tried, where a run that had begun was cut."""
         # On disk, and not as told: Ctrl-C may come between a trial's line and the report of it.
-        kept = {record.key for record in self.records[0]}
+        kept = {record.key for record in self.records[0]} | (self.session.kept if self.session else set())
         missing = sum(item.nodeid not in self.told and item.trial.key not in kept for item in self.items)
         where = self.cells[0].label if len(self.cells) == 1 else f"{len(self.cells)} cells"
         if self.began and missing:
