@@ -50,7 +50,7 @@ def test_a_text_that_scripts_share_is_in_the_page_once(page: str, records: list[
     table = json.loads(scripts(page))
     whole = [text for text in table if isinstance(text, str)]
     assert len(whole) == len(set(whole))
-    assert sum("class Probe:" in text for text in whole) == 1  # the worker, which every trial needs
+    assert sum("class Driver:" in text for text in whole) == 1  # the worker, which every trial needs
     own = [one for trial in packed(page) if isinstance(trial["script"], list) for one in trial["script"]]
     assert max(len(one) for one in own if isinstance(one, str)) < 400
 
