@@ -118,8 +118,10 @@ def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None
         with turns.turn(Want(card_bytes=WHOLE, shared=True)):
             began.set()
 
-    threading.Thread(target=all_of_it, daemon=True).start()
+    thread = threading.Thread(target=all_of_it, daemon=True)
+    thread.start()
     assert began.wait(10)
+    thread.join(10)  # what it holds is in the way of the next test
 
 
 def test_who_declares_nothing_takes_a_context_of_a_shared_card_and_leaves_the_seats_theirs() -> None:
@@ -150,9 +152,11 @@ def test_an_arm_is_put_where_it_has_room(want: Want) -> None:
                 assert card.index == 0
                 got.set()
 
-        threading.Thread(target=large, daemon=True).start()
+        thread = threading.Thread(target=large, daemon=True)
+        thread.start()
         assert got.wait(0.3) == want.shared  # it may share card 0, or waits for it
     assert got.wait(5)
+    thread.join(10)
 
 
 def test_a_card_that_cannot_be_locked_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +189,11 @@ def test_another_process_is_waited_for(name: str, how: int) -> None:
     other = turns._locked([name], how)
     assert other is not None
     with other:
-        threading.Thread(target=arm, daemon=True).start()
+        thread = threading.Thread(target=arm, daemon=True)
+        thread.start()
         assert not taken.wait(0.5)
     assert taken.wait(5)
+    thread.join(10)  # nobody sits while it wants both
 
 
 def test_nobody_sits_where_another_process_wants_a_card_whole() -> None:
@@ -285,11 +291,13 @@ def test_few_sit_at_a_card_and_each_card_has_its_own() -> None:
                 assert late.card.index == 1
                 got.set()
 
-        threading.Thread(target=sit, daemon=True).start()
+        thread = threading.Thread(target=sit, daemon=True)
+        thread.start()
         assert not got.wait(0.2)
         first = next(seat for seat in seats if seat and seat.card.index == 1)
         first.leave()
         assert got.wait(5)
+        thread.join(10)
         first.leave()  # once more, and nothing is counted twice
     assert not any(turns._seated.values())
 
