@@ -171,7 +171,7 @@ def _short(hunt: Walk, edge: Edge) -> str:
 
 def _section(hunt: Walk, package: str) -> list[str]:
     case, answer = hunt.entry.case, hunt.answer()
-    name = f"{case.package}#{case.number} {code(hunt.entry.name)} {markdown(f'[{hunt.condition}]')}"
+    name = f"{case.report} {code(hunt.entry.name)} {markdown(f'[{hunt.condition}]')}"
     rows = [f"## {name}: {answer.result.value}", ""]
     rows += [*walked(_in_order(hunt)), ""]
     for edge in answer.edges:

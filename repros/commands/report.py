@@ -73,7 +73,7 @@ def _standings(records: Sequence[Record], known: dict[str, Entry], console: Cons
         if name not in known:
             continue
         case = known[name].case
-        console.print(Text(name, "bold"), f"({case.package}#{case.number})")
+        console.print(Text(name, "bold"), f"({case.report})")
         for claim in case.claims:
             found = standing.of_claim(case, claim, mine)
             console.print(f"  claim: {claim.text}\n    {found.word}: {found.because}", markup=False)

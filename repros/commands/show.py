@@ -31,7 +31,7 @@ def cmd_list(arguments: argparse.Namespace, console: Console) -> int:
     for name in ("case", "report", "conditions", "title"):
         table.add_column(name)
     for e in cases.find():
-        table.add_row(e.name, f"{e.case.package}#{e.case.number}", str(len(e.case.conditions)), e.case.title)
+        table.add_row(e.name, e.case.report, str(len(e.case.conditions)), e.case.title)
     console.print(table)
     return EXIT_AS_EXPECTED
 
@@ -40,7 +40,7 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
     """Show what a case declares."""
     for e in cases.select(arguments.case, cases.find()):
         case = e.case
-        console.print(Text(e.name, "bold"), f" {case.package}#{case.number} ({case.kind}, {case.status})")
+        console.print(Text(e.name, "bold"), f" {case.report} ({case.kind}, {case.status})")
         console.print(f"{case.title}\n\n{e.doc}\n", markup=False)
         for claim in case.claims:
             numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())

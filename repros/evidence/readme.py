@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -106,13 +105,6 @@ def blocks(evidence: Evidence, known: Mapping[str, Entry]) -> dict[str, str]:
     }
 
 
-def by_report(known: Mapping[str, Entry], records: Iterable[Record]) -> list[list[Entry]]:
-    """Return the cases of each report that has trials among the records."""
-    tried = {record.case for record in records}
-    entries = sorted((e for e in known.values() if e.name in tried), key=lambda e: (e.case.package, e.case.number))
-    return [list(several) for _, several in groupby(entries, key=lambda e: e.case.report)]
-
-
 # --- the README's table: a row a report ----------------------------------------------------------
 
 
@@ -120,7 +112,7 @@ def reports_table(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
     """Return one row a report: who is hit, which releases are bad, from which on it is good, what to do."""
     return escape.table(
         ["report", "who is hit", "bad", "good from", "what to do"],
-        [report_row(entries, _of(entries, records)) for entries in by_report(known, records)],
+        [report_row(entries, _of(entries, records)) for entries in standing.by_report(known, records)],
     )
 
 
@@ -199,7 +191,7 @@ def printed(records: Sequence[Record]) -> str:
 def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapping[str, Entry]) -> str:
     """Return one row a claim: what is known of it without a GPU, and what on a card, where it was tried there."""
     rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
-    for entries in by_report(known, (*without, *on_cards)):
+    for entries in standing.by_report(known, (*without, *on_cards)):
         for text, told in standing.claims_of(entries).items():
             each = (standing.spoken(told, records) for records in (without, on_cards))
             rows.append(row(entries[0].case, Safe(text), *(bold(standing.of(of).word) if of else "-" for of in each)))
@@ -217,7 +209,7 @@ def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:
 
 def row(case: Case, *cells: str) -> str:
     """Return one row of the table; a bar inside a cell would end it."""
-    return escape.row(Safe(f"[{case.package}#{case.number}]({case.url})"), *cells)
+    return escape.row(Safe(f"[{case.report}]({case.url})"), *cells)
 
 
 def costs(bench: Mapping[str, Any], run: str) -> str:

@@ -30,13 +30,9 @@ STORIES = ROOT / "reports" / "stories"
 
 
 def stories(records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str]) -> dict[str, str]:
-    """Return file name -> story, of each report that has trials among the records and a reading."""
-    reports: dict[str, list[Entry]] = {}
-    tried = {record.case for record in records}
-    for entry in known.values():
-        if entry.name in tried:
-            reports.setdefault(f"{entry.case.package}#{entry.case.number}", []).append(entry)
-    return {name.replace("#", "-") + ".md": story(entries, records, sources) for name, entries in reports.items()}
+    """Return file name -> story, of each report that has trials among the records."""
+    reports = standing.by_report(known, records)
+    return {entries[0].case.report.replace("#", "-") + ".md": story(entries, records, sources) for entries in reports}
 
 
 def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence[str]) -> str:

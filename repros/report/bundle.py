@@ -233,7 +233,7 @@ def _comment(
     limit = show(float(budget["limit"]), unit, more)
     packages = dict(record.environment.get("packages", {}))
     values = {
-        "report": f"{case.package}#{case.number}",
+        "report": case.report,
         "case": entry.name,
         "condition": record.condition,
         "cell": record.cell,

@@ -92,7 +92,7 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: b
         if name not in known:
             continue
         case = known[name].case
-        rows += [f"### {case.package}#{case.number}: {case.title} ({code(name)})", ""]
+        rows += [f"### {case.report}: {case.title} ({code(name)})", ""]
         for claim in case.claims:
             found = standing.of_claim(case, claim, mine)
             reported = "; ".join(f"{key}: {value}" for key, value in claim.reported.items())

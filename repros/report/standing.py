@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from packaging.version import Version
@@ -33,6 +33,13 @@ def by_case(records: Iterable[Record]) -> dict[str, list[Record]]:
     for record in records:
         found.setdefault(record.case, []).append(record)
     return found
+
+
+def by_report(known: Mapping[str, Entry], records: Iterable[Record]) -> list[list[Entry]]:
+    """Return the cases of each report that has trials among the records."""
+    tried = {record.case for record in records}
+    entries = sorted((e for e in known.values() if e.name in tried), key=lambda e: (e.case.package, e.case.number))
+    return [list(several) for _, several in itertools.groupby(entries, key=lambda e: e.case.report)]
 
 
 def of_claim(case: Case, claim: Claim, records: Sequence[Record]) -> Standing:

@@ -169,7 +169,7 @@ def ordered(records: Sequence[Record], known: Mapping[str, Entry]) -> list[Recor
 def report_of(record: Record, known: Mapping[str, Entry]) -> str:
     """Return the report that a trial speaks to; a case that is no longer there stands for itself."""
     found = known.get(record.case)
-    return f"{found.case.package}#{found.case.number}" if found else record.case
+    return found.case.report if found else record.case
 
 
 def grouped(records: Iterable[Record], key: Any) -> list[tuple[str, list[Record]]]:
@@ -446,7 +446,7 @@ def case_facts(name: str, entry: Entry | None, records: Sequence[Record]) -> dic
     tried = list(dict.fromkeys(record.condition for record in mine))
     return {
         "name": name,
-        "report": f"{case.package}#{case.number}",
+        "report": case.report,
         "title": case.title,
         "url": case.url,
         "doc": entry.doc,
