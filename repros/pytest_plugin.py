@@ -65,6 +65,11 @@ def pytest_cmdline_main() -> Generator[None, Any, Any]:
         return interrupts.exit_code(code)
 
 
+def pytest_sessionstart() -> None:
+    """Heed Ctrl-C in finalizers too: by now pytest has set its own hook for what is raised there."""
+    interrupts.raise_what_is_lost()
+
+
 def pytest_keyboard_interrupt() -> None:
     """Let another Ctrl-C cut nothing of what is closed, written and said from here on."""
     interrupts.heard()

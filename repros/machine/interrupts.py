@@ -16,6 +16,8 @@ from types import FrameType
 
 #: Within this time of a signal another one adds nothing; after it, the first was not heeded, and the next is raised.
 SAME_S = 1.0
+#: So long after one that was raised where nothing can be raised, another try.
+AGAIN_S = 0.02
 WORDS = "interrupted; finished trials are kept\nhint: the same command goes on with `--resume`"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -34,6 +36,24 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     elif time.monotonic() - _State.raised > SAME_S:
         _State.raised = time.monotonic()
         raise KeyboardInterrupt
+
+
+def raise_what_is_lost() -> None:
+    """Raise again what was raised in a finalizer or a weak reference's callback: Python prints and drops it there.
+
+    Each import runs such a callback.
+    """
+    before = sys.unraisablehook
+
+    def hook(lost: sys.UnraisableHookArgs) -> None:
+        if not (_State.first and issubclass(lost.exc_type, KeyboardInterrupt)):
+            before(lost)
+            return
+        _State.raised = float("-inf")
+        signal.signal(signal.SIGALRM, lambda number, frame: _on_signal(_State.first, frame))
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_S)
+
+    sys.unraisablehook = hook
 
 
 def exit_code(otherwise: int = 0) -> int:
@@ -69,16 +89,19 @@ def take() -> dict[signal.Signals, object]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in (number for number, handler in before.items() if handler is not signal.SIG_IGN):
         signal.signal(number, _on_signal)
+    raise_what_is_lost()
     return dict(before)
 
 
 @contextmanager
 def taken() -> Iterator[None]:
     """Take the signals while the block runs; after one, the process is to end, and others are ignored."""
+    hook = sys.unraisablehook
     before = take()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, signal.SIG_IGN if _State.first else handler)  # type: ignore[arg-type]
 

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM end a program where Python would drop them, too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from repros import ROOT
+from tests.processes import takes_signals
+
+#: A signal that comes while a finalizer runs: what it raises there is printed by Python and dropped.
+IN_A_FINALIZER = """
+import os, signal, sys, time
+from repros.machine import interrupts
+
+class Finalized:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(0.01)
+
+def main():
+    {before}
+    Finalized()
+    time.sleep(20)
+    return 0
+
+sys.exit(interrupts.guard(main))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("before", ["pass", "sys.unraisablehook = print; interrupts.raise_what_is_lost()"])
+def test_a_signal_in_a_finalizer_ends_the_program_without_a_traceback(name: str, code: int, before: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IN_A_FINALIZER.format(name=name, before=before)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=15,
+        preexec_fn=takes_signals,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0] == "interrupted; finished trials are kept"
+    assert "Traceback" not in done.stderr
+
+
+def test_other_faults_of_a_finalizer_are_shown_as_ever() -> None:
+    script = """
+from repros.machine import interrupts
+class Faulty:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+interrupts.take()
+Faulty()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert "ValueError: in a finalizer" in done.stderr
