@@ -393,6 +393,14 @@ def test_an_arm_that_nobody_filled_in_is_refused_with_its_line(name: str, body: 
     assert str(caught.value).startswith(f"{tmp_path / 'gh1_x.py'}:{line}: `{name}` is not filled in\nhint: write what")
 
 
+@pytest.mark.parametrize("assigned", ["inputs = 1", "inputs, oracle = 1, dict", "oracle, inputs = dict, 1"])
+def test_a_function_that_is_assigned_and_is_none_is_refused_with_its_line(assigned: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path, ("def planted(c):", f"{assigned}\n\n\ndef planted(c):"))
+    line = MODULE.splitlines().index("def planted(c):") + 1
+    assert str(caught.value).startswith(f"{tmp_path / 'gh1_x.py'}:{line}: `inputs` is a int\nhint: write a function")
+
+
 @pytest.mark.parametrize("name", ["subject", "reference", "planted"])
 def test_a_case_lacks_no_arm_that_a_condition_needs(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"no arm `{name}`\nhint: write a function `{name}\(c, …\)` that yields"):

@@ -166,7 +166,8 @@ def _defined(file: Path, name: str) -> int:
     with contextlib.suppress(OSError, ValueError, SyntaxError, RecursionError):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             targets = node.targets if isinstance(node, ast.Assign) else [node]
-            if any(name == getattr(target, "id", getattr(target, "name", None)) for target in targets):
+            named = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
+            if any(name == getattr(one, "id", getattr(one, "name", None)) for one in named):
                 return node.lineno
     return 1
 

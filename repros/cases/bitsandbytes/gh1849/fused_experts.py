@@ -16,13 +16,12 @@ counts: what stays, codes and scales, and what the allocator rounds up.
 Planted: the reference leaves the experts as they are.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import prod
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs
 from repros.cases._loading import load_installed, load_reference, published
+from repros.cases.bitsandbytes.gh1849._report import REPORT
 from repros.cases.bitsandbytes.gh1849._whole_model import bytes_of, installed_tensors, reference_tensors
 from repros.worker.checkpoints import recipe_of, tensors
 from repros.worker.sizes import is_quantized, sizes
@@ -82,11 +81,7 @@ def on_card(name, checkpoint, **more):
 
 
 CASE = Case(
-    report="bitsandbytes#1849",
-    title="Failed to quant MoE models with fused expert weights in transformers v5",
-    kind="issue",
-    status="open",
-    severity="memory",
+    **REPORT,
     trigger="a mixture of experts that is loaded in 4 or 8 bits",
     claims=(NOT_TO_4_BITS, NOT_TO_8_BITS),
     conditions=(
@@ -99,9 +94,7 @@ CASE = Case(
     timeout_s=300.0,
 )
 
-
-def oracle(c, checkpoint):
-    return published(c, checkpoint)
+oracle = published  # some weights, in float64
 
 
 def subject(c, checkpoint):

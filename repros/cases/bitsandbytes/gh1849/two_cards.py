@@ -13,10 +13,9 @@ Planted: the reference leaves the experts as they are. It puts half of the model
 the model fits with its experts quantized and does not without.
 """
 
-from __future__ import annotations
-
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Symptom
 from repros.cases._loading import load_installed, load_reference, published
+from repros.cases.bitsandbytes.gh1849._report import REPORT
 from repros.cases.bitsandbytes.gh1849._whole_model import bytes_of, installed_tensors, reference_tensors
 from repros.worker.sizes import is_quantized
 from repros.worker.small_card import allowed, shrink
@@ -24,25 +23,15 @@ from repros.worker.small_card import allowed, shrink
 CARDS, CARD_GB = 2, 32  # GiB
 LIMIT = CARDS * allowed(CARD_GB)  # `allowed` is the card less a context
 
-NEEDS = Needs(
-    {"transformers": ">=5.2"},
-    cards=CARDS,
-    card_bytes=CARD_GB << 30,
-    reason="Qwen3.5 with experts came to transformers with 5.2",
-)
+KNOWN = "Qwen3.5 with experts came to transformers with 5.2"
+NEEDS = Needs({"transformers": ">=5.2"}, cards=CARDS, card_bytes=CARD_GB << 30, reason=KNOWN)
 FROM_5 = Affected({"transformers": ">=5"}, "reports/h200")
-DOES_NOT_FIT = Claim(
-    'not in the report: device_map="auto" does not put a 35B mixture "in 4 bits" on two cards of 32 GB'
-)
+NO_ROOM = Claim('not in the report: device_map="auto" does not put a 35B mixture "in 4 bits" on two cards of 32 GB')
 
 CASE = Case(
-    report="bitsandbytes#1849",
-    title="Failed to quant MoE models with fused expert weights in transformers v5",
-    kind="issue",
-    status="open",
-    severity="memory",
+    **REPORT,
     trigger='a mixture of experts that `device_map="auto"` is to spread over cards in 4 or 8 bits',
-    claims=(DOES_NOT_FIT,),
+    claims=(NO_ROOM,),
     conditions=(
         Condition(
             "nf4-experts-fused-35b-two-cards-cuda",
@@ -50,7 +39,7 @@ CASE = Case(
             {"scheme": "nf4", "dtype": "bfloat16"},
             NEEDS,
             affected=(FROM_5,),
-            claims=(DOES_NOT_FIT,),
+            claims=(NO_ROOM,),
             device="cuda",
             checkpoint="qwen3.5-35b-a3b",
         ),
@@ -59,6 +48,8 @@ CASE = Case(
     timeout_s=300.0,
 )
 
+oracle = published  # some weights, in float64
+
 
 def inputs(c, checkpoint):
     for card in range(CARDS):
@@ -66,24 +57,19 @@ def inputs(c, checkpoint):
     return {"checkpoint": checkpoint}
 
 
-def oracle(c, checkpoint):
-    return published(c, checkpoint)
-
-
 def subject(c, checkpoint):
     found = yield from load_installed(c, checkpoint, max_memory=dict.fromkeys(range(CARDS), allowed(CARD_GB)))
     return {**found, **bytes_of(c, installed_tensors(found["model"]))}
 
 
-def reference(c, checkpoint):
-    found = yield from load_reference(c, checkpoint, load=half_on_each_card)
+def reference(c, checkpoint, quantizes=is_quantized):
+    found = yield from load_reference(c, checkpoint, load=half_on_each_card, quantizes=quantizes)
     return {**found, **bytes_of(c, reference_tensors(found["model"]))}
 
 
 def planted(c, checkpoint):
     """Leave the experts as they are."""
-    found = yield from load_reference(c, checkpoint, load=half_on_each_card, quantizes=all_but_experts)
-    return {**found, **bytes_of(c, reference_tensors(found["model"]))}
+    return reference(c, checkpoint, quantizes=all_but_experts)
 
 
 def all_but_experts(name, shape):

@@ -6,6 +6,7 @@ bitsandbytes calls them ``CB`` and ``SCB``. What is trained is the gate in ``lay
 
 import math
 from collections import namedtuple
+from typing import Any
 
 from repros.case import Symptom
 
@@ -27,7 +28,7 @@ LOST_SCALE = (
     Symptom("Exception", r"^State must contain CB matrix for backward$"),
     Symptom("NotImplementedError", r"^Cannot copy out of meta tensor; no data!$"),  # the scale was left on meta
 )
-
+REPORT: dict[str, Any] = {"report": "bitsandbytes#1927", "kind": "issue", "status": "open", "symptoms": LOST_SCALE}
 
 #: The layer: a float32 weight ``[OUT, IN]``, its codes and scale, a bias, and the device of them all. The device is an
 #: object: accelerate takes the string "cpu" as an order to quantize on an accelerator first.
@@ -36,11 +37,11 @@ Frozen = namedtuple("Frozen", "weight codes scale bias device")
 Batch = namedtuple("Batch", "x gate grad")
 
 
-def inputs(device_name: str, dtype_name="bfloat16", *, outliers=False, times=1.0, bias=True):
+def inputs(c, dtype_name="bfloat16", *, outliers=False, times=1.0, bias=True):
     """Draw a layer and a batch, with activations ``times`` as large; quantize the weight by the formula."""
     import torch
 
-    dtype, device = getattr(torch, dtype_name), torch.device(device_name)
+    dtype, device = getattr(torch, dtype_name), torch.device(c.device)
     weight = (torch.randn(OUT, IN) * 0.02).half().float().to(device)
     scale = weight.abs().amax(dim=1)
     codes = torch.round(weight * (127 / scale).unsqueeze(1)).to(torch.int8)

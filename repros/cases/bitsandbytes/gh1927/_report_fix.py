@@ -1,6 +1,5 @@
 """The patch that bitsandbytes#1927 proposes, put into the installed bitsandbytes."""
 
-import importlib
 import inspect
 import textwrap
 
@@ -10,8 +9,7 @@ REPORT_FIX = "where B is int8: CB = B.data.clone(); SCB = B.SCB if there is one,
 def patch_report_fix():
     """Replace the call that quantizes ``B`` in bitsandbytes' int8 functions; LookupError where one has no such call."""
     import torch
-
-    functions = importlib.import_module("bitsandbytes.autograd._functions")
+    from bitsandbytes.autograd import _functions as functions
 
     def quantize(b):
         if b.dtype != torch.int8:
@@ -30,3 +28,13 @@ def patch_report_fix():
         found = {}
         exec(patched, vars(functions), found)  # noqa: S102 - a patch to the installed source, as the report has it
         function.forward = found["forward"]
+
+
+def with_report_fix(subject):
+    """Return the arm that runs the subject over the patched bitsandbytes."""
+
+    def proposed(c, **inputs):
+        patch_report_fix()
+        return subject(c, **inputs)
+
+    return proposed

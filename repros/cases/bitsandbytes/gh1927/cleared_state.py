@@ -19,7 +19,7 @@ recompute nothing would read the layer again, so there it loses the scale before
 
 from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
@@ -38,40 +38,31 @@ def clear_codes(layer):
     layer.state.CB = None
 
 
-def cleared(name, clear, recompute, note, *, affected, **more):
+def cleared(name, note, *, clear, recompute="reentrant"):
+    """Return a condition on a CPU; ``recompute`` is a mode of gradient checkpointing, None for a plain backward."""
     params = {"clear": clear, "recompute": recompute}
-    return Condition(name, error(LIMIT), params, affected=affected, claims=(LOSES_SCALE,), note=note, **more)
+    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOSES_SCALE,), note=note)
 
 
-BETWEEN = "state.reset_grads() between forward and recompute"
-ON_CARD = {"device": "cuda", "proxy": "reset-grads-between", "proposed": False}
+RESET_BETWEEN = cleared("reset-grads-between", "state.reset_grads() between forward and recompute", clear=reset_grads)
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: a state that is cleared before the backward loses the scale",
-    kind="issue",
-    status="open",
     severity="wrong numbers",
     trigger="something resets the state of an int8 layer between forward and backward",
     claims=(LOSES_SCALE,),
     conditions=(
-        cleared("reset-grads-between", reset_grads, "reentrant", BETWEEN, affected=(ALL_TRIED,)),
-        cleared("clear-cb-between", clear_codes, "reentrant", "state.CB = None instead", affected=(ALL_TRIED,)),
-        cleared(
-            "reset-grads-no-checkpoint", reset_grads, None, "the same before a plain backward", affected=(ALL_TRIED,)
-        ),
-        cleared("reset-grads-between-cuda", reset_grads, "reentrant", BETWEEN, affected=(ALL_TRIED_CUDA,), **ON_CARD),
+        RESET_BETWEEN,
+        cleared("clear-cb-between", "state.CB = None instead", clear=clear_codes),
+        cleared("reset-grads-no-checkpoint", "the same before a plain backward", clear=reset_grads, recompute=None),
+        RESET_BETWEEN.on_card("", error(LIMIT), affected=(ALL_TRIED_CUDA,), proposed=False),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):
@@ -88,16 +79,12 @@ def reference(c, frozen, batch):
 
 
 def planted(c, frozen, batch):
-    """Lose the scale before the recompute; where there is none, before the first forward."""
+    """Lose the scale between forward and backward; without a recompute, before the first forward too."""
     layer = fixed_layer(frozen)
     yield "load"
     if c.recompute is None:
         lose_scale(layer)
-        return (yield from train(layer, batch, recompute=None))
     return (yield from train(layer, batch, recompute=c.recompute, between=lose_scale))
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has

@@ -5,8 +5,7 @@ that ``state.CB``, the codes, is still set from the first run, and that an int8 
 
 Run: plain recompute and nothing else. A layer is loaded, moved once as documented, and trained for two steps under
 ``torch.utils.checkpoint``. A condition's name says how: mode of checkpointing, mode of the layer, dtype, and threshold
-of outliers (``t6``: columns of activations that reach 6 are multiplied in 16 bits). Ways to lose a scale are other
-cases of this report.
+of outliers (``t6``: columns of activations that reach 6 are multiplied in 16 bits). Other cases lose a scale.
 
 Limit: the error of output and gradients against float64, relative to the largest number. A right layer rounds
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to their dtype. Numbers from a lost scale are 2,000
@@ -15,11 +14,9 @@ times too large.
 Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
 """
 
-from dataclasses import replace
-
 from repros.case import Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMITS = {
@@ -28,10 +25,8 @@ LIMITS = {
     "float32": _int8.CODE_ROUNDING + _int8.FLOAT32_EPSILON,  # 1.0 %
 }
 
-RECOMPUTE = Claim(
-    "plain recompute, nothing offloaded: NaN loss, failed SCB lookup or wrong SCB",
-    reported={"tested": "0.43.x / 0.44.x"},
-)
+BREAKS = "plain recompute, nothing offloaded: NaN loss, failed SCB lookup or wrong SCB"
+RECOMPUTE = Claim(BREAKS, reported={"tested": "0.43.x / 0.44.x"})
 
 
 def condition(recompute: str, mode: str, dtype: str, threshold: int) -> Condition:
@@ -41,15 +36,13 @@ def condition(recompute: str, mode: str, dtype: str, threshold: int) -> Conditio
     return Condition(name, error(LIMITS[dtype]), params, affected=(), claims=(RECOMPUTE,))
 
 
-def on_card(on_cpu: Condition) -> Condition:
-    return replace(on_cpu, name=f"{on_cpu.name}-cuda", device="cuda", proxy=on_cpu.name, proposed=False)
+def on_card(proxy: Condition) -> Condition:
+    return proxy.on_card("", proxy.budget, affected=(), proposed=False)
 
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8 + gradient checkpointing: CB/SCB state machine breaks on recompute",
-    kind="issue",
-    status="open",
     severity="wrong numbers",
     trigger="gradient checkpointing around an int8 layer",
     claims=(RECOMPUTE,),
@@ -65,13 +58,12 @@ CASE = Case(
         on_card(condition("reentrant", "train", "bfloat16", 0)),
         on_card(condition("nonreentrant", "train", "bfloat16", 6)),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
 def inputs(c):
-    return _int8.inputs(c.device, c.dtype, outliers=c.threshold > 0)
+    return _int8.inputs(c, c.dtype, outliers=c.threshold > 0)
 
 
 oracle = _int8.oracle  # float64, with the dequantized weight
@@ -83,21 +75,16 @@ def subject(c, frozen, batch):
     return (yield from train(layer, batch, recompute=c.recompute, training=c.training))
 
 
-def reference(c, frozen, batch):
+def reference(c, frozen, batch, spoil=lambda layer: None):
     layer = fixed_layer(frozen, c.threshold)
     yield "load"
+    spoil(layer)
     return (yield from train(layer, batch, recompute=c.recompute, training=c.training))
 
 
 def planted(c, frozen, batch):
     """Lose the scale before the first forward."""
-    layer = fixed_layer(frozen, c.threshold)
-    yield "load"
-    lose_scale(layer)
-    return (yield from train(layer, batch, recompute=c.recompute, training=c.training))
+    return reference(c, frozen, batch, spoil=lose_scale)
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has

@@ -17,7 +17,7 @@ wrong numbers; it is not the overflow itself.
 
 from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
@@ -29,10 +29,8 @@ ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandb
 OVERFLOWS = Claim("not in the report: bfloat16 above 65,504 overflows")
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: bfloat16 activations above 65,504 overflow",
-    kind="issue",
-    status="open",
     severity="wrong numbers",
     trigger="an int8 layer in bfloat16 whose activations exceed 65,504",
     claims=(OVERFLOWS,),
@@ -54,13 +52,12 @@ CASE = Case(
             note="the same in eval mode",
         ),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
 def inputs(c):
-    return _int8.inputs(c.device, times=TIMES)
+    return _int8.inputs(c, times=TIMES)
 
 
 oracle = _int8.oracle  # float64, with the dequantized weight
@@ -87,7 +84,4 @@ def planted(c, frozen, batch):
     return (yield from train(layer, batch, training=c.training))
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has

@@ -78,23 +78,16 @@ def popped(name, materialize):
 
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: transformers' loader takes SCB off a parameter on the meta device",
-    kind="issue",
-    status="open",
     severity="raises",
     trigger="loading an int8 model with transformers while something calls state_dict()",
     claims=(POPPED,),
     conditions=(popped("loader-pops", pop), popped("loader-pops-tied", pop_from_tied)),
-    symptoms=_int8.LOST_SCALE,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):

@@ -71,10 +71,8 @@ def on_meta(name, copied, gets, claim, note, *, affected):
 
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: 'Int8Params' object has no attribute 'SCB' on the meta device",
-    kind="issue",
-    status="open",
     severity="raises",
     trigger="an int8 layer that is built on the meta device and then given weights",
     claims=(RAISES, LOST),
@@ -87,15 +85,10 @@ CASE = Case(
         ),
         on_meta("meta-int8-no-scale", itself, codes_alone, LOST, "right is only an error", affected=(ALL_TRIED,)),
     ),
-    symptoms=_int8.LOST_SCALE,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):

@@ -19,7 +19,7 @@ Planted: the reference loses its scale before the first forward, and quantizes i
 
 from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
@@ -72,10 +72,8 @@ def on_card(name, move, *, affected):
 
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: a moved or tied weight loses its scale",
-    kind="issue",
-    status="open",
     severity="wrong numbers",
     trigger="an int8 layer that is moved a second time, or whose weight is moved alone or shared with another layer",
     claims=(LOSES_SCALE,),
@@ -87,16 +85,11 @@ CASE = Case(
         on_card("weight-to-after-forward", move_weight_after_forward, affected=(SINCE_0_48_1_CUDA,)),
         on_card("tied-weight", tie_weight, affected=(ALL_TRIED_CUDA,)),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):
@@ -120,7 +113,4 @@ def planted(c, frozen, batch):
     return (yield from train(layer, batch))
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has

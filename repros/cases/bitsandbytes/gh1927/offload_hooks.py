@@ -16,7 +16,7 @@ Planted: the reference loses its scale before the first forward, and quantizes i
 
 from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
@@ -28,45 +28,32 @@ UNDER_OFFLOAD = Claim("recompute under accelerate's offload, as in the report's 
 HOOKS = Claim("not in the report: accelerate's offload hooks lose the scale, with recompute or without")
 
 
-CHECKPOINTED = {"recompute": "reentrant", "training": True, "scale_in_map": True}
-#: accelerate brings the weights from a map of names to tensors.
-NO_SCALE = {"recompute": "reentrant", "training": True, "scale_in_map": False}
-PLAIN = {"recompute": None, "training": True, "scale_in_map": True}
-EVAL = {"recompute": None, "training": False, "scale_in_map": True}
+def offload(name, note, claim=HOOKS, *, recompute="reentrant", training=True, scale_in_map=True):
+    """Return a condition on a CPU; accelerate brings the weights from a map of names to tensors."""
+    params = {"recompute": recompute, "training": training, "scale_in_map": scale_in_map}
+    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(claim,), note=note)
 
 
-def offload(name, params, claim, note, *, affected, **more):
-    return Condition(name, error(LIMIT), params, affected=affected, claims=(claim,), note=note, **more)
-
-
-AROUND = "accelerate.cpu_offload around checkpointed training"
-ON_CARD = {"device": "cuda", "proxy": "offload", "proposed": False}
+OFFLOADED = offload("offload", "accelerate.cpu_offload around checkpointed training", UNDER_OFFLOAD)
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: accelerate's offload loses the scale",
-    kind="issue",
-    status="open",
     severity="raises",
     trigger="training an int8 layer that accelerate offloads to the CPU",
     claims=(UNDER_OFFLOAD, HOOKS),
     conditions=(
-        offload("offload", CHECKPOINTED, UNDER_OFFLOAD, AROUND, affected=(ALL_TRIED,)),
-        offload("offload-no-checkpoint", PLAIN, HOOKS, "the same without checkpointing", affected=(ALL_TRIED,)),
-        offload("offload-map-without-scale", NO_SCALE, HOOKS, "its map of weights lacks SCB", affected=(ALL_TRIED,)),
-        offload("offload-eval", EVAL, HOOKS, "the same hooks, eval mode, no checkpointing", affected=(ALL_TRIED,)),
-        offload("offload-cuda", CHECKPOINTED, UNDER_OFFLOAD, AROUND, affected=(ALL_TRIED_CUDA,), **ON_CARD),
+        OFFLOADED,
+        offload("offload-no-checkpoint", "the same without checkpointing", recompute=None),
+        offload("offload-map-without-scale", "its map of weights lacks SCB", scale_in_map=False),
+        offload("offload-eval", "the same hooks, eval mode, no checkpointing", recompute=None, training=False),
+        OFFLOADED.on_card("", error(LIMIT), affected=(ALL_TRIED_CUDA,), proposed=False),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):
@@ -99,7 +86,4 @@ def planted(c, frozen, batch):
     return (yield from train(layer, batch, recompute=c.recompute, training=c.training))
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has

@@ -16,7 +16,7 @@ Planted: the reference loses its scale before the first forward, and quantizes i
 
 from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
@@ -71,10 +71,8 @@ def codes(name, load, *, affected, **more):
 ON_CARD = {"device": "cuda", "proxy": "codes-scale-after-move", "proposed": False}
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: a weight that is quantized already loses its scale",
-    kind="issue",
-    status="open",
     severity="wrong numbers",
     trigger="an int8 layer that is given int8 codes, as when a saved int8 model is loaded",
     claims=(NOT_HANDLED,),
@@ -85,16 +83,11 @@ CASE = Case(
         codes("no-scale", no_scale, affected=(ALL_TRIED,)),
         codes("scale-after-move-cuda", scale_after_move, affected=(BEFORE_0_48_1_CUDA,), **ON_CARD),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):
@@ -118,7 +111,4 @@ def planted(c, frozen, batch):
     return (yield from train(layer, batch))
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has

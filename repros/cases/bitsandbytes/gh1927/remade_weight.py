@@ -28,6 +28,8 @@ LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
 
 ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandbytes")
 
+#: What transformers 4.57 and bitsandbytes 0.50 say of a head whose attribute is gone.
+LOST_BY_HEAD = Symptom("AttributeError", r"^`lm_head\.SCB` is neither a parameter, buffer, nor extra state\.$")
 LOST = Claim("not in the report: it raises wherever the attributes were lost on the way")
 
 NOTHING = Needs()
@@ -88,10 +90,8 @@ def remade(name, materialize, *, assign=False, bias=True, needs=NOTHING):
 
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **{**_int8.REPORT, "symptoms": (*_int8.LOST_SCALE, LOST_BY_HEAD)},
     title="INT8: a weight that is made anew has no SCB",
-    kind="issue",
-    status="open",
     severity="raises",
     trigger="an int8 layer whose weight other code makes anew: to_empty, load_state_dict(assign=True), a tied head",
     claims=(LOST,),
@@ -102,16 +102,11 @@ CASE = Case(
         remade("make-subclass", make_subclass),
         remade("skip-modules-tied", head_tied_to_embedding, bias=False),
     ),
-    symptoms=(
-        *_int8.LOST_SCALE,
-        # What transformers 4.57 and bitsandbytes 0.50 say of a head whose attribute is gone.
-        Symptom("AttributeError", r"^`lm_head\.SCB` is neither a parameter, buffer, nor extra state\.$"),
-    ),
 )
 
 
 def inputs(c):
-    return _int8.inputs(c.device, bias=c.bias)
+    return _int8.inputs(c, bias=c.bias)
 
 
 oracle = _int8.oracle  # float64, with the dequantized weight

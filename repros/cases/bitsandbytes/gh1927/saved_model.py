@@ -18,7 +18,7 @@ Planted: the reference loses its scale before the first forward, and quantizes i
 
 from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
-from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, patch_report_fix
+from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
 LIMIT = _int8.CODE_ROUNDING + _int8.BFLOAT16_EPSILON  # 1.0 % + 0.8 %
@@ -64,10 +64,8 @@ def loaded(name, load, *, affected, saved=True):
 
 
 CASE = Case(
-    report="bitsandbytes#1927",
+    **_int8.REPORT,
     title="INT8: a saved or converted model loses its scale",
-    kind="issue",
-    status="open",
     severity="wrong numbers",
     trigger="an int8 model that is loaded with from_pretrained, or an int8 layer that is loaded and moved",
     claims=(LOSES_SCALE,),
@@ -77,16 +75,11 @@ CASE = Case(
         loaded("from-pretrained", converted, saved=False, affected=(BEFORE_0_47,)),
         loaded("from-pretrained-reload", converted_and_saved, affected=(BEFORE_0_48_1,)),
     ),
-    symptoms=_int8.LOST_SCALE,
     proposes=REPORT_FIX,
 )
 
 
-def inputs(c):
-    return _int8.inputs(c.device)
-
-
-oracle = _int8.oracle  # float64, with the dequantized weight
+inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
 def subject(c, frozen, batch):
@@ -115,10 +108,7 @@ def planted(c, frozen, batch):
     return (yield from train(layer, batch))
 
 
-def proposed(c, frozen, batch):
-    """Where bitsandbytes would quantize int8 codes, take them as they are, with the scale that the weight has."""
-    patch_report_fix()
-    return subject(c, frozen, batch)
+proposed = with_report_fix(subject)  # it takes int8 codes as they are, with the scale that the weight has
 
 
 def convert_model(frozen):

@@ -13,12 +13,8 @@ forward and backward a step has to hold its output. A saved weight is six times 
 Planted: the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
-from __future__ import annotations
-
-from typing import Any
-
-from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
-from repros.cases._frozen import Arm, draw, exact, installed
+from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card
+from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
 from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
 from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
@@ -29,7 +25,7 @@ OUTPUT = 2 * TOKENS * WIDTH
 # Bytes: the output; what the heap rounds up to; the compiler's own objects, since torch 2.9 compiles it once more.
 LIMIT = OUTPUT + 64 * KIB + 256 * KIB
 # At the report's size, on a GPU: the output is 4096 wide, and no object of the compiler lies there.
-CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB
+CARD_LIMIT = held_on_card(2 * TOKENS * 4096 + 64 * KIB)
 
 BISECTED = "reports/bisect/gh1935-bitsandbytes"
 UNTIL_0_50 = Affected({"bitsandbytes": "<0.50", "torch": "<2.14"}, BISECTED)
@@ -43,20 +39,16 @@ SAVED = Claim("autograd saves the dequantized weight of a 4-bit layer")
 SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not eager mode")
 
 MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inductor does; `aot_eager` does not
+NF4, FP4 = FourBit("nf4"), FourBit("fp4", double=True)
 
 
-NF4 = FourBit("nf4")
-
-
-def compiled(name: str, backend: str, affected: Affected, quant: FourBit = NF4, **declared: Any) -> Condition:
-    params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH), "backend": backend}
-    params |= {"training": declared.pop("training", True)}
-    return Condition(name, held(LIMIT), params, affected=(affected,), claims=(SAVED, SUSPECTED), **declared)
+def compiled(name, backend, affected, *, quant=NF4, training=True, needs=NOTHING):
+    params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH), "training": training, "backend": backend}
+    return Condition(name, held(LIMIT), params, needs, affected=(affected,), claims=(SAVED, SUSPECTED))
 
 
 BY_MINCUT = compiled("nf4-compile-mincut", MINCUT, UNTIL_0_50)
 BY_INDUCTOR = compiled("nf4-compile-inductor", "inductor", UNTIL_0_50, needs=COMPILER)
-ON_CARD: Any = {"budget": held_on_card(CARD_LIMIT), "affected": (CARD_UNTIL_0_50,)}
 
 CASE = Case(
     **REPORT,
@@ -68,35 +60,29 @@ CASE = Case(
         BY_MINCUT,
         BY_INDUCTOR,
         compiled("nf4-eval-compile-mincut", MINCUT, UNTIL_0_50, training=False),
-        compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, FourBit("fp4", double=True), needs=HAS_FP4),
-        of_9b(BY_MINCUT, **ON_CARD),
-        of_9b(BY_MINCUT, **ON_CARD, layers=32, needs=NEWEST),
-        of_9b(BY_INDUCTOR, **ON_CARD, needs=NEWEST, proposed=True),
+        compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, quant=FP4, needs=HAS_FP4),
+        of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,)),
+        of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), layers=32, needs=NEWEST),
+        of_9b(BY_INDUCTOR, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), needs=NEWEST, proposed=True),
     ),
     timeout_s=180.0,  # inductor's first kernel in a cell precompiles torch's headers
 )
 
-
-def inputs(c: Condition) -> dict[str, Any]:
-    return draw(c)
+inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weights
 
 
-def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
-    return exact(c, x, weights, grad)
-
-
-def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def subject(c, x, weights, grad):
     return train(c, installed(c, weights).train(c.training), x, grad)
 
 
-def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def reference(c, x, weights, grad):
     return train(c, chain(layers(c.quant, weights)), x, grad)
 
 
-def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def planted(c, x, weights, grad):
     return train(c, chain(layers_that_save_their_weight(c.quant, weights)), x, grad)
 
 
-def proposed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def proposed(c, x, weights, grad):
     apply_fix()
     return subject(c, x, weights, grad)

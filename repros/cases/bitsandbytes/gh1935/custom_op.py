@@ -9,13 +9,8 @@ has to hold its output. A saved weight is six times the output.
 Planted: the reference multiplies by a dequantized weight that autograd saves.
 """
 
-from __future__ import annotations
-
-from functools import partial
-from typing import Any
-
 from repros.case import Case, Claim, Condition, held
-from repros.cases._frozen import Arm, draw, exact
+from repros.cases._frozen import draw, exact
 from repros.cases.bitsandbytes.gh1935._step import REPORT, train
 from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
@@ -24,9 +19,14 @@ TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
 LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
 COMPILED = LIMIT + 256 * KIB  # and the compiler's own objects, as torch 2.9 compiles this step anew
 
-PARAMS = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
 NOTE = "the operator that the maintainer planned, written by hand over the installed kernels"
 SAVED = Claim("not in the report: the operator that the maintainer plans saves the weight too")
+
+
+def planned(name, limit, **how):
+    params = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), **how}
+    return Condition(name, held(limit), params, affected=(), claims=(SAVED,), note=NOTE)
+
 
 CASE = Case(
     **{**REPORT, "proposes": None},
@@ -34,49 +34,38 @@ CASE = Case(
     trigger="the planned operator; no release has it",
     claims=(SAVED,),
     conditions=(
-        Condition("nf4-customop-eager", held(LIMIT), PARAMS, affected=(), claims=(SAVED,), note=NOTE),
-        Condition(
-            "nf4-customop-compile-mincut",
-            held(COMPILED),
-            {**PARAMS, "backend": "aot_eager_decomp_partition"},
-            affected=(),
-            claims=(SAVED,),
-            note=NOTE,
-        ),
+        planned("nf4-customop-eager", LIMIT),
+        planned("nf4-customop-compile-mincut", COMPILED, backend="aot_eager_decomp_partition"),
     ),
     timeout_s=180.0,
 )
 
-
-def inputs(c: Condition) -> dict[str, Any]:
-    return draw(c)
+inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weights
 
 
-def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
-    return exact(c, x, weights, grad)
-
-
-def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def subject(c, x, weights, grad):
     import bitsandbytes.functional as F
 
-    state = F.quantize_4bit(weights[0], quant_type=c.quant.quant_type)
-    return train(c, partial(planned_operator(), packed=state[0], state=state[1]), x, grad)
+    packed, state = F.quantize_4bit(weights[0], quant_type=c.quant.quant_type)
+    weight = (packed, state.absmax, *state.shape, state.quant_type, state.blocksize)
+    operator = planned_operator()
+    return train(c, lambda x: operator(x, *weight), x, grad)
 
 
-def planned_operator() -> Any:
+def planned_operator():
     """Register the operator; its backward dequantizes the weight again."""
     import torch
 
     scheme = "Tensor packed, Tensor absmax, int n, int k, str kind, int blocksize"
 
-    def dequantize(like: Any, packed: Any, absmax: Any, n: int, k: int, kind: str, blocksize: int) -> Any:
+    def dequantize(like, packed, absmax, n, k, kind, blocksize):
         return torch.ops.bitsandbytes.dequantize_4bit(packed, absmax, blocksize, kind, [n, k], like.dtype)
 
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    def setup(ctx, inputs, output):
         _, packed, absmax, *ctx.scheme = inputs
         ctx.save_for_backward(packed, absmax)
 
-    def backward(ctx: Any, grad: Any) -> tuple[Any, ...]:
+    def backward(ctx, grad):
         return (grad @ dequantize(grad, *ctx.saved_tensors, *ctx.scheme), *(None,) * 6)
 
     op = torch.library.custom_op(
@@ -87,16 +76,12 @@ def planned_operator() -> Any:
     )
     op.register_fake(lambda x, packed, absmax, n, *rest: x.new_empty((*x.shape[:-1], n)))
     op.register_autograd(backward, setup_context=setup)
-
-    def multiply(x: Any, packed: Any, state: Any) -> Any:
-        return op(x, packed, state.absmax, *state.shape, state.quant_type, state.blocksize)
-
-    return multiply
+    return op
 
 
-def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def reference(c, x, weights, grad):
     return train(c, chain(layers(c.quant, weights)), x, grad)
 
 
-def planted(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def planted(c, x, weights, grad):
     return train(c, chain(layers_that_save_their_weight(c.quant, weights)), x, grad)

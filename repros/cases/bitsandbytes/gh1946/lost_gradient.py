@@ -12,8 +12,6 @@ random signs the largest sum is at least their root of OUT-th part.
 Planted: the reference, run without a graph.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from repros.case import Affected, Case, Claim, Condition, error

@@ -10,8 +10,6 @@ Limit: x, scale, weight and output are rounded to bfloat16, of IN magnitudes; th
 Planted: the reference, on x's memory read as if x were contiguous.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from repros.case import Affected, Case, Claim, Condition, Needs, error

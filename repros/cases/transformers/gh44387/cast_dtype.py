@@ -17,11 +17,10 @@ conditions have the pool switched off.
 Planted: the reference reads every source before it quantizes the first.
 """
 
-from __future__ import annotations
-
 from repros.case import Affected, Budget, Case, Claim, Condition
 from repros.cases._loading import GATE, POOL, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
+from repros.cases.transformers.gh44387._report import REPORT
 from repros.worker.sizes import sizes
 
 MIB = 1 << 20
@@ -50,11 +49,7 @@ INT8_PEAK = Budget("peak_live_16bit_bytes", INT8_LIMIT)
 HEAP_PEAK = Budget("peak_heap_bytes", HEAP_LIMIT)
 
 CASE = Case(
-    report="transformers#44387",
-    title="Increased CUDA reserved memory in transformers 5.x under int4 quantization",
-    kind="issue",
-    status="closed, fix named: #44576",
-    severity="memory",
+    **REPORT,
     trigger="a checkpoint that `from_pretrained` quantizes while it loads it in another dtype",
     claims=(CAST_TOO,),
     conditions=(
@@ -68,17 +63,9 @@ CASE = Case(
     timeout_s=180.0,
 )
 
-
-def oracle(c, checkpoint):
-    return published(c, checkpoint)
-
-
-def subject(c, checkpoint):
-    return load_installed(c, checkpoint)
-
-
-def reference(c, checkpoint):
-    return load_reference(c, checkpoint)
+oracle = published  # some weights, in float64
+subject = load_installed
+reference = load_reference
 
 
 def planted(c, checkpoint):

@@ -14,11 +14,10 @@ bitsandbytes quantizes to int8. The GPU's limit adds the quantized weights and t
 Planted: the reference reads every source before it quantizes the first.
 """
 
-from __future__ import annotations
-
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs
 from repros.cases._loading import GATE, POOL, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
+from repros.cases.transformers.gh44387._report import REPORT
 from repros.worker.sizes import sizes
 
 MIB = 1 << 20
@@ -43,66 +42,36 @@ INT8_TOO = Claim("not in the report: int8 goes the same way")
 
 PEAK = Budget("peak_live_16bit_bytes", LIMIT)
 AT_END = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_bytes")
-INT8 = {"scheme": "int8", "dtype": "bfloat16"}
+RECENT = Needs(
+    {"bitsandbytes": ">=0.49"},
+    card_bytes=2 * MODEL.whole,  # the planted bug's
+    reason="bitsandbytes has no part in it; a recent one is enough",
+)
+
+
+def int8(name, budget, checkpoint, **more):
+    params = {"scheme": "int8", "dtype": "bfloat16"}
+    return Condition(name, budget, params, claims=(INT8_TOO,), checkpoint=checkpoint, **more)
+
+
+ON_CARD = {"device": "cuda", "proxy": "int8", "needs": RECENT}
 
 CASE = Case(
-    report="transformers#44387",
-    title="Increased CUDA reserved memory in transformers 5.x under int4 quantization",
-    kind="issue",
-    status="closed, fix named: #44576",
-    severity="memory",
+    **REPORT,
     trigger="a 16-bit checkpoint that is quantized to 8 bits while `from_pretrained` loads it",
     claims=(INT8_TOO,),
     conditions=(
-        Condition(
-            "int8",
-            PEAK,
-            INT8,
-            affected=(READS_AHEAD, BEFORE_4_57),
-            claims=(INT8_TOO,),
-            checkpoint="smollm2-135m-2l",
-        ),
-        Condition(
-            "int8-sync",
-            PEAK,
-            INT8,
-            needs=POOL,
-            env=SYNC,
-            affected=(),
-            claims=(INT8_TOO,),
-            checkpoint="smollm2-135m-2l",
-        ),
-        Condition(
-            "int8-7b-cuda",
-            AT_END,
-            INT8,
-            Needs(
-                {"bitsandbytes": ">=0.49"},
-                card_bytes=2 * MODEL.whole,  # the planted bug's
-                reason="bitsandbytes has no part in it; a recent one is enough",
-            ),
-            affected=(READS_AHEAD_ON_CARD,),
-            claims=(INT8_TOO,),
-            device="cuda",
-            checkpoint="qwen2.5-7b",
-            proxy="int8",
-        ),
+        int8("int8", PEAK, "smollm2-135m-2l", affected=(READS_AHEAD, BEFORE_4_57)),
+        int8("int8-sync", PEAK, "smollm2-135m-2l", affected=(), needs=POOL, env=SYNC),
+        int8("int8-7b-cuda", AT_END, "qwen2.5-7b", affected=(READS_AHEAD_ON_CARD,), **ON_CARD),
     ),
     gate=GATE,
     timeout_s=180.0,
 )
 
-
-def oracle(c, checkpoint):
-    return published(c, checkpoint)
-
-
-def subject(c, checkpoint):
-    return load_installed(c, checkpoint)
-
-
-def reference(c, checkpoint):
-    return load_reference(c, checkpoint)
+oracle = published  # some weights, in float64
+subject = load_installed
+reference = load_reference
 
 
 def planted(c, checkpoint):

@@ -16,13 +16,12 @@ Limit: what stays 16-bit (embedding, norms), and one source on its way, the larg
 Planted: the reference reads every source before it quantizes the first.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading
 from repros.cases._loading import GATE, POOL, RACE, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
+from repros.cases.transformers.gh44387._report import REPORT
 from repros.worker.sizes import sizes
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -84,11 +83,7 @@ INSIDE = replace(
 )
 
 CASE = Case(
-    report="transformers#44387",
-    title="Increased CUDA reserved memory in transformers 5.x under int4 quantization",
-    kind="issue",
-    status="closed, fix named: #44576",
-    severity="memory",
+    **REPORT,
     trigger="a 16-bit checkpoint that is quantized to 4 bits while `from_pretrained` loads it",
     claims=(RESERVES,),
     conditions=(
@@ -101,17 +96,9 @@ CASE = Case(
     timeout_s=180.0,
 )
 
-
-def oracle(c, checkpoint):
-    return published(c, checkpoint)
-
-
-def subject(c, checkpoint):
-    return load_installed(c, checkpoint)
-
-
-def reference(c, checkpoint):
-    return load_reference(c, checkpoint)
+oracle = published  # some weights, in float64
+subject = load_installed
+reference = load_reference
 
 
 def planted(c, checkpoint):

@@ -1,0 +1,11 @@
+"""What the cases of transformers#44387 declare alike."""
+
+from typing import Any
+
+REPORT: dict[str, Any] = {
+    "report": "transformers#44387",
+    "title": "Increased CUDA reserved memory in transformers 5.x under int4 quantization",
+    "kind": "issue",
+    "status": "closed, fix named: #44576",
+    "severity": "memory",
+}
