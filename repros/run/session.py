@@ -118,7 +118,10 @@ class ReadyCell:
 
 
 class Session:
-    """Trials under way and the cells they need; ``cases`` are the modules of all that it will try, where that is known."""
+    """Trials under way and the cells they need.
+
+    ``cases`` are the modules of all that it will try, where that is known: nothing else is imported ahead of them.
+    """
 
     def __init__(
         self,
