@@ -411,6 +411,8 @@ class Case(_Declared):
     #: Largest relative error against the oracle that still counts as right numbers; judges `proposed`.
     numbers: float = 0.05
     symptoms: tuple[Symptom, ...] = ()
+    #: Other reports that speak of the same, or of much the same: `transformers#43032`.
+    also: tuple[str, ...] = ()
     #: What the report proposes as a fix, in a line; None if it proposes none.
     proposes: str | None = None
     #: What the `proposed` arm needs beyond the condition; where it is missing, that arm alone is left out.
@@ -420,9 +422,10 @@ class Case(_Declared):
     timeout_s: float = 60.0
 
     def _check(self) -> None:
-        if not re.fullmatch(r"[a-z_]+#[0-9]{1,9}", self.report):
-            what = f"Case.report: `{shortened(self.report)}` is not a report"
-            raise self.error(what, "write package and number, such as `bitsandbytes#1935`")
+        for name, report in (("report", self.report), *(("also", one) for one in self.also)):
+            if not re.fullmatch(r"[a-z_]+#[0-9]{1,9}", report):
+                what = f"Case.{name}: `{shortened(report)}` is not a report"
+                raise self.error(what, "write package and number, such as `bitsandbytes#1935`")
         self._within("kind", self.kind, tuple(PAGES))
         self._within("severity", self.severity, SEVERITIES)
         names = [condition.name for condition in self.conditions]

@@ -270,7 +270,7 @@ def test_another_exception_and_another_tensor_have_other_signatures() -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["gh1953", "--package", "torch"], "no case `gh1953`"),
+        (["gh1953", "--package", "torch"], "no case of a report `gh1953`"),
         (["gh1935", "--package", "numpy"], "unknown package `numpy`"),
         (["gh1935", "--package", "auto"], "--package auto without --good and --bad"),
         (["gh1935", "--package", "bitsandbytes", "--repo", "."], "--repo without --good"),

@@ -26,7 +26,9 @@ from tests.factories import record
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["run", "gh1953"], "no case `gh1953`", "one of: gh1935_"),
+        (["run", "gh1953"], "no case of a report `gh1953`", "`list --search WORDS` finds one"),
+        (["run", "gh1935_saved_wieght"], "no case `gh1935_saved_wieght`", "one of: gh1935_saved_weight"),
+        (["list", "--search", "scale", "zebra"], "no case has all of: scale, zebra", "try fewer words"),
         (
             ["run", "gh1935", "--condition", "nf4-eagre"],
             "gh1935_saved_weight `nf4-eagre`",
@@ -37,7 +39,7 @@ from tests.factories import record
         (["run", "gh1935", "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "write"),
         (["run", "gh1935", "--with", "bitsandbite=1.0"], "bitsandbite", "bitsandbytes"),
         (["cells", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
-        (["show", "gh1"], "no case `gh1`", "one of: "),
+        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list` shows every report"),
         (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
         (
             ["new", "bitsandbytes", "0", "x", "--kind", "memory"],
@@ -205,6 +207,9 @@ def test_a_case_is_called_by_its_report_and_its_file(module: str, name: str | No
         ("gh2005_experts", {"gh2005_experts"}),
         ("gh44728", {"gh44728_fp16_load_leak", "gh44728_reads_ahead", "gh44728_report_test"}),
         ("44728", {"gh44728_fp16_load_leak", "gh44728_reads_ahead", "gh44728_report_test"}),
+        ("bitsandbytes#2005", {"gh2005_experts"}),
+        ("#2005", {"gh2005_experts"}),
+        ("https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2005#issuecomment-1", {"gh2005_experts"}),
         ("repros/cases/bitsandbytes/gh2005/experts.py", {"gh2005_experts"}),
         ("gh1935_card_table_largest", {"gh1935_largest"}),  # as it was called
     ],
@@ -214,6 +219,29 @@ def test_a_case_is_named_by_itself_its_report_its_file_or_as_it_was_called(
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert {entry.name for entry in cases.select(word, cases.find())} == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["fused", "Experts"], "gh1849_fused_experts"),  # of a title, in another case
+        (["dispatched on the CPU"], "gh1849_two_cards"),  # of an error's text
+        (["bitsandbytes#2005"], "gh2005_experts"),
+        (["inductor", "frozen 4-bit"], "gh1935_compiled"),
+    ],
+)
+def test_list_finds_a_case_by_words(words: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "--search", *words]) == 0
+    found = capsys.readouterr().out
+    assert wanted in found
+    assert "gh44387_cast_dtype" not in found
+
+
+def test_what_list_prints_can_be_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    for e in cases.find():
+        for word in (e.name, e.case.report):
+            assert cli.main(["show", word]) == 0
+            assert e.name in capsys.readouterr().out
 
 
 def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:

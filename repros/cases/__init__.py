@@ -20,6 +20,9 @@ from repros.cases import aliases
 from repros.errors import UserError
 
 T = TypeVar("T")
+#: The address of an issue or a pull request.
+ADDRESS = re.compile(r"https://github\.com/[\w.-]+/([\w.-]+)/(?:issues|pull)/([0-9]+).*")
+NO_NUMBER = "`python -m repros list` shows every report; `list --search WORDS` finds one by what is known of it"
 #: The folder of a report.
 REPORT = re.compile(r"gh[0-9]+")
 
@@ -99,13 +102,23 @@ def name_of(module: str) -> str:
 
 
 def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    """Return the cases that a user's word means: a name, a report's number (``gh1927``, ``1927``), a path of a file."""
+    """Return the cases that a user's word means.
+
+    A name, a report in any spelling (``bitsandbytes#1927``, ``gh1927``, ``1927``, its address), or a path of a file.
+    """
     if name.endswith(".py"):
         return (from_file(Path(name)),)
-    number = name.removeprefix("gh").lstrip("#")
+    spelled = ADDRESS.sub(r"\1#\2", name)
+    number = spelled.removeprefix("gh").lstrip("#")
     taken_over = {new for new, olds in aliases.WAS.items() if name in olds}
-    found = tuple(e for e in entries if e.name == name or str(e.case.number) == number)
-    found = found or tuple(e for e in entries if e.name in taken_over)
+    found = tuple(e for e in entries if e.name == name or spelled == e.case.report or str(e.case.number) == number)
+    found = (
+        found
+        or tuple(e for e in entries if e.name in taken_over)
+        or tuple(e for e in entries if spelled in e.case.also)
+    )
+    if not found and re.search(r"(^|gh|#)[0-9]+$", spelled):
+        raise UserError(f"no case of a report `{name}`", NO_NUMBER)
     return found or (choose(name, {e.name: e for e in entries}, "case"),)
 
 

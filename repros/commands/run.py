@@ -81,7 +81,7 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     )  # fmt: skip
     session = Session(
         run, jobs=arguments.jobs, say=lambda text: progress.console.print(text, markup=False),
-        snapshots=arguments.snapshots,
+        snapshots=arguments.snapshots, cases={trial.entry.module for trial, _ in wanted},
     )  # fmt: skip
     records: list[Record] = []
     try:

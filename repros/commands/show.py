@@ -11,27 +11,36 @@ from rich.text import Text
 
 from repros import cases
 from repros.case import Condition
+from repros.cases.search import search
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     Add,
 )
+from repros.errors import UserError
 from repros.verdict import show
 
 
 def register(add: Add) -> None:
     """Add the commands to the command line."""
-    add("list", cmd_list, "list the cases")
+    listed = add("list", cmd_list, "list the cases, or those that have some words")
+    listed.add_argument("--search", nargs="+", metavar="WORD", help="words of a title, claim, trigger, error or number")
     shown = add("show", cmd_show, "show a case: claim, mechanism, budget, conditions, record")
     shown.add_argument("case")
 
 
 def cmd_list(arguments: argparse.Namespace, console: Console) -> int:
-    """List the cases."""
+    """List the cases: all, or those that have the words, with the line that has them."""
+    everything = cases.find()
+    found = search(everything, arguments.search) if arguments.search else ((e, e.case.title) for e in everything)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("case", "report", "conditions", "title"):
-        table.add_column(name)
-    for e in cases.find():
-        table.add_row(e.name, e.case.report, str(len(e.case.conditions)), e.case.title)
+    for name in ("case", "report", "conditions", "line" if arguments.search else "title"):
+        table.add_column(name, no_wrap=name in ("case", "report"))
+    for e, line in found:
+        table.add_row(e.name, e.case.report, str(len(e.case.conditions)), Text(line))
+    if not table.row_count:
+        raise UserError(
+            f"no case has all of: {', '.join(arguments.search)}", "try fewer words, or one of the error's text"
+        )
     console.print(table)
     return EXIT_AS_EXPECTED
 
@@ -42,6 +51,8 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
         case = e.case
         console.print(Text(e.name, "bold"), f" {case.report} ({case.kind}, {case.status})")
         console.print(f"{case.title}\n\n{e.doc}\n", markup=False)
+        if case.also:
+            console.print(f"also reported as: {', '.join(case.also)}", markup=False)
         for claim in case.claims:
             numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
             console.print(f"claim: {claim.text}" + (f" ({numbers})" if numbers else ""), markup=False)

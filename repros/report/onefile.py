@@ -26,9 +26,10 @@ from repros.cells.locks import LOCKS, OLDEST_PYTHON, Lock
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
 from repros.report import escape
+from repros.run.imports import PRELOAD, needed
 from repros.run.link import PRELOAD_TIMEOUT_S
 from repros.run.results import Record, shown
-from repros.run.server import MEMORY_BYTES, PRELOAD, SETTINGS
+from repros.run.server import MEMORY_BYTES, SETTINGS
 from repros.worker.checkpoints import FIXTURES, recipe_of
 
 CHECKPOINTS = "repros.worker.checkpoints"
@@ -157,7 +158,7 @@ class Writer:
             "arms": list(arms),
             "packages": list(pins.packages),
             "recipe": recipe,
-            "settings": {**SETTINGS[device], "REPROS_PRELOAD": ",".join(PRELOAD[device])},
+            "settings": {**SETTINGS[device], "REPROS_PRELOAD": ",".join(needed(PRELOAD[device], [entry.module]))},
             "memory_bytes": MEMORY_BYTES if device == "cpu" else None,  # CUDA maps far more than it uses
             "preload_s": PRELOAD_TIMEOUT_S,
         }

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,30 +24,12 @@ from repros import ROOT
 from repros.machine.cards import Card, left, lost
 from repros.machine.turns import CardLostError, Seat, Want, seat, turn
 from repros.machine.workdir import WorkFolder, end_workers
+from repros.run import imports
 from repros.run.link import Link, LostError, Message, kill_group
 from repros.verdict import Observation
 from repros.worker.arm import LEAVE
 from repros.worker.supervisor import STOPPED_WORDS, Stopped
 
-#: Imported once per cell. What is missing from an environment is noted, not fatal.
-PRELOAD_CPU = (
-    *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "safetensors.torch"),
-    *("bitsandbytes", "transformers", "transformers.modeling_utils", "transformers.quantizers.auto"),
-    *("transformers.integrations.bitsandbytes", "transformers.models.auto.modeling_auto"),
-    *("transformers.models.llama.modeling_llama", "accelerate", "accelerate.hooks", "peft", "repros.worker.arm"),
-    *("repros.meters.cpu", "repros.meters.numerics"),
-    *("repros.reference.linear", "torch.distributed.tensor.experimental", "torch.export._trace", "sympy.tensor.tensor"),
-)
-#: bitsandbytes, and what imports it, asks the CUDA driver at once; after that no fork can use a card.
-PRELOAD_CUDA = (
-    *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "safetensors.torch"),
-    *("transformers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto"),
-    *("transformers.models.llama.modeling_llama", "transformers.models.qwen2.modeling_qwen2", "accelerate"),
-    *("repros.worker.arm", "repros.meters.cuda", "repros.meters.numerics", "repros.reference.linear"),
-)
-#: So on a card each arm imports them, as it warms up and before anything of it is measured.
-LATE_CUDA = ("bitsandbytes", "transformers.quantizers.auto", "transformers.integrations.bitsandbytes")
-PRELOAD = {"cpu": PRELOAD_CPU, "cuda": PRELOAD_CUDA}
 #: Environment of every arm: what would make arms differ from machine to machine is set.
 COMMON = {
     "PYTHONHASHSEED": "0",
@@ -115,7 +97,10 @@ def union(spans: list[tuple[float, float]]) -> float:
 
 
 class CellServer:
-    """Runs arms in one cell: in forks of a preloaded server, or each in a new interpreter."""
+    """Runs arms in one cell: in forks of a server that has imported what they use, or each in a new interpreter.
+
+    ``cases`` are the modules of those that it is for; None for any. ``preload`` stands in place of what they use.
+    """
 
     def __init__(
         self,
@@ -124,11 +109,13 @@ class CellServer:
         label: str,
         device: str = "cpu",
         preload: tuple[str, ...] | None = None,
+        cases: Iterable[str] | None = None,
     ) -> None:
         self._python = python
         self._clock = clock
         self._device = device
-        self._preload = PRELOAD[device] if preload is None else preload
+        self._preload = imports.needed(imports.PRELOAD[device], cases) if preload is None else preload
+        self._late = imports.needed(imports.LATE[device], cases)
         self._cache = python.parent.parent / "inductor"
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -236,7 +223,7 @@ class CellServer:
             # By their names: where a card is lost, those after it are numbered anew.
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
             env = {**visible, **request["env"]}
-            full = {**request, "env": env, "imports": () if fresh else LATE_CUDA}
+            full = {**request, "env": env, "imports": () if fresh else self._late}
             seen = self._observe(full, log, fresh, sitting)
             if told := seen.evidence.get("driver_tells_of"):
                 with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -58,13 +58,13 @@ def void(record: Record, why: str) -> Record:
 class ReadyCell:
     """A cell whose environment stands; its supervisor starts with the first arm."""
 
-    def __init__(self, environment: Environment, clock: Clock) -> None:
+    def __init__(self, environment: Environment, clock: Clock, cases: Collection[str] | None = None) -> None:
         cell = environment.cell
         self.cell = cell.label
         self.device = cell.device
         self.environment = environment
         self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
-        self.server = CellServer(environment.python, clock, cell.name, cell.device)
+        self.server = CellServer(environment.python, clock, cell.name, cell.device, cases=cases)
         self._checkpoints: dict[str, Future[str]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
         self._writing: subprocess.Popen[str] | None = None
@@ -118,7 +118,10 @@ class ReadyCell:
 
 
 class Session:
-    """Trials under way and the cells they need."""
+    """Trials under way and the cells they need.
+
+    ``cases`` are the modules of all that it will try, where that is known: nothing else is imported ahead of them.
+    """
 
     def __init__(
         self,
@@ -127,10 +130,12 @@ class Session:
         jobs: int | None = None,
         say: Callable[[str], None] = lambda text: None,
         snapshots: bool = False,
+        cases: Collection[str] | None = None,
     ) -> None:
         clear_once()
         self.run = run
         self._snapshots = snapshots
+        self._cases = cases
         self.clock = Clock()
         self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
         self._say = say
@@ -157,7 +162,7 @@ class Session:
                     environment = ensure(cell, root=ROOT, progress=self._say)
                 warmth = "warm" if environment.warm else "built"
                 self._say(f"{cell.label}: {warmth} in {environment.seconds:.1f} s, torch build: {environment.build}")
-                found = ReadyCell(environment, self.clock)
+                found = ReadyCell(environment, self.clock, self._cases)
             except EnvError as error:
                 found = error
             self._ready[cell.label] = found
