@@ -36,8 +36,6 @@ CELL = "tf5.2.0-bnb0.49.2"
 KNOWN = {e.name: e for e in cases.find()}
 #: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.
 CHOSEN = {
-    "gh1729_input_written": "eval-float16",
-    "gh1729_outlier_columns": "no-outliers",
     "gh1849_fused_experts": "nf4-experts",
     "gh1927_cleared_state": "clear-cb-between",
     "gh1927_held_state": "held-enable-train-reentrant-8bit",
@@ -51,9 +49,6 @@ CHOSEN = {
     "gh1927_remade_weight": "make-subclass",
     "gh1927_saved_model": "state-dict-reload",
     "gh1927_train_order": "order-enable-train-default-8bit",
-    "gh1946_lost_gradient": "training",
-    "gh1946_saved_scales": "never-evaluated",
-    "gh1995_noncontiguous_input": "transposed-bfloat16",
     "gh1935_adapters": "nf4-lora-eager",
     "gh1935_compiled": "nf4-compile-default",
     "gh1935_custom_op": "nf4-customop-eager",
@@ -70,7 +65,7 @@ CHOSEN = {
 #: Of these the whole script is run, which takes half a minute each: a case for each way in which arms differ.
 RUN_ALONE = (
     "gh1849_fused_experts", "gh1927_meta_scb", "gh1927_train_order", "gh1935_compiled", "gh1935_saved_weight",
-    "gh1995_noncontiguous_input", "gh2005_experts", "gh44387_reserved_memory",
+    "gh2005_experts", "gh44387_reserved_memory",
 )  # fmt: skip
 EXITS = {Verdict.REPRODUCED: 1, Verdict.ABSENT: 0}
 

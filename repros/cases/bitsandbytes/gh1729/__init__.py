@@ -1,1 +1,0 @@
-"""bitsandbytes#1729."""
