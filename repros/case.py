@@ -411,7 +411,7 @@ class Case(_Declared):
     #: Largest relative error against the oracle that still counts as right numbers; judges `proposed`.
     numbers: float = 0.05
     symptoms: tuple[Symptom, ...] = ()
-    #: Other reports that speak of the same, or of much the same: `transformers#43032`.
+    #: Reports of the same family, such as `transformers#43032`: they are found under their own number, too.
     also: tuple[str, ...] = ()
     #: What the report proposes as a fix, in a line; None if it proposes none.
     proposes: str | None = None

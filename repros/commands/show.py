@@ -52,7 +52,7 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
         console.print(Text(e.name, "bold"), f" {case.report} ({case.kind}, {case.status})")
         console.print(f"{case.title}\n\n{e.doc}\n", markup=False)
         if case.also:
-            console.print(f"also reported as: {', '.join(case.also)}", markup=False)
+            console.print(f"see also: {', '.join(case.also)}", markup=False)
         for claim in case.claims:
             numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
             console.print(f"claim: {claim.text}" + (f" ({numbers})" if numbers else ""), markup=False)

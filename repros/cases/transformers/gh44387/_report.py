@@ -8,4 +8,5 @@ REPORT: dict[str, Any] = {
     "kind": "issue",
     "status": "closed, fix named: #44576",
     "severity": "memory",
+    "also": ("transformers#43032",),
 }

@@ -16,7 +16,7 @@ Limit: what stays 16-bit (embedding, norms), and one source on its way, the larg
 Planted: the reference reads every source before it quantizes the first.
 """
 
-from dataclasses import replace
+from functools import partial
 
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading
 from repros.cases._loading import GATE, POOL, RACE, SYNC, load_installed, load_reference, published
@@ -32,17 +32,15 @@ LIMIT = LAYER.staying + LAYER.largest_quantized
 MODEL = sizes("qwen2.5-7b")
 # Before it reads, transformers may allocate half of the 16-bit size and free it, so that the allocator has it reserved
 # (`caching_allocator_warmup`). That is more than the loading takes: what stays, codes, scales and one source.
-ALLOCATED = MODEL.whole // 2
 # The allocator takes memory in steps of 2 MiB, one for each quantized weight. Blocks below 10 MiB share segments of
 # 20 MiB; codes, scales and sources may each have begun one (c10/cuda/CUDACachingAllocator.h).
-RESERVED = ALLOCATED + 2 * MIB * MODEL.quantized + 3 * SEGMENT_BYTES
+RESERVED = MODEL.whole // 2 + 2 * MIB * MODEL.quantized + 3 * SEGMENT_BYTES
 
 READS_AHEAD = Affected({"transformers": ">=5.0,<5.4"}, "reports/bisect/gh44387-gh44728-transformers")
 READS_AHEAD_ON_CARD = Affected({"transformers": ">=5.0,<5.4"}, "reports/h200")
 
 
-def at_end(figure, version, note=""):
-    """Read what the report measured; its GB is 2**30 bytes."""
+def at_end(figure, version, note=""):  # as the report measured it; its GB is 2**30 bytes
     return (Reading(figure, "nf4-7b-cuda", GIB, versions={"transformers": version}, note=note),)
 
 
@@ -62,25 +60,13 @@ RESERVES = Claim(
     },
 )
 
-
-def on_cpu(name, **more):
-    """Judge the peak of 16-bit bytes alive."""
-    params = {"scheme": "nf4", "dtype": "bfloat16"}
-    budget = Budget("peak_live_16bit_bytes", LIMIT)
-    return Condition(name, budget, params, claims=(RESERVES,), checkpoint="smollm2-135m-1l", **more)
-
-
-def on_card(name, **more):
-    """Judge what is reserved at the end; the driver is the second instrument."""
-    params = {"scheme": "nf4", "dtype": "bfloat16"}
-    budget = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_bytes")
-    return Condition(name, budget, params, claims=(RESERVES,), device="cuda", checkpoint="qwen2.5-7b", **more)
-
-
+PEAK = Budget("peak_live_16bit_bytes", LIMIT)
+AT_END = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_bytes")
+NF4 = {"scheme": "nf4", "dtype": "bfloat16"}
+on_cpu = partial(Condition, budget=PEAK, params=NF4, claims=(RESERVES,), checkpoint="smollm2-135m-1l")
+on_card = partial(Condition, budget=AT_END, params=NF4, claims=(RESERVES,), checkpoint="qwen2.5-7b", device="cuda")
 ROOM = Needs(card_bytes=2 * MODEL.whole)  # the planted bug holds the whole model and what it becomes
-INSIDE = replace(
-    ROOM, packages={"transformers": ">=5,<5.4"}, reason="the switch tells something inside the affected releases"
-)
+INSIDE = Needs({"transformers": ">=5,<5.4"}, card_bytes=2 * MODEL.whole, reason="the switch matters where the bug is")
 
 CASE = Case(
     **REPORT,
@@ -96,9 +82,7 @@ CASE = Case(
     timeout_s=180.0,
 )
 
-oracle = published  # some weights, in float64
-subject = load_installed
-reference = load_reference
+oracle, subject, reference = published, load_installed, load_reference  # the oracle: some weights, in float64
 
 
 def planted(c, checkpoint):
