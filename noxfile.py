@@ -131,7 +131,9 @@ def tests(session: nox.Session) -> None:
     session.run("lint-imports", "--no-logo", "--no-cache", env={"PYTHONPATH": str(HERE)})
     borrow_cell(session)
     session.run("mypy")
-    session.run("pytest", "--benchmark-skip", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    # Two at a time: most of a test's time it waits for a process of its own.
+    beside = ["-n", "2", "--dist", "loadfile"] if not session.posargs else []
+    session.run("pytest", "--benchmark-skip", *beside, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,38 @@ def test_a_signal_in_a_finalizer_ends_the_program_without_a_traceback(name: str,
     assert done.stdout == ""
     assert done.stderr.splitlines()[0] == "interrupted; finished trials are kept"
     assert "Traceback" not in done.stderr
+
+
+#: A signal that comes while the text of an `exec` runs, as one does for each dataclass; after it, a program that was
+#: started by `-m` kills itself by SIGINT at its end.
+IN_A_TEXT = """
+import os, signal, sys
+from repros.machine import interrupts
+
+def main():
+    exec("os.kill(os.getpid(), signal.SIGTERM); import time; time.sleep(20)")
+    return 0
+
+def catches():
+    try:
+        return main()
+    except KeyboardInterrupt:
+        interrupts.heard()
+        return interrupts.exit_code()
+
+sys.exit(interrupts.guard({caller}))
+"""
+
+
+@pytest.mark.parametrize("caller", ["main", "catches"])
+def test_a_signal_in_the_text_of_an_exec_ends_the_program_by_its_exit_code(caller: str, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(IN_A_TEXT.format(caller=caller))
+    paths = os.pathsep.join([str(ROOT), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "program"],
+        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=15,
+    )  # fmt: skip
+    assert done.returncode == 143, done.stderr
 
 
 def test_other_faults_of_a_finalizer_are_shown_as_ever() -> None:

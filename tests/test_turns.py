@@ -21,7 +21,6 @@ import pytest
 
 from repros.machine import cards, turns
 from repros.machine.turns import Want
-from repros.run import server as arms_module
 from repros.run.server import CellServer, Clock
 from repros.verdict import Observation
 from tests.conftest import CARDS, METERS
@@ -354,7 +353,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ("torch", "repros.worker.arm", *METERS))
     made._apart = True
-    monkeypatch.setattr(arms_module, "LATE_CUDA", ())  # what arms import is not at stake, and takes seconds
+    made._late = ()  # what arms import is not at stake, and takes seconds
     yield made
     made.close()
 
