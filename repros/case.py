@@ -340,6 +340,8 @@ class Condition(_Declared):
     proposed: bool = True
     #: The condition on a CPU that stands for this one on a GPU; empty if none does.
     proxy: str = ""
+    #: File of the report's folder, such as ``minimal.py``, whose vote must be this trial's verdict; empty for none.
+    witness: str = ""
     #: Largest relative error of the numbers that `proposed` computes; where an error is judged, that limit counts.
     numbers: Limit | None = None
     note: str = ""

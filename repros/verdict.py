@@ -31,6 +31,8 @@ class Verdict(StrEnum):
 
 #: Verdicts that settle a trial: it need not be tried again, and a claim or a proxy may be held against it.
 SETTLED = (Verdict.REPRODUCED, Verdict.ABSENT)
+#: How the witness of the same mechanism votes.
+VOTES = {Verdict.REPRODUCED: "bad", Verdict.ABSENT: "good"}
 
 
 class Outcome(StrEnum):
@@ -202,6 +204,15 @@ def decide(
         over = readings.count(ArmReading.OVER)
         return Verdict.INCONCLUSIVE, f"split vote: over the budget in {over} of {len(readings)} repeats"
     return (Verdict.REPRODUCED if readings[0] is ArmReading.OVER else Verdict.ABSENT), subject[0][1]
+
+
+def with_witness(verdict: Verdict, reason: str, witness: Mapping[str, Any]) -> tuple[Verdict, str]:
+    """Return a trial's verdict and reason once its witness was heard: where the two disagree, neither has proved it."""
+    wanted = VOTES.get(verdict)
+    if not witness or wanted is None or witness["vote"] == wanted:
+        return verdict, reason
+    heard = f"the witness {witness['file']} votes {witness['vote']} ({witness['says']})"
+    return Verdict.INCONCLUSIVE, f"{heard}; the arms say `{verdict.value}`: {reason}"
 
 
 def outcome(verdict: Verdict, expected: bool | None) -> Outcome:

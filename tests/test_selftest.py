@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ VERDICTS = {
     "reference-fires": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget"),
     "reference-raises": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget: ValueError"),
     "hidden-from-one-instrument": (Verdict.INCONCLUSIVE, "but heap_held_bytes 3.01 MiB"),
+    "witness-agrees": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "witness-agrees-that-it-is-bad": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
+    "witness-disagrees": (
+        Verdict.INCONCLUSIVE,
+        "the witness witness_bad.py votes bad (bad: one tensor too many is held); the arms say `absent`: held_bytes",
+    ),
+    "witness-cannot-tell": (Verdict.INCONCLUSIVE, "votes skip (skip: its control failed); the arms say `reproduced`"),
+    "witness-raises": (Verdict.INCONCLUSIVE, "votes skip (ValueError: a fault of the witness)"),
+    "witness-hangs": (Verdict.INCONCLUSIVE, "votes skip (no end after 4 s)"),
+    "witness-of-an-error": (Verdict.ERROR, "ValueError in phase forward: something else"),
     "control": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "control-breaks": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "nothing-recorded": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
@@ -89,6 +100,29 @@ def test_a_verdict_is_held_against_what_is_recorded(
     assert (made.expected, made.outcome, made.failed) == (expected, outcome, failed)
     assert contradiction(made) == ""
     assert Record.from_json(json.loads(made.to_line())) == made
+
+
+@pytest.mark.parametrize(
+    ("condition", "file", "vote"),
+    [
+        ("passes", "", ""),
+        ("witness-agrees", "witness_good.py", "good"),
+        ("witness-disagrees", "witness_bad.py", "bad"),
+        ("witness-cannot-tell", "witness_skip.py", "skip"),
+        ("witness-raises", "witness_raises.py", "skip"),
+    ],
+)
+def test_a_record_keeps_what_its_witness_said(
+    bench: Bench, harness: Entry, condition: str, file: str, vote: str
+) -> None:
+    made = bench.run(harness, condition)
+    assert (made.witness.get("file", ""), made.witness.get("vote", "")) == (file, vote)
+    assert contradiction(made) == ""
+    assert Record.from_json(json.loads(made.to_line())) == made
+    other = {"good": "bad", "bad": "good", "skip": "good"}.get(vote)
+    if other and made.verdict is not Verdict.INCONCLUSIVE:
+        lying = replace(made, witness={**made.witness, "vote": other})
+        assert f"its observations say `inconclusive`: the witness {file} votes {other}" in contradiction(lying)
 
 
 @pytest.mark.parametrize("condition", ["control", "control-breaks"])

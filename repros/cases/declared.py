@@ -157,6 +157,7 @@ def declaration(module: ModuleType) -> Case:
     check_versions(case)
     check_sources(case)
     check_checkpoints(case)
+    check_witnesses(case, file)
     check_controls(module, case, file)
     return case
 
@@ -251,6 +252,14 @@ def check_checkpoints(case: Case) -> None:
             what = f"condition `{condition.name}`: no checkpoint recipe `{shortened(condition.checkpoint)}`"
             near = difflib.get_close_matches(condition.checkpoint, recipes(), n=1) or list(recipes())
             raise condition.error(what, f"one of: {', '.join(near)}; recipes are in fixtures/recipes.json")
+
+
+def check_witnesses(case: Case, file: Path) -> None:
+    """Refuse a witness that is not in the report's folder."""
+    for condition in case.conditions:
+        if condition.witness and not file.with_name(condition.witness).is_file():
+            what = f"condition `{condition.name}`: no witness `{shortened(condition.witness)}` beside the case"
+            raise condition.error(what, "write it, or name the file that there is, such as `minimal.py`")
 
 
 def check_controls(module: ModuleType, case: Case, file: Path) -> None:

@@ -98,6 +98,10 @@ def detail(record: Record, console: Console) -> None:
     console.print(table)
     console.print(f"margins: {margins(record)}")
     console.print(f"reason: {line(record.reason)}")
+    if heard := record.witness:
+        console.print(
+            line(f"witness: {heard['file']} votes {heard['vote']} in {heard['seconds']:.1f} s: {heard['says']}")
+        )
     if record.proposed:
         console.print(line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}"))
 

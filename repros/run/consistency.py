@@ -24,6 +24,7 @@ from repros.verdict import (
     margins,
     outcome,
     read,
+    with_witness,
 )
 
 #: Margins are kept in full; words are rounded.
@@ -60,7 +61,8 @@ def decided(record: Record, symptoms: Sequence[Symptom]) -> tuple[Verdict, str]:
     readings: dict[str, list[tuple[ArmReading, str]]] = {}
     for arm in record.arms:
         readings.setdefault(arm.arm, []).append(read(arm, budget, symptoms))
-    return decide(readings["subject"], readings["reference"][0], None if record.control else readings["planted"][0])
+    planted = None if record.control else readings["planted"][0]
+    return with_witness(*decide(readings["subject"], readings["reference"][0], planted), record.witness)
 
 
 def _ways(arm: Observation, budget: Budget) -> Ways:
@@ -132,7 +134,8 @@ def _decisions(record: Record, ways: Sequence[Ways]) -> list[tuple[Verdict, str]
     others = of_arm["subject"][1:]
     several = [[as_read("subject"), *(possible[way] for possible in others)] for way in ((0, -1) if others else (0,))]
     planted = None if record.control else as_read("planted")
-    return [decide(subject, as_read("reference"), planted) for subject in several]
+    found = [decide(subject, as_read("reference"), planted) for subject in several]
+    return [with_witness(*one, record.witness) for one in found]
 
 
 def _of_outcome(record: Record) -> str:

@@ -34,6 +34,8 @@ class Record:
     repeat: str = ""
     control: bool = False
     """Whether its condition is a control condition, which has no planted arm."""
+    witness: Mapping[str, Any] = field(default_factory=dict)
+    """File, vote, last words, seconds and log of the report's witness; empty where the condition has none."""
     source: str = ""
     """Digest of the case's own source (`repros.cases.sources`); empty where it was not noted."""
 
@@ -60,7 +62,7 @@ class Record:
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""
         record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
-        for name in ("source", "control"):
+        for name in ("source", "control", "witness"):
             if not record[name]:
                 del record[name]
         record["arms"] = [arm.to_json() for arm in self.arms]

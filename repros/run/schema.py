@@ -122,6 +122,16 @@ class Proposed(TypedDict):
     reason: str
 
 
+class WitnessKept(TypedDict):
+    """What a witness said."""
+
+    file: str
+    vote: Literal["good", "bad", "skip"]
+    says: str
+    seconds: Number
+    log: str
+
+
 class Packages(TypedDict):
     """The environment that a trial ran in."""
 
@@ -169,6 +179,7 @@ class TrialLine(TypedDict):
     repeat: NotRequired[str]
     source: NotRequired[str]
     control: NotRequired[bool]
+    witness: NotRequired[WitnessKept]
 
 
 class TimeLine(TypedDict):

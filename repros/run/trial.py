@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from repros import ROOT
 from repros.case import Budget, Condition
 from repros.cases import Entry
 from repros.cases.sources import digest
@@ -29,7 +30,9 @@ from repros.verdict import (
     outcome,
     read,
     to_number,
+    with_witness,
 )
+from repros.worker.arm import WITNESS
 
 
 class Place(Protocol):
@@ -116,6 +119,7 @@ class Running:
         self._source = digest(trial.entry.module)
         self._missing = trial.missing(place.versions)
         self._futures: list[tuple[str, Future[Observation]]] = []
+        self._witness: Future[Observation] | None = None
         if self._missing:
             return
         condition, entry = trial.condition, trial.entry
@@ -137,16 +141,23 @@ class Running:
             }
             log = logs / f"{trial.cell}.{entry.name}.{condition.name}.{arm}.log"
             self._futures.append((arm, arms.submit(place.observe, request, log, cards=condition.needs.cards)))
+        if condition.witness:
+            log = logs / f"{trial.cell}.{entry.name}.{condition.name}.witness.log"
+            request = {"arm": WITNESS, "script": str(witness_of(trial)), "env": {}, "timeout_s": entry.case.timeout_s}
+            request |= {"shared": shared, "card_bytes": condition.needs.card_bytes}
+            self._witness = arms.submit(place.observe, request, log, cards=condition.needs.cards)
 
     def cancel(self) -> None:
         """Call off the arms that did not start."""
-        for _, future in self._futures:
+        for future in self._all():
             future.cancel()
+
+    def _all(self) -> list[Future[Observation]]:
+        return [future for _, future in self._futures] + ([self._witness] if self._witness else [])
 
     def ended(self) -> bool:
         """Return whether every arm has come to its end and told of it."""
-        futures = [future for _, future in self._futures]
-        return all(future.done() and not future.cancelled() and not future.exception() for future in futures)
+        return all(future.done() and not future.cancelled() and not future.exception() for future in self._all())
 
     def record(self) -> Record:
         """Wait for the arms and return the finished trial."""
@@ -158,6 +169,8 @@ class Running:
             verdict, reason = Verdict.UNSUPPORTED, self._missing
         else:
             verdict, reason = decide([judged["subject"]], judged["reference"], judged.get("planted"))
+        witness = heard(condition.witness, relative_log(self._witness.result())) if self._witness else {}
+        verdict, reason = with_witness(verdict, reason, witness)
         expected = trial.expected(self._place.versions)
         result = outcome(verdict, expected)
         proposed = None
@@ -189,7 +202,20 @@ class Running:
             repeat=trial.repeat,
             source=self._source,
             control=condition.control,
+            witness=witness,
         )
+
+
+def witness_of(trial: Trial) -> Path:
+    """Return the path of a trial's witness."""
+    return ROOT.joinpath(*trial.entry.module.split(".")).with_name(trial.condition.witness)
+
+
+def heard(file: str, observation: Observation) -> dict[str, Any]:
+    """Return what is kept of a witness: its vote and last words; one that came to no end of its own could not tell."""
+    told = observation.evidence if observation.state == "done" else {"vote": "skip", "says": observation.reason}
+    seconds = round(observation.seconds.get("total", 0.0), 3)
+    return {"file": file, "vote": told["vote"], "says": told["says"], "seconds": seconds, "log": observation.log}
 
 
 def declared(record: Record, known: Mapping[str, Entry]) -> Condition | None:

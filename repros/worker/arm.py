@@ -13,6 +13,7 @@ import json
 import os
 import random
 import re
+import runpy
 import signal
 import sys
 import tempfile
@@ -32,6 +33,10 @@ from repros.verdict import Observation, in_a_line
 NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|no kernel image")
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|CUDA error: out of memory")
 SEED = 1234
+#: The name by which a witness is asked for in the place of an arm.
+WITNESS = "witness"
+#: Exit code -> vote, as `git bisect run` takes it.
+VOTES = {0: "good", 1: "bad"}
 #: How often an arm that waits for its turn looks.
 GATE_S = 0.002
 #: Comes in the place of the gate for an arm that is not to begin.
@@ -60,7 +65,7 @@ def run(request: Mapping[str, Any]) -> None:
     tempfile.tempdir = None
     os.chdir(folder / "tmp")
     limit_memory(request.get("memory_bytes"))
-    observation = observe(request).to_json()
+    observation = (hear if request["arm"] == WITNESS else observe)(request).to_json()
     part = folder / "observation.part"
     part.write_text(json.dumps(observation, allow_nan=False), encoding="utf-8")
     part.rename(folder / "observation.json")
@@ -133,6 +138,35 @@ def observe(request: Mapping[str, Any]) -> Observation:
         reason=reason,
         seconds={**probe.seconds, "total": ended - began - probe.waited_s},
         started=began + probe.waited_s,  # as if it had warmed up right before its turn
+        ended=ended,
+        log=request["log"],
+    )
+
+
+def hear(request: Mapping[str, Any]) -> Observation:
+    """Run a witness as `python SCRIPT` does, and return its vote and its last line; no meter looks on."""
+    wait(request.get("gate"))
+    began = time.monotonic()
+    seed()
+    path, sys.argv = request["script"], [request["script"]]
+    code: Any = 0
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+    except BaseException:  # noqa: BLE001 - it ends as Python would end it
+        traceback.print_exc()
+        code = "an exception that it did not catch"
+    sys.stdout.flush()
+    vote = VOTES.get(code, "skip") if isinstance(code, int) else "skip"
+    lines = Path(request["log"]).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    ended = time.monotonic()
+    return Observation(
+        arm=WITNESS,
+        state="done",
+        evidence={"vote": vote, "says": in_a_line(lines[-1] if lines else f"no word; exit {code}")},
+        seconds={"total": ended - began},
+        started=began,
         ended=ended,
         log=request["log"],
     )
@@ -225,7 +259,7 @@ class Driver:
         meters = self._meters = meters_of(condition.device, case.gate, request.get("shared", False), snapshot)
         with meters.open():
             warm_up(request.get("imports", ()))
-            self._wait(request.get("gate"))
+            self.waited_s = wait(request.get("gate"))
             self.phase = "prepare"
             given = {"checkpoint": request["checkpoint"]} if request.get("checkpoint") else {}
             inputs = module.inputs(condition, **given) if hasattr(module, "inputs") else given
@@ -236,18 +270,6 @@ class Driver:
             with meters.watch():
                 result = self._drive(steps, meters)
         self._compare(result, oracle)
-
-    def _wait(self, gate: str | None) -> None:
-        """Wait until a file is there: then it is this arm's turn on the card that it has warmed up.
-
-        Where the file `LEAVE` comes, or the folder goes, nobody wants this arm any more.
-        """
-        began = time.monotonic()
-        while gate and not Path(gate).exists():
-            if Path(gate).with_name(LEAVE).exists() or not Path(gate).parent.exists():
-                os._exit(0)
-            time.sleep(GATE_S)
-        self.waited_s = time.monotonic() - began
 
     def _drive(self, steps: Any, meters: Meters) -> Mapping[str, Any]:
         while True:
@@ -288,6 +310,19 @@ class Driver:
         """Return the figures and the evidence read so far, also of an arm that did not reach its end."""
         figures, evidence = self._meters.results() if self._meters else ({}, {})
         return {**figures, **self._figures}, {**evidence, **self._evidence}
+
+
+def wait(gate: str | None) -> float:
+    """Wait until a file is there, and return for how long: then it is this arm's turn on the card that it warmed up.
+
+    Where the file `LEAVE` comes, or the folder goes, nobody wants this arm any more.
+    """
+    began = time.monotonic()
+    while gate and not Path(gate).exists():
+        if Path(gate).with_name(LEAVE).exists() or not Path(gate).parent.exists():
+            os._exit(0)
+        time.sleep(GATE_S)
+    return time.monotonic() - began
 
 
 def warm_up(modules: Sequence[str]) -> None:

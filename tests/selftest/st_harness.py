@@ -19,9 +19,9 @@ SIZE = 1 << 20
 HELD = Claim("one tensor too many is held")
 
 
-def condition(name: str, subject: str = "inside", **arms: str) -> Condition:
+def condition(name: str, subject: str = "inside", witness: str = "", **arms: str) -> Condition:
     does = {"subject": subject, "reference": "inside", "planted": "over", "proposed": "inside", **arms}
-    return Condition(name, held(SIZE + SIZE // 4), {"does": does}, affected=(), claims=(HELD,))
+    return Condition(name, held(SIZE + SIZE // 4), {"does": does}, affected=(), claims=(HELD,), witness=witness)
 
 
 CASE = Case(
@@ -60,6 +60,13 @@ CASE = Case(
         condition("fix-makes-wrong", "over", proposed="wrong"),
         condition("fix-fails", "over", proposed="raise_other"),
         condition("hidden-from-one-instrument", "hidden"),
+        condition("witness-agrees", witness="witness_good.py"),
+        condition("witness-agrees-that-it-is-bad", "over", witness="witness_bad.py"),
+        condition("witness-disagrees", witness="witness_bad.py"),
+        condition("witness-cannot-tell", "over", witness="witness_skip.py"),
+        condition("witness-raises", "over", witness="witness_raises.py"),
+        condition("witness-hangs", witness="witness_hangs.py"),
+        condition("witness-of-an-error", "raise_other", witness="witness_good.py"),
         replace(condition("control"), control=True),
         replace(condition("control-breaks", "over"), control=True),
         replace(condition("nothing-recorded"), affected=None),

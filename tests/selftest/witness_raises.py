@@ -1,0 +1,1 @@
+raise ValueError("a fault of the witness")
