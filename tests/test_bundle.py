@@ -24,7 +24,7 @@ from repros.cells.locks import LOCKS, Lock
 from repros.cells.matrix import load_matrix
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
-from repros.report import bundle, onefile
+from repros.report import bundle, comment, onefile
 from repros.run import results
 from repros.run.results import Record
 from repros.run.trial import declared
@@ -62,11 +62,9 @@ CHOSEN = {
     "gh44728_reads_ahead": "int8",
     "gh44728_report_test": "nf4-report-test",
 }
-#: Of these the whole script is run, which takes half a minute each: a case for each way in which arms differ.
-RUN_ALONE = (
-    "gh1849_fused_experts", "gh1927_meta_scb", "gh1927_train_order", "gh1935_compiled", "gh1935_saved_weight",
-    "gh2005_experts", "gh44387_reserved_memory",
-)  # fmt: skip
+#: Of these the whole script is run, which takes half a minute each: those whose arms differ most. They raise, compile,
+#: train whole models, and load checkpoints.
+RUN_ALONE = ("gh1927_meta_scb", "gh1927_train_order", "gh1935_compiled", "gh44387_reserved_memory")
 EXITS = {Verdict.REPRODUCED: 1, Verdict.ABSENT: 0}
 
 
@@ -97,10 +95,10 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
     one = made(records, record, tmp_path / "b")
     alone = tmp_path / "alone"
     alone.mkdir()
-    shutil.copy(one.folder / "repro.py", alone)
+    shutil.copy(one.folder / "full.py", alone)
     python = ensure(load_matrix(ROOT / "matrix.yaml").cell(CELL), root=ROOT).python
     done = subprocess.run(
-        [str(python), "-I", "repro.py", "--json", "seen.json"],
+        [str(python), "-I", "full.py", "--json", "seen.json"],
         cwd=alone, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "REPROS_CACHE": str(tmp_path / "cache")},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -122,14 +120,14 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
     assert f"verdict: {record.verdict.value}" in done.stdout
     assert "budget: " in done.stdout
     assert "versions: torch 2.13.0" in done.stdout
-    assert str(ROOT) not in done.stdout + (alone / "repro.py").read_text()
+    assert str(ROOT) not in done.stdout + (alone / "full.py").read_text()
 
 
 def test_a_script_without_its_packages_could_not_tell(records: list[Record], tmp_path: Path) -> None:
     one = made(records, trial(records, "gh1935_saved_weight", "nf4-eager"), tmp_path / "b")
     base = getattr(sys, "_base_executable", sys.executable)
     done = subprocess.run(
-        [base, "-I", "-S", "repro.py"], cwd=one.folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+        [base, "-I", "-S", "full.py"], cwd=one.folder, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
     assert done.returncode == 125, done.stdout + done.stderr
     assert "torch none" in done.stdout
@@ -142,7 +140,8 @@ def test_a_bundle_is_whole_and_small(case: str, records: list[Record], tmp_path:
     record = trial(records, case, CHOSEN[case])
     one = made(records, record, tmp_path / "b")
     names = {path.name for path in one.folder.iterdir()}
-    wanted = {"repro.py", "comment.md", "requirements.txt", "results.jsonl", "timeline.svg", "timeline.png"}
+    witness = {"minimal.py"} if cases.witness_of(KNOWN[case].path, KNOWN[case].condition(record.condition)) else set()
+    wanted = witness | {"full.py", "comment.md", "requirements.txt", "results.jsonl", "timeline.svg", "timeline.png"}
     assert names == {*wanted, ".repros"}
     assert one.zip.stat().st_size < bundle.ZIP_BYTES
     assert not one.left_out
@@ -155,7 +154,7 @@ def test_a_bundle_is_whole_and_small(case: str, records: list[Record], tmp_path:
 
 def test_the_sources_in_a_script_are_the_files_to_the_letter(records: list[Record], tmp_path: Path) -> None:
     one = made(records, trial(records, "gh44387_reserved_memory", "nf4"), tmp_path / "b")
-    files = unpacked((one.folder / "repro.py").read_text())
+    files = unpacked((one.folder / "full.py").read_text())
     assert "repros/cases/transformers/gh44387/reserved_memory.py" in files
     for name in ("worker/arm", "meters/ledger", "reference/loader", "worker/checkpoints", "verdict"):
         assert f"repros/{name}.py" in files
@@ -192,7 +191,7 @@ def unpacked(script: str) -> dict[str, str]:
 def test_the_pins_are_those_of_the_trials_lock(records: list[Record], tmp_path: Path) -> None:
     record = trial(records, "gh1935_saved_weight", "nf4-eager")
     one = made(records, record, tmp_path / "b")
-    text = (one.folder / "repro.py").read_text()
+    text = (one.folder / "full.py").read_text()
     block = re.search(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$", text)  # PEP 723's own expression
     assert block
     data = tomllib.loads(
@@ -280,8 +279,8 @@ def test_comments_fit_and_name_what_upstream_asks_for(records: list[Record]) -> 
         if record.arms and (record.case, record.condition) not in seen:
             seen.add((record.case, record.condition))
             mine = [r for r in records if r.case == record.case]
-            text = bundle.comment(record, mine, KNOWN[record.case], Redactor(), plotted=True)
-            assert len(text) < bundle.COMMENT_CHARACTERS
+            text = comment.comment(record, mine, KNOWN[record.case], Redactor(), plotted=True)
+            assert len(text) < comment.CHARACTERS
             for part in ("### System Info", "### Reproduction", "### Expected behavior", "`transformers` version: ",
                          "PyTorch version (accelerator?): ", "Platform: ", "Python version: ", "| subject |",
                          "| reference |", *([] if record.control else ["| planted |"]),
@@ -294,7 +293,7 @@ def test_a_comment_on_a_control_condition_says_that_nothing_is_planted(records: 
     record = trial(records, "gh1927_train_order", "order-train-enable-default-8bit")
     alone = replace(record, control=True, arms=tuple(arm for arm in record.arms if arm.arm != "planted"))
     planted, without = (
-        bundle.comment(one, records, KNOWN[record.case], Redactor(), plotted=False) for one in (record, alone)
+        comment.comment(one, records, KNOWN[record.case], Redactor(), plotted=False) for one in (record, alone)
     )
     own = "\n\nEach arm ran in a process of its own. "
     assert f"{own}The reference must stay inside the budget and the planted bug must break it, else" in planted
@@ -322,13 +321,13 @@ def test_a_long_comment_is_cut_to_what_github_takes(records: list[Record]) -> No
     record = trial(records, "gh1935_saved_weight", "nf4-eager")
     entry = replace(KNOWN[record.case], doc="line\n" * 20_000)
     many = [replace(record, cell=f"cell-{i}") for i in range(3000)]
-    assert len(bundle.comment(record, many, entry, Redactor(), plotted=True)) < bundle.COMMENT_CHARACTERS
+    assert len(comment.comment(record, many, entry, Redactor(), plotted=True)) < comment.CHARACTERS
 
 
 def test_a_large_file_stays_out_of_the_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "b"
     (folder / "logs").mkdir(parents=True)
-    (folder / "repro.py").write_text("x")
+    (folder / "full.py").write_text("x")
     (folder / "logs" / "a.log").write_bytes(bytes(range(256)) * 40)
     monkeypatch.setattr(bundle, "ZIP_BYTES", 500)
     assert bundle.pack(folder, "b")[1] == ["logs/a.log"]
@@ -395,5 +394,5 @@ def test_bad_input(argv: list[str], says: str, hint: str, capsys: Any) -> None:
 def test_a_missing_template_is_said_in_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
     said = errors(["bundle", "gh1935", "--run", str(EVIDENCE), "--out", str(tmp_path / "b")], capsys)
-    assert "repros/templates/repro.py.j2: No such file or directory" in said
+    assert "repros/templates/full.py.j2: No such file or directory" in said
     assert "install the suite again" in said

@@ -577,18 +577,28 @@ def test_the_newest_bad_release_is_bundled(home: Path) -> None:
     assert bundle.choose(tried, KNOWN[RECORD.case], "0.9.0", None, "here").cell == "0.9.0"
 
 
-def test_a_trial_that_the_newest_run_lacks_is_looked_for_in_what_is_committed(home: Path) -> None:
+def test_the_newest_run_that_has_the_trial_is_taken_then_what_is_committed(home: Path) -> None:
     other = next(r for r in results.load(results.REPORTS / "cpu")[0] if r.case != RECORD.case)
-    Run(home / "runs" / "new").append(other)
+    entries, runs = [KNOWN[RECORD.case]], home / "runs"
+    for name, record in (("20260103-000000-c", other), ("20260102-000000-b", other)):
+        Run(runs / name).append(record)
     Run(home / "committed").append(RECORD)
-    places = results.newest_or_committed(home)
-    found, _, entry, folders, said = bundle.look(places, [KNOWN[RECORD.case]], None, None)
+    found, _, entry, folders, said = bundle.look(results.runs_and_committed(home), entries, None, None)
     assert (found.key, entry.name, list(folders)) == (RECORD.key, RECORD.case, [home / "committed"])
-    assert "no trial of" in said[0]
-    found, _, _, folders, said = bundle.look(places, [KNOWN[other.case]], None, None)
-    assert (found.key, list(folders), said) == (other.key, [home / "runs" / "new"], [])
-    with pytest.raises(UserError, match=r"runs/new: no trial of"):
-        bundle.look(places, [KNOWN[RECORD.case]], "nowhere", None)
+    assert f"{runs / '20260103-000000-c'}: no trial of" in said[0]
+    assert said[1:] == ["nor in 1 older runs"]
+    older = replace(RECORD, reason="of an older run")
+    for name, record in (("20260101-000000-a", older), ("20260101-000001-a", replace(older, reason="newer"))):
+        Run(runs / name).append(record)
+    (runs / "20260104-000000-d").mkdir()
+    (runs / "20260104-000000-d" / results.RESULTS).write_text("no record\n")
+    found, _, _, folders, said = bundle.look(results.runs_and_committed(home), entries, None, None)
+    assert (found.reason, list(folders)) == ("newer", [runs / "20260101-000001-a"])
+    assert "not a record" in said[0]
+    found, _, _, folders, said = bundle.look([[runs / "20260103-000000-c"]], [KNOWN[other.case]], None, None)
+    assert (found.key, said) == (other.key, [])
+    with pytest.raises(UserError, match=r"committed: no trial of .* in nowhere"):
+        bundle.look(results.runs_and_committed(home), entries, "nowhere", None)
 
 
 # --- the cache, and a clone ------------------------------------------------------------------------

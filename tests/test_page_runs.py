@@ -52,7 +52,7 @@ def test_a_run_of_an_older_schema(
 
 
 @pytest.mark.parametrize(
-    "part", [*(f"report/page/{name}" for name in ("page.html.j2", "page.css", "trial.js")), "templates/repro.py.j2"]
+    "part", [*(f"report/page/{name}" for name in ("page.html.j2", "page.css", "trial.js")), "templates/full.py.j2"]
 )
 def test_a_missing_part_is_said_in_two_lines(
     part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -85,20 +85,20 @@ def test_the_script_in_a_browser(
 
     one, button = field(tab, records, **DORA)
     bundle.make(one, records, KNOWN[one.case], tmp_path / "b", Redactor(), tmp_path)
-    wanted = (tmp_path / "b" / "repro.py").read_text()
+    wanted = (tmp_path / "b" / "full.py").read_text()
     tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     button.click()
     tab.wait_for_selector("dialog[open] .arms")
-    pre = tab.get_by_role("region", name="repro.py")
+    pre = tab.get_by_role("region", name="full.py")
     assert not pre.is_visible()
-    summary = tab.locator("dialog summary", has_text="repro.py")
-    assert summary.inner_text() == f"repro.py, {wanted.count(chr(10))} lines"
+    summary = tab.locator("dialog summary", has_text="full.py")
+    assert summary.inner_text() == f"full.py, {wanted.count(chr(10))} lines"
     summary.focus()
     tab.keyboard.press("Enter")
     assert pre.is_visible()
     assert pre.evaluate("one => one.textContent") == wanted
     tab.keyboard.press("Tab")
-    assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == "repro.py"
+    assert tab.evaluate("document.activeElement.getAttribute('aria-label')") == "full.py"
     place = tab.inner_text(".place")
     tab.keyboard.press("ArrowRight")  # scrolls the script; it does not go on to the next trial
     tab.keyboard.press("End")
@@ -109,8 +109,8 @@ def test_the_script_in_a_browser(
     expect(tab.get_by_role("button", name="Copied the script")).to_be_visible()
     assert tab.evaluate("navigator.clipboard.readText()") == wanted
     with tab.expect_download() as download:
-        tab.get_by_role("button", name="Save repro.py").press("Enter")
-    assert download.value.suggested_filename == "repro.py"
+        tab.get_by_role("button", name="Save full.py").press("Enter")
+    assert download.value.suggested_filename == "full.py"
     download.value.save_as(tmp_path / "saved.py")
     assert (tmp_path / "saved.py").read_text() == wanted
 

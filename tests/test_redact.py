@@ -195,7 +195,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (logs / f"{stem}.snapshot.pickle").write_bytes(pickle.dumps({"segments": [{"frames": list(PLANTED.values())}]}))
     made = bundle.make(records[-1], records, known[record.case], folder / "b", redactor(), folder / "run")
     said = {path.relative_to(folder).as_posix(): readable(path) for path in made.folder.rglob("*") if path.is_file()}
-    assert {"b/repro.py", "b/comment.md", "b/results.jsonl", f"b/logs/{stem}.log"} <= said.keys()
+    assert {"b/full.py", "b/comment.md", "b/results.jsonl", f"b/logs/{stem}.log"} <= said.keys()
     page = html.page(records, known, sources, redactor(), against=("/home/miravoss/y", [record]), notices=[everything])
     kept = folder / "kept.jsonl"
     run = results.Run(folder / "whole")

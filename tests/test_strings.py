@@ -24,7 +24,7 @@ from repros.hunt import write
 from repros.hunt.life import Departure, Life
 from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
-from repros.report import bundle, escape, junit, markdown, onefile, plot
+from repros.report import comment, escape, junit, markdown, onefile, plot
 from repros.report import terminal as screen
 from repros.report.clean import redacted
 from repros.report.machine import machines
@@ -110,7 +110,7 @@ def pages(text: str, walk: list[Walk]) -> dict[str, str]:
     return {
         "page": markdown.page(*made, against=(text, [other])),
         "summary": markdown.summary(*made),
-        "comment": bundle.comment(one, [one], entry, redactor, True, [text]),
+        "comment": comment.comment(one, [one], entry, redactor, plotted=True, histories=[text]),
         "bisection": page.page(walk, "bitsandbytes", BASE, f"x {text}"),
         "fits": fits.page([figures(one)], [Path("x")]),
         "proxies": proxies.page(clean, clean, {ENTRY.name: entry}, [Path("x")]),
@@ -160,10 +160,13 @@ def poisoned(found: Sequence[Walk], text: str) -> None:
 
 PARSER = MarkdownIt("gfm-like", {"html": True, "linkify": True})
 #: Markdown of our own that is active: what a comment is laid out with, and links to the packages' own pages.
-OURS = re.compile(r"</?(details|summary|sub)>\n?|<details><summary>Mechanism and derivation of the budget</summary>\n?")
-LINKS = re.compile(
-    r"https://(github\.com/(bitsandbytes-foundation|huggingface)/|pytorch\.org/memory_viz)|timeline\.png$"
+OURS = re.compile(
+    r"</?(details|summary|sub)>
+?|"
+    r"<details><summary>(Arms, budget and system|Mechanism and derivation of the budget)</summary>
+?"
 )
+LINKS = re.compile(r"https://(github\.com/(bitsandbytes-foundation|huggingface)/|pytorch\.org/memory_viz)")
 #: What GitHub makes of text, beyond Markdown.
 GITHUB = re.compile(r"(?<![\w/])@[a-z0-9]|(?<!bitsandbytes)#\d|\bGH-\d|:[a-z+]+:|\$", re.IGNORECASE)
 
@@ -231,8 +234,8 @@ def test_a_comment_that_is_cut_is_cut_between_lines(text: str) -> None:
     one = trial(text)
     many = [replace(one, cell=f"{number} {text}") for number in range(60)]
     arms = tuple(replace(one.arms[1], arm=f"{number} {text}") for number in range(200))
-    said = bundle.comment(replace(one, arms=(one.arms[0], *arms)), many, entry_of(text), Idle(), False)
-    assert len(said) <= bundle.COMMENT_CHARACTERS
+    said = comment.comment(replace(one, arms=(one.arms[0], *arms)), many, entry_of(text), Idle())
+    assert len(said) <= comment.CHARACTERS
     assert active(PARSER.parse(said)) == []
 
 
@@ -442,7 +445,7 @@ def test_a_script_shows_its_cell_or_is_refused(text: str) -> None:
     writer = onefile.Writer(Redactor())
     if text.isprintable() and text.strip() and len(text) < 1000 and not set(text) & {'"', "\\"}:
         made = writer.script(ENTRY, entry, text, "cpu", pins, ["subject"]).text()
-        compile(made, "repro.py", "exec")
+        compile(made, "full.py", "exec")
         assert f"in the cell `{Redactor().text(text)}`." in made
     else:
         with pytest.raises(UserError, match="cannot stand in a script") as refused:

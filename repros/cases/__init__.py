@@ -39,6 +39,11 @@ class Entry:
     doc: str
     arms: tuple[str, ...]
 
+    @property
+    def path(self) -> Path:
+        """Return the case's file."""
+        return ROOT.joinpath(*self.module.split(".")).with_suffix(".py")
+
     def arms_of(self, condition: Condition) -> tuple[str, ...]:
         """Return the arms that apply under a condition."""
         skipped = {"planted"} if condition.control else set()
@@ -85,6 +90,12 @@ def is_case(module: str) -> bool:
 def witnesses(folder: Path) -> tuple[Path, ...]:
     """Return the witnesses of a report, scripts in its folder, ``minimal.py`` first."""
     return tuple(sorted((path for path in folder.glob("*.py") if WITNESS.fullmatch(path.stem)), key=lambda p: p.stem))
+
+
+def witness_of(case: Path, condition: Condition) -> Path | None:
+    """Return the witness of a case file's mechanism: what the condition names, of the file's name, of the report."""
+    names = (condition.witness, f"minimal_{case.stem}.py", "minimal.py")
+    return next((path for name in names if name and (path := case.with_name(name)).is_file()), None)
 
 
 def load(module: str) -> Entry:

@@ -71,6 +71,14 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
+def today(stories: Path, report: str) -> str:
+    """Return what the committed story of a report says to do today, in Markdown; empty where there is none."""
+    path = stories / (report.replace("#", "-") + ".md")
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.search(r"(?ms)^## What to do today\n(.*?)(?=^## |\Z)", text)
+    return found[1].strip() if found else ""
+
+
 def reading_path(entry: Entry) -> Path:
     """Return where the reading of a case's report lies: in its folder."""
     return ROOT.joinpath(*entry.module.split(".")[:-1]) / "story.md"

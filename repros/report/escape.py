@@ -78,6 +78,12 @@ def fence(text: str) -> Safe:
     return Safe(f"{border}\n{shown}\n{border}")
 
 
+def python(text: str) -> Safe:
+    """Return a block of a script of ours, to the letter."""
+    border = "`" * max(3, _longest_run(text) + 1)
+    return Safe(f"{border}python\n{text.rstrip()}\n{border}")
+
+
 def _short_runs(text: str) -> str:
     return re.sub(f"`{{{MOST_BACKTICKS + 1},}}", lambda run: r"\x60" * len(run[0]), text)
 

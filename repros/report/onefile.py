@@ -82,7 +82,7 @@ class Writer:
     def __init__(self, redactor: Redactor) -> None:
         self._redactor = redactor
         self._sources = redactor.for_sources()
-        self._template = template("repro.py.j2")
+        self._template = template("full.py.j2")
         self._locks: dict[str, str] | None = None
         self._conditions: dict[str, dict[str, Condition]] = {}
         self._frames: dict[tuple[object, ...], Frame | UserError] = {}
@@ -108,7 +108,7 @@ class Writer:
                 raise UserError(f"{text!r} cannot stand in a script", "give the cell a plain name")
         note = f" ({condition.note})" if condition.note else ""
         sentence = f"Condition `{condition.name}`{note}, as tried in the cell `{cell}`.\n"
-        self._look(f"condition {condition.name}", f"{condition.name}{note}")
+        self.look(f"condition {condition.name}", f"{condition.name}{note}")
         own = json.dumps({"condition": condition.name, "cell": cell}, indent=1)
         frame = self._frame(entry, condition.checkpoint, device, pins, tuple(arms))
         return Script(frame, sentence, own.removeprefix("{").removesuffix("\n}") + ",")
@@ -148,9 +148,9 @@ class Writer:
         if recipe:  # and those of the case's other conditions: a declaration may read them
             files |= fixtures({c.checkpoint for c in entry.case.conditions if c.checkpoint})
         for name, text in files.items():
-            self._look(name, text)
+            self.look(name, text)
         for text in (*pins.packages, *pins.missing):
-            self._look("what stands in for a pin", text)
+            self.look("what stands in for a pin", text)
         trial = {
             "report": entry.case.report,
             "module": entry.module,
@@ -177,7 +177,7 @@ class Writer:
         )
         return Frame(*(tuple(part.split(CUT)) for part in text.split(OWN)))
 
-    def _look(self, name: str, text: str) -> None:
+    def look(self, name: str, text: str) -> None:
         """Raise UserError where a text holds something private."""
         if found := self._sources.finds(text):
             place = f"{name}:{found[0].line}" if "\n" in text else name
@@ -230,7 +230,9 @@ def template(name: str) -> jinja2.Template:
     )
     if name.endswith(".md.j2"):
         made.finalize = lambda value: escape.markdown(value) if isinstance(value, str) else value
-        made.filters.update(ours=escape.Safe, code=escape.code, bold=escape.bold, fence=escape.fence)
+        made.filters.update(
+            ours=escape.Safe, code=escape.code, bold=escape.bold, fence=escape.fence, python=escape.python
+        )
         made.globals["table"] = escape.table
     made.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
     return made.from_string(text)

@@ -181,6 +181,15 @@ def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
     }
 
 
+def fixed_in(package: str, records: Sequence[Record]) -> Fix | None:
+    """Return in which newer release of a package the symptom of one condition is gone; None where none is known.
+
+    That release was tried with the other packages at releases that have the symptom.
+    """
+    bad, good = ([r for r in records if r.verdict is verdict] for verdict in (Verdict.REPRODUCED, Verdict.ABSENT))
+    return next(iter(_fixes(package, bad, good)), None) if bad else None
+
+
 @dataclass(frozen=True)
 class Edges:
     """Between which tried releases a symptom came and went.

@@ -55,12 +55,16 @@ def _age(folder: Path) -> tuple[str, int, str]:
     return (stamp[1], int(stamp[2] or 1), folder.name) if stamp else ("", 0, folder.name)
 
 
-def newest_or_committed(root: Path | None = None) -> list[list[Path]]:
-    """Return where to look for a trial: in the newest run, then in what is committed."""
-    root = root or REPORTS
-    committed = sorted(path.parent for path in root.glob(f"*/{RESULTS}"))
-    runs = any((root / "runs").glob(f"*/{RESULTS}")) or not committed
-    return [*([[latest_run(root)]] if runs else []), *([committed] if committed else [])]
+def runs_and_committed(root: Path | None = None) -> list[list[Path]]:
+    """Return where to look for a trial: in each run, the newest first, then in what is committed."""
+    runs = sorted((path.parent for path in ((root or REPORTS) / "runs").glob(f"*/{RESULTS}")), key=_age, reverse=True)
+    found = [*([run] for run in runs), *([kept] if (kept := committed(root)) else [])]
+    return found or [[latest_run(root)]]  # which says that there is none
+
+
+def committed(root: Path | None = None) -> list[Path]:
+    """Return the folders of committed evidence."""
+    return sorted(path.parent for path in (root or REPORTS).glob(f"*/{RESULTS}"))
 
 
 def shown(path: Path) -> str:

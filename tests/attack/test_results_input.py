@@ -24,7 +24,7 @@ from repros.bisect import probe
 from repros.errors import UserError
 from repros.evidence import fits, proxies, readme
 from repros.redaction.redact import Redactor
-from repros.report import bundle, junit, markdown, terminal
+from repros.report import comment, junit, markdown, terminal
 from repros.report.page import html
 from repros.run import ending, results
 from repros.run.results import Record
@@ -141,7 +141,7 @@ def read_by_all(folder: Path) -> None:
     for record in records:
         terminal.detail(record, console)
         if record.case in KNOWN and any(c.name == record.condition for c in KNOWN[record.case].case.conditions):
-            bundle.comment(record, records, KNOWN[record.case], redactor, plotted=False)
+            comment.comment(record, records, KNOWN[record.case], redactor)
     markdown.page(records, KNOWN, sources)
     markdown.summary(records, KNOWN, sources, ("other", records[:1]))
     junit.document(records, redactor)

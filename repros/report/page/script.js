@@ -35,10 +35,10 @@ function scriptPart(trial, texts) {
   const head = el("h3", {}, "As one file");
   if (!Array.isArray(trial.script)) return el("div", {}, head, el("p", {}, `There is no script: ${trial.script}.`));
   const text = joined(trial.script, texts), lines = text.split("\n").length - 1;
-  const block = el("pre", { class: "scroll script", tabindex: 0, role: "region", "aria-label": "repro.py" }, el("code", {}, text));
+  const block = el("pre", { class: "scroll script", tabindex: 0, role: "region", "aria-label": "full.py" }, el("code", {}, text));
   return el("div", {}, head,
-    el("p", {}, "It needs the pinned packages and nothing of this suite: ", el("code", {}, "uv run repro.py"), " builds an environment from its pins, ",
-      el("code", {}, "python repro.py"), " runs in one that is there. Exit code 0: absent, 1: reproduced, 125: it could not be told."),
-    el("div", { class: "tools" }, copier(text, block, "the script"), saver(text, "repro.py")),
-    el("details", {}, el("summary", {}, `repro.py, ${lines} lines`), block));
+    el("p", {}, "It needs the pinned packages and nothing of this suite: ", el("code", {}, "uv run full.py"), " builds an environment from its pins, ",
+      el("code", {}, "python full.py"), " runs in one that is there. Exit code 0: absent, 1: reproduced, 125: it could not be told."),
+    el("div", { class: "tools" }, copier(text, block, "the script"), saver(text, "full.py")),
+    el("details", {}, el("summary", {}, `full.py, ${lines} lines`), block));
 }

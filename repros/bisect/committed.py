@@ -1,0 +1,56 @@
+"""What committed bisections say of a condition: their probes as records, and the commit that ended it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from repros.bisect.probe import PROBES, Probe, load
+from repros.case import REPOSITORIES
+from repros.cases import aliases
+from repros.report.tried import Commit
+from repros.run.results import Record
+from repros.verdict import Outcome, Verdict
+
+#: Of a bisection's page: over what it walked, and a search's row of the overview with the first fixed revision.
+_COMMITS = re.compile(r"(?m)^Walked: (\w+), commits ")
+_FIXED = re.compile(r"(?m)^\| `?(\w+)`? \| `?([\w.+-]+)`? \| found \| .*first fixed \*\*`?([0-9a-f]{7,40})`?\*\*")
+
+
+def records(folder: Path, case: str, condition: str) -> list[Record]:
+    """Return the probes of releases of a condition; of commits none, whose version says nothing of a release."""
+    return [
+        _record(probe)
+        for probe in load(folder / PROBES)
+        if (probe.case, probe.condition) == (case, condition)
+        and probe.packages.get(probe.package, "").partition("+")[0] == probe.revision
+    ]
+
+
+def _record(probe: Probe) -> Record:
+    package = probe.package
+    return Record(
+        probe.case, probe.condition, f"{package} {probe.revision}", "cpu", Verdict(probe.verdict), Outcome.NEW, False,
+        None, probe.reason, {}, environment={"packages": dict(probe.packages)}, date=probe.date,
+    )  # fmt: skip
+
+
+def fixed_by(folder: Path, case: str, condition: str) -> Commit | None:
+    """Return the commit that a bisection's page names as the first without the symptom; None if it names none."""
+    page = folder / "README.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    walked = _COMMITS.search(text)
+    for was, name, commit in _FIXED.findall(text) if walked else ():
+        if walked and (aliases.now(was, name), name) == (case, condition):
+            package = walked[1]
+            subject = re.search(rf"(?m)^  - `?{commit}`?: (.*?)(?: \[library of .*)?$", text)
+            home = REPOSITORIES.get(package)
+            url = f"https://github.com/{home}/commit/{commit}" if home else ""
+            return Commit(package, commit, subject[1].strip("`") if subject else "", url)
+    return None
+
+
+def folders(reports: Path) -> Iterator[Path]:
+    """Yield the folders of committed bisections."""
+    yield from sorted(path.parent for path in (reports / "bisect").glob(f"*/{PROBES}"))
