@@ -9,9 +9,9 @@ from pathlib import Path
 
 from repros.bisect.bisection import Walk
 from repros.bisect.probe import PROBES, Probe
-from repros.bisect.revisions import FOLLOWERS, compare_link, diff_command
+from repros.bisect.revisions import compare_link, diff_command
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
-from repros.cells.matrix import Cell
+from repros.cells.matrix import FOLLOWERS, Cell
 from repros.files import Folder
 from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
