@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from xml.etree import ElementTree as Xml
 
@@ -110,8 +110,13 @@ def _differs(values: Sequence[float | None], name: str) -> bool:
 def spans(rows: Sequence[Row], everything: Sequence[Row]) -> str:
     """Return the names of rows, neighbours of the table as one range."""
     order = [one.name for one in everything]
+    return ranges(order, (order.index(one.name) for one in rows))
+
+
+def ranges(order: Sequence[str], wanted: Iterable[int]) -> str:
+    """Return the names at these places of an order, neighbours as one range."""
     found: list[list[int]] = []
-    for at in sorted(order.index(one.name) for one in rows):
+    for at in sorted(wanted):
         if found and found[-1][-1] == at - 1:
             found[-1].append(at)
         else:
