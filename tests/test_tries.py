@@ -69,7 +69,7 @@ def test_only_figures_that_differ_are_shown_and_noise_does_not() -> None:
 @pytest.mark.parametrize("over", ["cell", "bitsandbytes"])
 def test_no_name_is_cut_at_80_columns(over: str) -> None:
     names = [f"torch2.11.0-tf5.2.0-bnb0.49.{i}-and-longer" for i in range(3)]
-    figures = ("peak_live_bytes", "live_end_bytes", "saved_bytes", "peak_heap_bytes", "cuda_reserved_bytes")
+    figures = ("peak_live_bytes", "live_end_bytes", "saved_bytes", "peak_heap_bytes", "cuda_peak_reserved_bytes")
     rows = [row(name, seconds=1.0, figures=dict.fromkeys(figures, (i + 1.0) * 2**30)) for i, name in enumerate(names)]
     text = printed(Tries("repro.py", "exit", over, rows), 80)
     assert all(name in text for name in names)

@@ -21,7 +21,7 @@ EXIT_SKIP = 125
 #: Every figure that is read of a script, and its unit.
 FIGURES: Mapping[str, str] = {
     "seconds": "seconds",
-    **dict.fromkeys(("peak_rss_bytes", "cuda_allocated_bytes", "cuda_reserved_bytes"), "bytes"),
+    **dict.fromkeys(("peak_rss_bytes", "cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes"), "bytes"),
     **dict.fromkeys(("peak_live_bytes", "live_end_bytes", "saved_bytes", "peak_heap_bytes"), "bytes"),
 }
 #: Those that are read in a second run, under meters that would cost the first one time.
@@ -145,7 +145,8 @@ def cast(rule: Rule, seen: Seen, against: Seen | None = None) -> tuple[str, str]
     """
     ended = seen.exit == 0
     if rule.kind == "output" and (found := rule.pattern.search(seen.output)):
-        return f"{BAD}: {rule.text}", f"printed {shortened(found[0].strip(), 60)}"
+        line = seen.output[: found.start()].rpartition("\n")[2] + seen.output[found.start() :].partition("\n")[0]
+        return f"{BAD}: {rule.text}", f"printed {shortened(line.strip(), 60)}"
     if rule.kind == "raises" and rule.name in seen.exception and rule.pattern.search(seen.text):
         return f"{BAD}: {rule.text}", seen.reason
     if rule.kind == "timeout" and seen.late:

@@ -100,7 +100,7 @@ def _note(report: Path, figures: dict[str, Any], exception: Mapping[str, Any] | 
         if torch is not None and torch.cuda.is_initialized():
             stats = [torch.cuda.memory_stats(card) for card in range(torch.cuda.device_count())]
             for name in ("allocated", "reserved"):
-                figures[f"cuda_{name}_bytes"] = sum(s.get(f"{name}_bytes.all.peak", 0) for s in stats)
+                figures[f"cuda_peak_{name}_bytes"] = sum(s.get(f"{name}_bytes.all.peak", 0) for s in stats)
     _write(report / SEEN, {"exception": exception, "figures": figures, "torch": torch is not None})
 
 
