@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,15 @@ def test_what_the_meters_change_is_not_told(ran: Ran) -> None:
     changed = "import sys, torch\nsys.exit('repros.meters.ledger' in sys.modules)"
     seen = ran(changed, meters=True)
     assert seen.exit == 0 and "peak_live_bytes" not in seen.figures
+
+
+def test_what_runs_is_ended_when_the_user_stops(tmp_path: Path) -> None:
+    (tmp_path / "repro.py").write_text("import time\ntime.sleep(60)")
+    runner = Runner(read(tmp_path / "repro.py", sandboxed=False), tmp_path)
+    timer = threading.Timer(0.5, runner.stop)
+    timer.start()
+    assert runner.run(HERE, "here").reason == "the run ended"
+    timer.join()
 
 
 def test_a_script_that_is_not_there_is_two_lines(tmp_path: Path) -> None:

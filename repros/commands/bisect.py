@@ -21,7 +21,7 @@ from repros.bisect.probe import Kept, Workshop
 from repros.bisect.releases import Release, chosen, releases, version_of
 from repros.bisect.revisions import Revision, any_package, of_releases, of_script, package_named, ruled_out
 from repros.bisect.scripts import ScriptEntry
-from repros.bisect.search import BAD, GOOD, SCAN, Search, Votes
+from repros.bisect.search import BAD, GOOD, SCAN, Result, Search, Votes
 from repros.cells import overlay
 from repros.cells.envs import ensure
 from repros.cells.matrix import Cell, Matrix, load_matrix, overridden, with_followers
@@ -219,6 +219,11 @@ def _search(
     say(f"probes run: {work.ran}; kept in {results.shown(kept.path)}")
     pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]), **where)
     say(f"page: {results.shown(target / 'README.md')}")
+    if arguments.script and not arguments.repo and hunts[0].answer().result is Result.NOT_REPRODUCED:
+        ends = ["--from", hunts[0].revisions[0].name, "--to", hunts[0].revisions[-1].name, "--base", base.name]
+        words = ["try", str(arguments.script), "--package", package, *ends]
+        rest = ["--", *arguments.rest] if arguments.rest else []
+        say(f"hint: where its output differs: {shlex.join(['python', '-m', 'repros', *words, *rest])}")
     return 0
 
 

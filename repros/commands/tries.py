@@ -33,6 +33,7 @@ from repros.commands.arguments import (
     cells_of,
     number,
     whole,
+    with_rest,
 )
 from repros.errors import EnvError, UserError
 from repros.evidence import committed
@@ -98,19 +99,21 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
     home = (arguments.reports or results.REPORTS) / "runs" / f"try-{arguments.script.stem}"
     files.claim(home, "tries")
     (home / "logs").mkdir(exist_ok=True)
-    place = _Place(Runner(mine, home / "logs"), needs, not arguments.no_meters or rule.metered, say)
+    runner = Runner(mine, home / "logs")
+    place = _Place(runner, needs, not arguments.no_meters or rule.metered, say)
     jobs = 1 if rule.name == "seconds" else arguments.jobs or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(jobs, thread_name_prefix="script") as pool:
         try:
             seen = list(pool.map(place.run, where))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            runner.stop()
             raise
     found = Tries(mine.name, rule.text, any_package(arguments.package) if arguments.package else "cell",
                   _voted(rule, where, seen), rest)  # fmt: skip
     tries.show_all(found, console)
     console.print(f"what it printed: {results.shown(home / 'logs')}", markup=False, soft_wrap=True)
-    _hint(arguments, found, console)
+    _hint(found, console)
     clean = Redactor.here(settings=pip_settings())
     shown = tries.redacted(found, clean)
     command = clean.text(shlex.join(["python", "-m", "repros", *_asked(arguments.script)]))
@@ -197,10 +200,11 @@ def _voted(rule: vote.Rule, where: Sequence[Revision], seen: Sequence[tuple[Seen
     return found
 
 
-def _hint(arguments: argparse.Namespace, found: Tries, console: Console) -> None:
-    """Say what to do next, in a command that runs as it is printed."""
-    if any(one.vote == SKIP and one.reason.startswith("another failure") for one in found.rows):
-        first = next(one for one in found.rows if one.vote == BAD)
-        name = first.seen.exception[0] if first.seen.exception else ""
-        if name:
-            console.print(f"hint: say which failure is bad: `--bad-if {shlex.quote(f'raises {name}')}`", markup=False)
+def _hint(found: Tries, console: Console) -> None:
+    """Say how to take one failure for the bad one, where there are several, in a command that runs as it is printed."""
+    first = next((one.seen.exception for one in found.rows if one.vote == BAD), ())
+    if first and any(one.vote == SKIP and one.reason.startswith("another failure") for one in found.rows):
+        words, rest = with_rest(sys.argv[1:])
+        more = ["--bad-if", f"raises {first[0]}", *(["--", *rest] if rest else [])]
+        command = shlex.join(["python", "-m", "repros", *words, *more])
+        console.print(f"hint: one failure alone: {command}", markup=False, soft_wrap=True)

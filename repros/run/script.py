@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from repros.worker.script import ENDED, SEEN
 from repros.worker.supervisor import LOG_LIMIT_BYTES, kill_strays, trim
 
 #: How often the end of a script is looked for.
-LOOK_S = 0.2
+LOOK_S = 0.05
 #: Bytes of a script, and of the modules beside it.
 MOST_BYTES = 16 << 20
 _START = "import sys; sys.path[0] = sys.argv[1]; from repros.worker.script import main; main()"
@@ -95,6 +96,11 @@ class Runner:
     def __init__(self, script: Script, logs: Path) -> None:
         self.script = script
         self._logs = logs
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """End what runs, from another thread."""
+        self._stopped.set()
 
     def run(self, environment: Environment, label: str, *, paths: Sequence[Path] = (), meters: bool = False) -> Seen:
         """Run it, and once more under meters where it imported torch; ``paths`` come before what is installed."""
@@ -157,13 +163,13 @@ class Runner:
     def _watch(self, process: subprocess.Popen[bytes], logs: Sequence[Path]) -> tuple[str, bool]:
         """Wait for the end; return why it is not waited for any longer, and whether that is its time."""
         until = time.monotonic() + self.script.timeout_s
-        while process.poll() is None:
+        while _runs(process.pid):
+            if self._stopped.wait(LOOK_S):
+                return "the run ended", False
             if time.monotonic() > until:
                 return f"no end after {self.script.timeout_s:g} s", True
             if any(log.stat().st_size > LOG_LIMIT_BYTES for log in logs):
                 return f"printed more than {LOG_LIMIT_BYTES >> 20} MiB", False
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_S)
         return "", False
 
     def _environ(self, environment: Environment, own: Path, paths: Sequence[Path]) -> dict[str, str]:
@@ -176,6 +182,11 @@ class Runner:
             settings.pop("HF_HUB_OFFLINE")
         found = {**base, **settings, "TMPDIR": str(own / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(own / "tmp")}
         return found | ({"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {})
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a child runs; it is not reaped, so its number stays its own until its group is killed."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def _interpreter(environment: Environment) -> Iterator[Path]:
