@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from packaging.version import Version
 
 from repros.bisect.probe import Kept, Probe, Workshop, identity
-from repros.bisect.revisions import ANY, FOLLOWERS, Revision
+from repros.bisect.revisions import Revision
 from repros.bisect.search import BAD, GOOD, SKIP, is_bad
 from repros.cases import Entry
-from repros.cells.matrix import Cell, Matrix
+from repros.cells.matrix import ANY, FOLLOWERS, Cell, Matrix
 from repros.errors import UserError
 
 __all__ = ["between_cells", "smallest"]
