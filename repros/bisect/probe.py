@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
@@ -222,8 +222,10 @@ def votes_of(entry: Entry, record: Record) -> tuple[str, ...]:
 class _SourceServer(CellServer):
     """A supervisor whose arms import one package from a folder of sources."""
 
-    def __init__(self, python: Path, clock: Clock, label: str, device: str, source: Path) -> None:
-        super().__init__(python, clock, label, device)
+    def __init__(
+        self, python: Path, clock: Clock, label: str, device: str, source: Path, cases: Collection[str] | None
+    ) -> None:
+        super().__init__(python, clock, label, device, cases=cases)
         self._source = source
 
     def environment(self) -> dict[str, str]:
@@ -242,23 +244,24 @@ class Ready:
         cache: Path | None,
         clock: Clock,
         say: Callable[[str], None],
-        serve: bool = True,
+        cases: Collection[str] | None = None,
     ) -> None:
         began = time.monotonic()
         self.scratch: Path | None = None
         environment = ensure(revision.cell, root=ROOT, progress=say, cache=cache)
-        self.place = ReadyCell(environment, clock)
+        self.place = ReadyCell(environment, clock, cases)
         installed = _package_folder(environment, package)
         if revision.source is not None:
             self.scratch = cache_root() / "sources" / uuid.uuid4().hex[:12]
             installed = extract(revision.source, package, self.scratch, installed)
             self.place.server.close()
-            server = _SourceServer(environment.python, clock, revision.cell.name, revision.cell.device, self.scratch)
+            cell = revision.cell
+            server = _SourceServer(environment.python, clock, cell.name, cell.device, self.scratch, cases)
             self.place.server, self.place.observe = server, server.observe
         version = self.place.versions.get(package, "")
         self.content = content(installed, version) if installed.is_dir() else ""
         stands = time.monotonic()
-        if serve:
+        if cases is None or cases:
             self.place.server.start()
         self.seconds = {"environment": stands - began, "import": time.monotonic() - stands}
 
@@ -275,13 +278,22 @@ def _package_folder(environment: Environment, package: str) -> Path:
 
 
 class Workshop:
-    """Makes revisions ready, some ahead of their turn, and runs trials in them."""
+    """Makes revisions ready, some ahead of their turn, and runs trials in them.
+
+    ``cases`` are the modules of those that it is for; None for any, none of them for scripts alone.
+    """
 
     def __init__(
-        self, package: str, logs: Path, *, jobs: int | None = None, say: Callable[[str], None], serve: bool = True
+        self,
+        package: str,
+        logs: Path,
+        *,
+        jobs: int | None = None,
+        say: Callable[[str], None],
+        cases: Collection[str] | None = None,
     ) -> None:
         self.package = package
-        self._serve = serve
+        self._cases = cases
         self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
         self._logs = logs
         self._say = say
@@ -295,7 +307,7 @@ class Workshop:
         """Begin to make a revision ready, if nobody has."""
         if revision.name not in self._ready:
             self._ready[revision.name] = self._makers.submit(
-                Ready, revision, self.package, None, self._clock, self._say, self._serve
+                Ready, revision, self.package, None, self._clock, self._say, self._cases
             )
         else:  # the order of use decides who is closed first
             self._ready[revision.name] = self._ready.pop(revision.name)
@@ -305,7 +317,7 @@ class Workshop:
         """Begin to make a revision ready in an environment that is made from nothing and thrown away."""
         if revision.name not in self._fresh:
             cache = cache_root() / "fresh" / uuid.uuid4().hex[:12]
-            made = self._makers.submit(Ready, revision, self.package, cache, self._clock, self._say, self._serve)
+            made = self._makers.submit(Ready, revision, self.package, cache, self._clock, self._say, self._cases)
             self._fresh[revision.name] = made, cache
         return self._fresh[revision.name][0]
 

@@ -82,7 +82,7 @@ def between_cells(
     if not changes or good.device != bad.device:
         what = "have the same pins" if not changes else f"are on {good.device} and on {bad.device}"
         raise UserError(f"{good.name} and {bad.name} {what}", "name two cells that differ in their pins")
-    workshop = Workshop(entry.case.package, kept.folder / "logs", say=say)
+    workshop = Workshop(entry.case.package, kept.folder / "logs", say=say, cases=[entry.module])
 
     def ask(revision: Revision) -> Probe:
         before = kept.find(entry.name, condition, identity(entry, revision), False)

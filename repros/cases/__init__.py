@@ -115,8 +115,8 @@ def name_of(module: str) -> str:
 def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """Return the cases that a user's word means.
 
-    A name, a report in any spelling (``bitsandbytes#1927``, ``gh1927``, ``1927``, its address), or a path of a file: one
-    that assigns no CASE is refused by its source, before anything of it runs in this process.
+    A name, a report in any spelling (``bitsandbytes#1927``, ``gh1927``, ``1927``, its address), or the path of a file;
+    one that assigns no CASE is refused by its source, before anything of it runs in this process.
     """
     if name.endswith(".py"):
         path = Path(name)

@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -130,6 +130,11 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     return _search(arguments, names, package, base, walks, say)
 
 
+def modules(entries: Iterable[cases.Entry | ScriptEntry]) -> frozenset[str]:
+    """Return the modules of cases; a script has none."""
+    return frozenset(entry.module for entry in entries if isinstance(entry, cases.Entry))
+
+
 def _bisect_script(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Find edges of a script over the releases of any package, or over the commits of a clone."""
     if arguments.case or arguments.condition != "*":
@@ -197,7 +202,7 @@ def _search(
     pages.place(target, **where)  # it is refused before the work, not after it
     hunts = walks()
     kept = Kept(home)
-    workshop = Workshop(package, kept.folder / "logs", say=say, serve=not arguments.script)
+    workshop = Workshop(package, kept.folder / "logs", say=say, cases=modules([hunt.entry for hunt in hunts]))
     work = Bisection(
         hunts,
         kept,
@@ -416,7 +421,7 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
         revision = Revision(cell.pins.get(package, cell.name), cell)
     logs = results.REPORTS / "runs" / "probe" / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    quiet = Workshop(package, logs, say=say, serve=not arguments.script)
+    quiet = Workshop(package, logs, say=say, cases=modules([entry]))
     why = "" if isinstance(entry, ScriptEntry) else ruled_out(revision, entry.condition(condition))
     try:
         if why:
