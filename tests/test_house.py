@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +18,14 @@ from repros.cases import Entry, aliases, sources
 from repros.run import results
 
 ENTRIES = cases.find()
+#: The folder of each report, by the report.
+FOLDERS = {entry.case.report: ROOT / Path(*entry.module.split(".")[:-1]) for entry in ENTRIES}
+WITNESSES = [(report, path) for report, folder in FOLDERS.items() for path in cases.witnesses(folder)]
+UNDER_TEST = {"torch", "transformers", "bitsandbytes", "accelerate", "peft"}
 KNOWN = {entry.name: entry for entry in ENTRIES}
 #: Lines of a case file, and of all that must be opened beside it.
 MOST_LINES = 150
+WITNESS_LINES = 80
 ROOT_MODULES, ROOM_MODULES = 8, 14
 REPORT_FILES = 130
 
@@ -69,6 +78,49 @@ def test_a_report_is_a_folder_of_its_own() -> None:
     for entry in ENTRIES:
         package, folder, _ = entry.module.removeprefix("repros.cases.").split(".")
         assert (package, folder) == (entry.case.package, f"gh{entry.case.number}")
+
+
+def test_each_report_has_a_witness() -> None:
+    assert {report for report, path in WITNESSES if path.name == "minimal.py"} == FOLDERS.keys()
+
+
+@pytest.mark.parametrize(("report", "path"), WITNESSES, ids=lambda value: "-".join(Path(value).parts[-3:]))
+def test_a_witness_stands_alone_and_says_what_it_is(report: str, path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert lines_of(path) <= WITNESS_LINES
+    said = ast.get_docstring(ast.parse(text)) or ""
+    assert said.startswith(f"{report}: ")
+    assert f"uv run {path.name} " in said
+    assert "\nFigure: " in said
+    assert re.search(r"(^|[. ])Limit\b", said, re.MULTILINE)
+    assert imported(text) <= UNDER_TEST | sys.stdlib_module_names
+    assert declared(text) >= imported(text) & UNDER_TEST
+
+
+def imported(text: str) -> set[str]:
+    """Return the packages that a script imports, wherever in it; a relative import is called by its dots."""
+    nodes = list(ast.walk(ast.parse(text)))
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named += ["." * node.level or node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] or name for name in named}
+
+
+def declared(text: str) -> set[str]:
+    """Return the packages in a script's metadata (PEP 723)."""
+    block = re.match(r"# /// script\n((?:# .*\n)+)# ///\n", text)
+    assert block, "no script metadata in the first lines"
+    lines = block[1].replace("# ", "", 1).replace("\n# ", "\n")
+    return {re.split(r"[<>=!~ ]", one)[0] for one in tomllib.loads(lines)["dependencies"]}
+
+
+def test_what_a_script_imports_and_declares_is_found() -> None:
+    """Or the test above would hold of every script."""
+    assert imported("def f():\n    import torch.nn, repros\n    from . import x\n    from repros.case import y\n") == {
+        "torch",
+        "repros",
+        ".",
+    }
+    assert declared('# /// script\n# dependencies = ["torch>=2.4", "peft"]\n# ///\n') == {"torch", "peft"}
 
 
 def test_few_modules_stand_in_the_root_and_in_each_room() -> None:

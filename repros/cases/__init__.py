@@ -22,6 +22,8 @@ from repros.errors import UserError
 T = TypeVar("T")
 #: The folder of a report.
 REPORT = re.compile(r"gh[0-9]+")
+#: The file of a witness, in that folder.
+WITNESS = re.compile(r"minimal(_\w+)?")
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,16 @@ def _find(package: str) -> Iterator[Entry]:
 
 
 def is_case(module: str) -> bool:
-    """Return whether a module is a case file by its name: ``gh1935/saved_weight``, ``st_harness``, no ``_helper``."""
+    """Return whether a module is a case file by its name: ``gh1935/saved_weight``, no ``_helper`` and no witness."""
     folder, file = module.split(".")[-2:]
-    return file.startswith("st_") or bool(REPORT.match(file) or (REPORT.fullmatch(folder) and not file.startswith("_")))
+    if REPORT.fullmatch(folder):
+        return not (file.startswith("_") or WITNESS.fullmatch(file))
+    return file.startswith("st_") or bool(REPORT.match(file))
+
+
+def witnesses(folder: Path) -> tuple[Path, ...]:
+    """Return the witnesses of a report, scripts in its folder, ``minimal.py`` first."""
+    return tuple(sorted((path for path in folder.glob("*.py") if WITNESS.fullmatch(path.stem)), key=lambda p: p.stem))
 
 
 def load(module: str) -> Entry:
