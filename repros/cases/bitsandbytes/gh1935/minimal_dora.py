@@ -48,7 +48,7 @@ def main():
         layer = bnb.nn.Linear4bit(WIDTH, WIDTH, False, torch.bfloat16, compress_statistics=False, quant_type="nf4")
         model = torch.nn.Sequential(layer).requires_grad_(False).to("cpu")
         config = peft.LoraConfig(target_modules=["0"], r=RANK, lora_dropout=0.1, use_dora=dora)
-        return peft.inject_adapter_in_model(config, model).train()
+        return peft.inject_adapter_in_model(config, model).to("cpu").train()
 
     lora = adapted(dora=False)
     inside, figure = held(lora), held(adapted(dora=True))
