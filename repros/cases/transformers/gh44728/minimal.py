@@ -9,8 +9,7 @@
 reads ahead of the quantization, without a bound (transformers#44387). How far it gets is a race; here a quantization
 waits until the threads have done all that they were given.
 
-Figure: the most bytes of all tensors that are alive when a quantization ends.
-Limit: the model's 16-bit size, the report's own test.
+Figure: the most bytes of tensors alive when a quantization ends. Limit: the model's 16-bit size, as the report's test.
 """
 
 import concurrent.futures as cf
@@ -27,11 +26,12 @@ def main():
     import transformers as tf
 
     tf.utils.logging.disable_progress_bar()
-    reads, submit, quantize = [], cf.ThreadPoolExecutor.submit, bnb.functional.quantize_4bit
+    waiting, submit, quantize = set(), cf.ThreadPoolExecutor.submit, bnb.functional.quantize_4bit
 
     def submit_and_note(*args, **kwargs):
-        reads.append(submit(*args, **kwargs))
-        return reads[-1]
+        waiting.add(future := submit(*args, **kwargs))
+        future.add_done_callback(waiting.discard)  # a future holds what was read
+        return future
 
     def alive():
         tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and o.device.type == "cpu"]
@@ -42,7 +42,7 @@ def main():
         peaks = []
 
         def wait_and_quantize(source, *args, **kwargs):
-            assert not cf.wait(reads, timeout=60).not_done, "the loader's threads wait for something else"
+            assert not cf.wait(set(waiting), timeout=60).not_done, "the loader's threads wait for something else"
             result = quantize(source, *args, **kwargs)
             keep(source)
             peaks.append(alive())
