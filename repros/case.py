@@ -364,7 +364,13 @@ class Condition(_Declared):
         Its windows are its own: what is affected on a CPU may not be on a card.
         """
         name = "-".join(filter(None, [self.name, size, "cuda"]))
-        changes = {"budget": budget, "params": {**self.params, **(params or {})}, "affected": None, **declared}
+        changes = {
+            "budget": budget,
+            "params": {**self.params, **(params or {})},
+            "affected": None,
+            "witness": "",
+            **declared,
+        }
         return replace(self, name=name, device="cuda", proxy=self.name, **changes)
 
     def __getattr__(self, name: str) -> Any:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from repros.bisect.probe import Kept, Probe, Ready, Workshop, identity
 from repros.bisect.revisions import Revision
+from repros.bisect.scripts import ScriptEntry
 from repros.bisect.search import BAD, GOOD, SKIP, Answer, Edge, Search, is_bad
 from repros.cases import Entry
 from repros.errors import UserError
@@ -20,10 +21,11 @@ from repros.errors import UserError
 
 @dataclass(eq=False)
 class Walk:
-    """One search: a case under a condition, over the revisions that can be tried under it."""
+    """One search: a case under a condition, or a script under a rule, over the revisions that can be tried under it."""
 
-    entry: Entry
+    entry: Entry | ScriptEntry
     condition: str
+    """For a script: the rule."""
     revisions: tuple[Revision, ...]
     search: Search
     ruled_out: tuple[tuple[Revision, str], ...] = ()

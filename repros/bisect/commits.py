@@ -19,8 +19,8 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from repros.bisect.revisions import UPSTREAM, Revision, Source, with_followers
-from repros.cells.matrix import Cell
+from repros.bisect.revisions import UPSTREAM, Revision, Source
+from repros.cells.matrix import Cell, with_followers
 from repros.errors import UserError
 
 #: Where a package with a native library keeps that library's sources.

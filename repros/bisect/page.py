@@ -9,12 +9,14 @@ from pathlib import Path
 
 from repros.bisect.bisection import Walk
 from repros.bisect.probe import PROBES, Probe
-from repros.bisect.revisions import FOLLOWERS, compare_link, diff_command
+from repros.bisect.revisions import compare_link, diff_command
+from repros.bisect.scripts import NO_CONTROLS, ScriptEntry
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
-from repros.cells.matrix import Cell
+from repros.cells.matrix import FOLLOWERS, Cell
 from repros.files import Folder
 from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
+from repros.report.tries import ranges
 from repros.verdict import apart, multiple, show, show_pair
 
 #: The columns of a search's log before those of the times.
@@ -26,7 +28,7 @@ def summary(hunts: Sequence[Walk], package: str, base: Cell) -> str:
     rows = [f"{package}, the rest as in {base.name}"]
     for hunt in hunts:
         answer = hunt.answer()
-        rows.append(f"{hunt.name}: {answer.result.value}")
+        rows.append(f"{hunt.name}: {answer.result.value}{f' ({NO_CONTROLS})' if _by_script(hunt) else ''}")
         rows += [f"  {text}" for text in _edge_lines(hunt, answer)]
         rows.append(f"  {_effort(hunt, answer)}")
     return "\n".join(map(line, rows))
@@ -46,7 +48,22 @@ def _uniform(hunt: Walk, answer: Answer) -> str:
         Result.ALWAYS_BAD: f"reproduced in all of {tried} revisions tried from {ends}: no edge in this range",
         Result.ALL_SKIPPED: f"no revision from {ends} gave an answer",
     }
-    return what[answer.result]
+    return what[answer.result] + _not_tried(hunt, answer)
+
+
+def _not_tried(hunt: Walk, answer: Answer) -> str:
+    """Name the revisions that nothing is known of, where what was tried agrees: there may be a change among them."""
+    order = [revision.name for revision in hunt.revisions]
+    said = {
+        "not tried": ranges(order, (i for i in range(len(order)) if i not in answer.labels)),
+        "no answer": ranges(order, (i for i, label in answer.labels.items() if label == SKIP)),
+        "cannot be installed": ", ".join(revision.name for revision, _ in hunt.ruled_out),
+    }
+    return "".join(f"; {what}: {names}" for what, names in said.items() if names) if _by_script(hunt) else ""
+
+
+def _by_script(hunt: Walk) -> bool:
+    return isinstance(hunt.entry, ScriptEntry)
 
 
 def edge_text(hunt: Walk, edge: Edge) -> str:
@@ -62,6 +79,9 @@ def edge_text(hunt: Walk, edge: Edge) -> str:
     again = "confirmed in fresh environments" if hunt.confirmed(edge) else "not confirmed"
     cost = f"{edge.probes} probes, at most {edge.bound} allowed" + (f", {edge.skipped} skipped" * bool(edge.skipped))
     sure = f"confidence {percent(edge.confidence)}"
+    marks = "; ".join(f"{name}: {label.partition(': ')[2]}" for name, label in
+                      ((low.name, edge.before), (high.name, edge.after)) if edge.kind is Kind.SIGNATURE)  # fmt: skip
+    extra += f"; {marks}" if marks else ""
     return f"{edge.kind.value}: {where}; {last}: {low.name} ({low.date}){extra}; {again}; {sure}; {cost}"
 
 
@@ -137,6 +157,7 @@ def page(hunts: Sequence[Walk], package: str, base: Cell, command: str) -> str:
             f"From {markdown(dates[0])} to {markdown(dates[-1])}. Every figure is read from `{PROBES}`.",
             "",
         ]
+    rows += [f"There are {NO_CONTROLS}.", ""] if any(map(_by_script, hunts)) else []
     rows += _overview(hunts)
     uniform = [hunt for hunt in hunts if not hunt.answer().edges]
     for hunt in hunts:
@@ -155,7 +176,7 @@ def _commits(hunts: Sequence[Walk]) -> bool:
 
 
 def _overview(hunts: Sequence[Walk]) -> list[str]:
-    rows = head("case", "condition", "result", "edges")
+    rows = head(*(("script", "bad if") if _by_script(hunts[0]) else ("case", "condition")), "result", "edges")
     for hunt in hunts:
         answer = hunt.answer()
         edges = Safe("; ".join(_short(hunt, edge) for edge in answer.edges)) or _uniform(hunt, answer)
@@ -170,8 +191,9 @@ def _short(hunt: Walk, edge: Edge) -> str:
 
 
 def _section(hunt: Walk, package: str) -> list[str]:
-    case, answer = hunt.entry.case, hunt.answer()
-    name = f"{case.report} {code(hunt.entry.name)} {markdown(f'[{hunt.condition}]')}"
+    entry, answer = hunt.entry, hunt.answer()
+    report = "" if isinstance(entry, ScriptEntry) else f"{entry.case.report} "
+    name = f"{report}{code(entry.name)} {markdown(f'[{hunt.condition}]')}"
     rows = [f"## {name}: {answer.result.value}", ""]
     rows += [*walked(_in_order(hunt)), ""]
     for edge in answer.edges:

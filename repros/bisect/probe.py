@@ -11,11 +11,10 @@ import ast
 import hashlib
 import json
 import os
-import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
@@ -25,6 +24,7 @@ from typing import Any
 from repros import ROOT
 from repros.bisect.commits import extract
 from repros.bisect.revisions import Revision
+from repros.bisect.scripts import ScriptEntry
 from repros.bisect.search import BAD, GOOD, SKIP
 from repros.cases import Entry, sources
 from repros.cells.envs import Environment, ensure
@@ -38,6 +38,7 @@ from repros.run.results import Record, append, lines
 from repros.run.server import CellServer, Clock, pool
 from repros.run.session import MACHINE_FACTS, ReadyCell
 from repros.run.trial import Running, Trial
+from repros.run.vote import failure
 from repros.verdict import SCHEMA, SETTLED, ArmReading, Observation, Verdict, exceeds, is_symptom, read, to_number
 
 PROBES = "probes.jsonl"
@@ -153,11 +154,11 @@ def _without_record(text: str) -> bytes:
     return ast.unparse(tree).encode()
 
 
-def identity(entry: Entry, revision: Revision) -> str:
+def identity(entry: Entry | ScriptEntry, revision: Revision) -> str:
     """Digest all that decides a probe's answer."""
     source = revision.source
     parts = {
-        "definition": definition(entry.module),
+        "definition": entry.definition if isinstance(entry, ScriptEntry) else definition(entry.module),
         "cell": revision.cell.name,
         "device": revision.cell.device,
         "pins": dict(revision.cell.pins),
@@ -187,9 +188,7 @@ def signature(entry: Entry, observation: Observation, figure: str, limit: float)
     case = entry.case
     if is_symptom(observation, case.symptoms):
         assert observation.exception is not None
-        line = next(iter(observation.exception["text"].strip().splitlines()), "")
-        text = re.sub(r"\b(0x[0-9a-f]+|\d+)\b", "N", line)
-        return f"{observation.exception['types'][0]}: {text[:120]}"
+        return failure(observation.exception["types"][0], observation.exception["text"])
     if figure.endswith("error"):
         errors = observation.evidence.get("errors", {})
         wrong = sorted(name for name, value in errors.items() if exceeds(float(value), limit))
@@ -223,8 +222,10 @@ def votes_of(entry: Entry, record: Record) -> tuple[str, ...]:
 class _SourceServer(CellServer):
     """A supervisor whose arms import one package from a folder of sources."""
 
-    def __init__(self, python: Path, clock: Clock, label: str, device: str, source: Path) -> None:
-        super().__init__(python, clock, label, device)
+    def __init__(
+        self, python: Path, clock: Clock, label: str, device: str, source: Path, cases: Collection[str] | None
+    ) -> None:
+        super().__init__(python, clock, label, device, cases=cases)
         self._source = source
 
     def environment(self) -> dict[str, str]:
@@ -234,24 +235,34 @@ class _SourceServer(CellServer):
 
 
 class Ready:
-    """A revision whose environment stands and whose packages are imported."""
+    """A revision whose environment stands and, to serve arms, whose packages are imported."""
 
-    def __init__(self, revision: Revision, package: str, cache: Path | None, clock: Clock, say: Callable[[str], None]):
+    def __init__(
+        self,
+        revision: Revision,
+        package: str,
+        cache: Path | None,
+        clock: Clock,
+        say: Callable[[str], None],
+        cases: Collection[str] | None = None,
+    ) -> None:
         began = time.monotonic()
         self.scratch: Path | None = None
         environment = ensure(revision.cell, root=ROOT, progress=say, cache=cache)
-        self.place = ReadyCell(environment, clock)
+        self.place = ReadyCell(environment, clock, cases)
         installed = _package_folder(environment, package)
         if revision.source is not None:
             self.scratch = cache_root() / "sources" / uuid.uuid4().hex[:12]
             installed = extract(revision.source, package, self.scratch, installed)
             self.place.server.close()
-            server = _SourceServer(environment.python, clock, revision.cell.name, revision.cell.device, self.scratch)
+            cell = revision.cell
+            server = _SourceServer(environment.python, clock, cell.name, cell.device, self.scratch, cases)
             self.place.server, self.place.observe = server, server.observe
         version = self.place.versions.get(package, "")
         self.content = content(installed, version) if installed.is_dir() else ""
         stands = time.monotonic()
-        self.place.server.start()
+        if cases is None or cases:
+            self.place.server.start()
         self.seconds = {"environment": stands - began, "import": time.monotonic() - stands}
 
     def close(self) -> None:
@@ -267,10 +278,22 @@ def _package_folder(environment: Environment, package: str) -> Path:
 
 
 class Workshop:
-    """Makes revisions ready, some ahead of their turn, and runs trials in them."""
+    """Makes revisions ready, some ahead of their turn, and runs trials in them.
 
-    def __init__(self, package: str, logs: Path, *, jobs: int | None = None, say: Callable[[str], None]) -> None:
+    ``cases`` are the modules of those that it is for; None for any, none of them for scripts alone.
+    """
+
+    def __init__(
+        self,
+        package: str,
+        logs: Path,
+        *,
+        jobs: int | None = None,
+        say: Callable[[str], None],
+        cases: Collection[str] | None = None,
+    ) -> None:
         self.package = package
+        self._cases = cases
         self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
         self._logs = logs
         self._say = say
@@ -284,7 +307,7 @@ class Workshop:
         """Begin to make a revision ready, if nobody has."""
         if revision.name not in self._ready:
             self._ready[revision.name] = self._makers.submit(
-                Ready, revision, self.package, None, self._clock, self._say
+                Ready, revision, self.package, None, self._clock, self._say, self._cases
             )
         else:  # the order of use decides who is closed first
             self._ready[revision.name] = self._ready.pop(revision.name)
@@ -294,7 +317,7 @@ class Workshop:
         """Begin to make a revision ready in an environment that is made from nothing and thrown away."""
         if revision.name not in self._fresh:
             cache = cache_root() / "fresh" / uuid.uuid4().hex[:12]
-            made = self._makers.submit(Ready, revision, self.package, cache, self._clock, self._say)
+            made = self._makers.submit(Ready, revision, self.package, cache, self._clock, self._say, self._cases)
             self._fresh[revision.name] = made, cache
         return self._fresh[revision.name][0]
 
@@ -307,8 +330,10 @@ class Workshop:
                 future.result().close()
             shutil.rmtree(cache, ignore_errors=True)
 
-    def try_here(self, entry: Entry, condition: str, revision: Revision, future: Future[Ready], fresh: bool) -> Probe:
-        """Run one trial at a revision and return it as a probe; UserError for trouble of the machine."""
+    def try_here(
+        self, entry: Entry | ScriptEntry, condition: str, revision: Revision, future: Future[Ready], fresh: bool
+    ) -> Probe:
+        """Run one trial, or a script, at a revision and return it as a probe; UserError for trouble of the machine."""
         began = time.monotonic()
         base: dict[str, Any] = {
             "case": entry.name,
@@ -330,29 +355,46 @@ class Workshop:
             waited = {"waited": round(time.monotonic() - began, 3)}
             return Probe(**base, verdict=verdict.value, votes=(SKIP,), reason=error.what, seconds=waited)
         waited_s = time.monotonic() - began
-        trial = Trial(entry, entry.condition(condition), f"{self.package}-{revision.name}{'-fresh' * fresh}")
+        label = f"{self.package}-{revision.name}{'-fresh' * fresh}"
         started = time.monotonic()
-        record = Running(trial, ready.place, self._arms, self._logs, self.machine).record()
+        if isinstance(entry, ScriptEntry):
+            found = self._by_script(entry, ready, label)
+        else:
+            found = self._by_trial(entry, condition, ready, label)
         if changed := ready.place.environment.damage():
             what = f"{revision.name}: the environment changed while it was used: {changed}"
             raise UserError(what, "run again: it is built anew, and what was probed before is kept")
         seconds = {**ready.seconds, "trial": time.monotonic() - started, "waited": waited_s}
         ready.seconds = {"environment": 0.0, "import": 0.0}  # the next trial here finds it standing
-        return Probe(
-            **base,
-            verdict=record.verdict.value,
-            votes=votes_of(entry, record),
-            reason=record.reason,
-            figure=str(record.budget["figure"]),
-            unit=str(record.budget["unit"]),
-            limit=record.budget["limit"],
-            values={arm.arm: to_number(record.figure(arm.arm)) for arm in record.arms},
-            margins={name: to_number(value) for name, value in record.margins.items()},
-            seconds={name: round(value, 3) for name, value in seconds.items()},
-            packages=record.environment.get("packages", {}),
-            build=record.environment.get("build", ""),
-            content=ready.content,
-        )
+        shown = {name: round(value, 3) for name, value in seconds.items()}
+        return Probe(**base, **found, seconds=shown, content=ready.content)
+
+    def _by_trial(self, entry: Entry, condition: str, ready: Ready, label: str) -> Mapping[str, Any]:
+        """Return the fields of a probe that a trial decides."""
+        trial = Trial(entry, entry.condition(condition), label)
+        record = Running(trial, ready.place, self._arms, self._logs, self.machine).record()
+        return {
+            "verdict": record.verdict.value,
+            "votes": votes_of(entry, record),
+            "reason": record.reason,
+            "figure": str(record.budget["figure"]),
+            "unit": str(record.budget["unit"]),
+            "limit": record.budget["limit"],
+            "values": {arm.arm: to_number(record.figure(arm.arm)) for arm in record.arms},
+            "margins": {name: to_number(value) for name, value in record.margins.items()},
+            "packages": record.environment.get("packages", {}),
+            "build": record.environment.get("build", ""),
+        }
+
+    def _by_script(self, entry: ScriptEntry, ready: Ready, label: str) -> Mapping[str, Any]:
+        """Return the fields of a probe that a script's run decides; what it declares may not fit the revision."""
+        facts = {name: ready.place.facts[name] for name in ("packages", "build")}
+        try:
+            return {**entry.told(entry.see(ready.place.environment, label, self._logs, ready.scratch)), **facts}
+        except EnvError as error:
+            if of_machine(error):
+                raise
+            return {"verdict": SKIP, "votes": (SKIP,), "reason": error.what, **facts}
 
     def trim(self, wanted: set[str]) -> None:
         """Close the supervisors that were used longest ago, but for those that are wanted next."""

@@ -113,15 +113,23 @@ def grouped(package: str, files: Iterable[File]) -> tuple[Release, ...]:
 
 
 def chosen(
-    package: str, known: Sequence[Release], first: str | None, last: str | None, *, pre: bool = False
+    package: str,
+    known: Sequence[Release],
+    first: str | None,
+    last: str | None,
+    *,
+    pre: bool = False,
+    yanked: bool = False,
 ) -> tuple[Release, ...]:
-    """Return the releases from `first` to `last`, both included, without yanked and (unless `pre`) pre-releases.
+    """Return the releases from `first` to `last`, both included, without (unless asked for) yanked and pre-releases.
 
-    An end that is named is taken even if it is yanked or a pre-release. Raises UserError for an end that does not
-    exist, for ends in the wrong order, and where fewer than two releases are left.
+    An end that is named is taken even if it is yanked or a pre-release; one that is not is the oldest or newest that
+    has a file for this machine. Raises UserError for an end that does not exist, for ends in the wrong order, and
+    where fewer than two releases are left.
     """
-    low = version_of(package, known, first) if first else known[0].version
-    high = version_of(package, known, last) if last else known[-1].version
+    fitting = [r for r in known if not r.problem and (pre or not r.pre)] or known
+    low = version_of(package, known, first) if first else fitting[0].version
+    high = version_of(package, known, last) if last else fitting[-1].version
     if low == high:
         raise UserError(f"{package}: both ends are {low}", "name two releases, the older with `--from`")
     if low > high:
@@ -131,7 +139,7 @@ def chosen(
         )
     named = {Version(end) for end in (first, last) if end}
     among = [r for r in known if low <= r.version <= high]
-    found = tuple(r for r in among if r.version in named or not (r.yanked or (r.pre and not pre)))
+    found = tuple(r for r in among if r.version in named or not ((r.yanked and not yanked) or (r.pre and not pre)))
     if len(found) < 2:
         hint = "name ends that are further apart, or take pre-releases with `--pre`"
         raise UserError(f"{package}: {len(found)} release(s) between {low} and {high}", hint)

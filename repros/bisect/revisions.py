@@ -11,13 +11,9 @@ from packaging.utils import canonicalize_name
 
 from repros.bisect.releases import Release
 from repros.case import Condition
-from repros.cells.matrix import PACKAGES, Cell, Matrix
+from repros.cells.matrix import ANY, FOLLOWERS, PACKAGES, Cell, Matrix, with_followers
 from repros.errors import UserError
 from repros.requirements import unmet
-
-#: Follow the release of another package wherever it demands so; uv stays at the cell's version where that fits.
-FOLLOWERS = ("huggingface_hub", "tokenizers")
-ANY = ">=0"
 
 #: Where a package is developed, and what its release tags begin with.
 UPSTREAM = {
@@ -70,14 +66,6 @@ def package_named(name: str) -> str:
     raise UserError(f"unknown package `{name}`", f"packages: {', '.join(PACKAGES)}; or `auto`")
 
 
-def with_followers(cell: Cell, package: str) -> Cell:
-    """Let the packages that must follow others be resolved anew, near to the cell's own versions."""
-    for name in FOLLOWERS:
-        if name != package:
-            cell = cell.with_override(name, ANY)
-    return cell
-
-
 def of_releases(package: str, releases: Sequence[Release], base: Cell, matrix: Matrix) -> tuple[Revision, ...]:
     """Put each release into the base cell; what an index or the matrix rules out is marked, not probed."""
     found = []
@@ -88,6 +76,25 @@ def of_releases(package: str, releases: Sequence[Release], base: Cell, matrix: M
         problem = release.problem or (f"excluded: {rule.reason}" if rule else "")
         found.append(Revision(version, with_followers(cell, package), release.date, problem=problem))
     return tuple(found)
+
+
+def of_script(package: str, releases: Sequence[Release], base: Cell) -> tuple[Revision, ...]:
+    """Put each release into the base cell for a script: of any package, whatever the matrix leaves out."""
+    found = []
+    for release in releases:
+        version = str(release)
+        cell = base if base.pins.get(package) == version else base.with_pin(package, version)
+        yanked = ", yanked" if release.yanked else ""
+        found.append(
+            Revision(version, with_followers(cell, package), f"{release.date}{yanked}", problem=release.problem)
+        )
+    return tuple(found)
+
+
+def any_package(name: str) -> str:
+    """Return the package that a user's word means: the matrix's own spelling, else the index's."""
+    same = (package for package in PACKAGES if canonicalize_name(package) == canonicalize_name(name))
+    return next(same, str(canonicalize_name(name)))
 
 
 def _others(base: Cell, package: str) -> dict[str, str]:

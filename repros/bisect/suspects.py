@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from packaging.version import Version
 
 from repros.bisect.probe import Kept, Probe, Workshop, identity
-from repros.bisect.revisions import ANY, FOLLOWERS, Revision
+from repros.bisect.revisions import Revision
 from repros.bisect.search import BAD, GOOD, SKIP, is_bad
 from repros.cases import Entry
-from repros.cells.matrix import Cell, Matrix
+from repros.cells.matrix import ANY, FOLLOWERS, Cell, Matrix
 from repros.errors import UserError
 
 __all__ = ["between_cells", "smallest"]
@@ -82,7 +82,7 @@ def between_cells(
     if not changes or good.device != bad.device:
         what = "have the same pins" if not changes else f"are on {good.device} and on {bad.device}"
         raise UserError(f"{good.name} and {bad.name} {what}", "name two cells that differ in their pins")
-    workshop = Workshop(entry.case.package, kept.folder / "logs", say=say)
+    workshop = Workshop(entry.case.package, kept.folder / "logs", say=say, cases=[entry.module])
 
     def ask(revision: Revision) -> Probe:
         before = kept.find(entry.name, condition, identity(entry, revision), False)

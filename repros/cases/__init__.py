@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,10 +126,15 @@ def name_of(module: str) -> str:
 def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """Return the cases that a user's word means.
 
-    A name, a report in any spelling (``bitsandbytes#1927``, ``gh1927``, ``1927``, its address), or a path of a file.
+    A name, a report in any spelling (``bitsandbytes#1927``, ``gh1927``, ``1927``, its address), or the path of a file;
+    one that assigns no CASE is refused by its source, before anything of it runs in this process.
     """
     if name.endswith(".py"):
-        return (from_file(Path(name)),)
+        path = Path(name)
+        if path.is_file() and not assigns_case(path):
+            what = f"{path}: a script, not a case file: it assigns no CASE"
+            raise UserError(what, f"run it as it is: python -m repros try {shlex.quote(name)}")
+        return (from_file(path),)
     spelled = ADDRESS.sub(r"\1#\2", name)
     number = spelled.removeprefix("gh").lstrip("#")
     taken_over = {new for new, olds in aliases.WAS.items() if name in olds}
@@ -170,6 +177,17 @@ def from_file(path: Path) -> Entry:
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
     return load(module)
+
+
+def assigns_case(path: Path) -> bool:
+    """Return whether a file's source assigns CASE at its top level; what cannot be read is left to its import."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return True  # an import ends there too, before a line of it runs
+    targets = [node.targets if isinstance(node, ast.Assign) else [node.target]
+               for node in body if isinstance(node, ast.Assign | ast.AnnAssign)]  # fmt: skip
+    return any(isinstance(one, ast.Name) and one.id == "CASE" for several in targets for one in several)
 
 
 def module_of(path: Path) -> str:

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from repros.cells.matrix import HOST
+from repros.cells.matrix import HOST, PACKAGES
 from repros.cells.overrides import is_version, looks_like_path
 from repros.cells.uv import tail
 
@@ -32,11 +32,15 @@ class Inspection:
 
 
 _INSPECT = """
-import importlib, importlib.metadata as metadata, json, sys
+import importlib, importlib.metadata as metadata, importlib.util, json, sys
 def tell(**facts):
     with open(sys.argv[1], "a") as out:
         print(json.dumps(facts), file=out)
 for name in sys.argv[2:]:
+    if name.endswith("?"):  # what it is imported as is not known
+        name = name[:-1]
+        if importlib.util.find_spec(name) is None:
+            continue
     tell(importing=name)
     try:
         importlib.import_module(name)
@@ -56,7 +60,7 @@ def inspect(python: Path, pins: Mapping[str, str]) -> Inspection:
 
     A local version counts as its release: ``2.13.0+cpu`` satisfies ``2.13.0``.
     """
-    modules = [package.replace("-", "_") for package in pins]
+    modules = [package.replace("-", "_") + "?" * (package not in PACKAGES) for package in pins]
     with tempfile.TemporaryDirectory() as scratch:
         told = Path(scratch, "told")
         command = [str(python), "-I", "-c", _INSPECT, str(told), *modules]

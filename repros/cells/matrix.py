@@ -34,6 +34,10 @@ from repros.errors import UserError, shortened
 
 HOST = "host"
 """The pin of torch that means: the torch which the host has, kept as it is."""
+#: Follow the release of another package wherever it demands so; uv stays at the cell's version where that fits.
+FOLLOWERS = ("huggingface_hub", "tokenizers")
+ANY = ">=0"
+"""The pin of a package that follows."""
 
 _SECTIONS = ("tiers", "axes", "companions", "excludes", "cells")
 _CELL_KEYS = ("name", "tiers", "device", "note", *PACKAGES)
@@ -68,9 +72,9 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """Name for people: the cell's, followed by what was put in place of its pins."""
-        changed = (f"{package}={spec}" for package, spec in self.overrides.items())
-        return " with ".join([self.name, *([", ".join(changed)] if self.overrides else [])])
+        """Name for people: the cell's, followed by what was put in place of its pins; what follows is left out."""
+        changed = [f"{package}={spec}" for package, spec in self.overrides.items() if spec != ANY]
+        return " with ".join([self.name, *([", ".join(changed)] if changed else [])])
 
     def with_override(self, package: str, spec: str) -> Cell:
         """Return this cell with `spec` in place of one pin.
@@ -79,10 +83,13 @@ class Cell:
         or a folder with a checkout. A path is kept as it was written; whether it exists is for
         the installer to say. Raises UserError for an unknown package or a spec of another kind.
         """
-        name = _known_package(package, self.pins)
-        parsed = parse_override(name, spec)
-        pins = {**self.pins, name: parsed}
-        return replace(self, pins=pins, overrides={**self.overrides, name: parsed})
+        return self.with_pin(_known_package(package, self.pins), spec)
+
+    def with_pin(self, package: str, spec: str) -> Cell:
+        """Return this cell with `spec` for a package that it may not have pinned so far."""
+        parsed = parse_override(package, spec)
+        pins = {**self.pins, package: parsed}
+        return replace(self, pins=pins, overrides={**self.overrides, package: parsed})
 
 
 @dataclass(frozen=True)
@@ -166,13 +173,26 @@ def chosen_cells(matrix: Matrix, tier: str | None, names: Iterable[str], overrid
 
 
 def overridden(cell: Cell, overrides: Iterable[str]) -> Cell:
-    """Return the cell with what ``--with PACKAGE=SPEC`` (or ``PACKAGE==VERSION``) puts in place of its pins."""
+    """Return the cell with what ``--with PACKAGE=SPEC`` (or ``PACKAGE==VERSION``) puts in place of its pins.
+
+    Packages that must follow others are resolved anew.
+    """
+    given = []
     for override in overrides:
         package, separator, spec = override.partition("=")
         if not separator:
             what = f"--with {override}: no `=` in it"
             raise UserError(what, "write `--with bitsandbytes=PATH_OR_SPEC`")
         cell = cell.with_override(package.strip(), spec.removeprefix("="))
+        given.append(_known_package(package.strip(), cell.pins))
+    return with_followers(cell, *given) if given else cell
+
+
+def with_followers(cell: Cell, *given: str) -> Cell:
+    """Let the packages that must follow others be resolved anew, near to the cell's own versions; not those given."""
+    for name in FOLLOWERS:
+        if name in cell.pins and name not in given:
+            cell = cell.with_override(name, ANY)
     return cell
 
 

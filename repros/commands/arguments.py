@@ -7,7 +7,7 @@ import math
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,6 +23,8 @@ MATRIX = ROOT / "matrix.yaml"
 EXIT_AS_EXPECTED, EXIT_USAGE, EXIT_FAULT, EXIT_INTERRUPTED = 0, 2, 3, 130
 #: Characters of one word: Linux takes no longer path.
 MOST_WORD = 4096
+#: Commands that run a user's script.
+SCRIPTED = ("try", "bisect", "probe")
 #: Arms, revisions or environments at a time.
 MOST_AT_ONCE = 1024
 
@@ -48,6 +50,14 @@ def check_words(words: Iterable[str]) -> None:
         if wrong is not None:
             what = f"the character U+{ord(wrong):04X} in the argument `{shortened(word)}`"
             raise UserError(what, "write it without; rename a file that is called so")
+
+
+def with_rest(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Return a command's own words, and what a command that runs a script hands on to it: what follows ``--``."""
+    if words[:1] and words[0] in SCRIPTED and "--" in words:
+        at = list(words).index("--")
+        return words[:at], words[at + 1 :]
+    return words, ()
 
 
 def whole(least: int, most: int) -> Callable[[str], int]:

@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from rich.console import Console
 
-from repros import cases
+from repros import ROOT, cases
 from repros.bisect import commits
 from repros.bisect.bisection import Bisection, Walk
 from repros.bisect.probe import Kept, Workshop
 from repros.bisect.releases import Release, chosen, releases, version_of
-from repros.bisect.revisions import Revision, of_releases, package_named, ruled_out
-from repros.bisect.search import BAD, GOOD, SCAN, Search, Votes
-from repros.cells.matrix import Cell, Matrix, load_matrix, overridden
-from repros.commands.arguments import MATRIX, MOST_AT_ONCE, Add, a_folder, number, whole
+from repros.bisect.revisions import Revision, any_package, of_releases, of_script, package_named, ruled_out
+from repros.bisect.scripts import ScriptEntry
+from repros.bisect.search import BAD, GOOD, SCAN, Result, Search, Votes
+from repros.cells import overlay
+from repros.cells.envs import ensure
+from repros.cells.matrix import Cell, Matrix, load_matrix, overridden, with_followers
+from repros.cells.overrides import is_version
+from repros.commands.arguments import MATRIX, MOST_AT_ONCE, Add, a_file, a_folder, number, whole
+from repros.commands.tries import add_script_options, base_of, script_of
 from repros.errors import EnvError, UserError
 from repros.files import FORCED, check_root
-from repros.run import results
+from repros.run import results, vote
 from repros.run.trial import Trial
 
 #: git's convention for `git bisect run`: anything from 128 up ends the bisection in place of casting a vote.
@@ -32,11 +40,18 @@ EXIT_GOOD, EXIT_BAD, EXIT_SKIP, EXIT_ABORT, EXIT_FAULT, EXIT_INTERRUPTED = 0, 1,
 def register(add: Add) -> None:
     """Add the two commands to the command line."""
     bisect = add("bisect", cmd_bisect, "find the releases or commits between which a bug came and went")
-    bisect.add_argument("case", nargs="+", help="a case's name, or the number of its report (gh1927)")
+    bisect.add_argument("case", nargs="*", help="a case's name, or the number of its report (gh1927)")
+    bisect.add_argument("--script", type=a_file, help="a Python script in place of a case; its arguments follow `--`")
+    add_script_options(bisect)
     bisect.add_argument("--package", required=True, help="the package to walk; `auto`: find it between two cells")
     bisect.add_argument("--condition", default="*", help="names of conditions, or globs, separated by blanks")
     bisect.add_argument("--base", metavar="CELL", help="the cell whose other pins are kept (default: one recorded bad)")
-    bisect.add_argument("--from", dest="first", metavar="V", help="oldest release (default: the matrix's oldest)")
+    bisect.add_argument(
+        "--from",
+        dest="first",
+        metavar="V",
+        help="oldest release (default: the matrix's oldest, for a script the index's)",
+    )
     bisect.add_argument("--to", dest="last", metavar="V", help="newest release (default: the newest)")
     bisect.add_argument("--known-bad", action="append", default=[], metavar="V", help="a release that has the bug")
     bisect.add_argument("--pre", action="store_true", help="take pre-releases too")
@@ -66,9 +81,11 @@ def register(add: Add) -> None:
     bisect.add_argument("--commit-to", type=a_folder, metavar="DIR", help="keep probes and page as evidence there")
     bisect.add_argument("--force", action="store_true", help=FORCED)
     probe = add("probe", cmd_probe, "say good (0), bad (1) or skip (125) of one state, for `git bisect run`")
-    probe.add_argument("case")
-    probe.add_argument("--condition", required=True, help="the name of one condition")
-    probe.add_argument("--base", required=True, metavar="CELL", help="the cell to try it in")
+    probe.add_argument("case", nargs="?")
+    probe.add_argument("--script", type=a_file, help="a Python script in place of a case; its arguments follow `--`")
+    add_script_options(probe)
+    probe.add_argument("--condition", help="the name of one condition")
+    probe.add_argument("--base", metavar="CELL", help="the cell to try it in (for a script: the newest of smoke)")
     probe.add_argument("--package", help="the package that --source holds")
     probe.add_argument(
         "--source", type=a_folder, metavar="PATH", help="a clone: its worktree stands in for the package"
@@ -86,14 +103,16 @@ def register(add: Add) -> None:
 
 def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     """Find edges, print and keep the answer."""
-    from repros.bisect import page as pages
-
     if arguments.reports:
         check_root(arguments.reports)
+    say: Callable[[str], None] = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+    if arguments.script:
+        return _bisect_script(arguments, say)
+    if not arguments.case:
+        raise UserError("bisect: neither a case nor a script", "name a case, or a script with `--script`")
     matrix = load_matrix(MATRIX)
     named = arguments.base or (arguments.good if arguments.package == "auto" else None)
     targets = chosen_targets(arguments.case, arguments.condition, matrix.cell(named).device if named else "cpu")
-    say: Callable[[str], None] = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     package, base = arguments.package, None
     if package == "auto":
         package, base, first, last = _descend(arguments, matrix, targets, say)
@@ -102,17 +121,88 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     base = base or (matrix.cell(arguments.base) if arguments.base else _default_base(matrix, targets))
     votes = _votes(arguments.racy)
     names = "-".join(dict.fromkeys(entry.name.partition("_")[0] for entry, _ in targets))
+
+    def walks() -> list[Walk]:
+        if arguments.repo:
+            return _commit_hunts(arguments, package, base, targets, votes)
+        return _release_hunts(arguments, matrix, package, base, targets, votes)
+
+    return _search(arguments, names, package, base, walks, say)
+
+
+def modules(entries: Iterable[cases.Entry | ScriptEntry]) -> frozenset[str]:
+    """Return the modules of cases; a script has none."""
+    return frozenset(entry.module for entry in entries if isinstance(entry, cases.Entry))
+
+
+def _bisect_script(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Find edges of a script over the releases of any package, or over the commits of a clone."""
+    if arguments.case or arguments.condition != "*":
+        raise UserError("--script with a case or a condition", "leave them out: a script has neither")
+    if arguments.package == "auto":
+        raise UserError("--script with --package auto", "name the package")
+    package, base = any_package(arguments.package), base_of(arguments.base, ())
+    entry = entry_of(arguments, package, base, say)
+
+    def walks() -> list[Walk]:
+        if arguments.repo:
+            rows = _commit_rows(arguments, package, base)
+        else:
+            known = releases(package)
+            for bad in arguments.known_bad:
+                version_of(package, known, bad)
+            walk = chosen(package, known, arguments.first, arguments.last, pre=arguments.pre, yanked=True)
+            rows = of_script(package, walk, base)
+        able = tuple(revision for revision in rows if not revision.problem)
+        out = tuple((revision, revision.problem) for revision in rows if revision.problem)
+        if len(able) < 2:
+            why = out[0][1] if out else "no revision"
+            raise UserError(f"{entry.name}: {len(able)} revision(s) can be tried: {why}", "widen the range")
+        hints = [i for i, revision in enumerate(able) if revision.name in arguments.known_bad]
+        search = Search(len(able), hints=hints, scan=arguments.scan, votes=_votes(arguments.racy))
+        hunt = Walk(entry, entry.rule.text, able, search, out, signatures=not arguments.any_signature)
+        return _given(arguments, [hunt]) if arguments.repo else [hunt]
+
+    return _search(arguments, arguments.script.stem, package, base, walks, say)
+
+
+def entry_of(arguments: argparse.Namespace, package: str, base: Cell, say: Callable[[str], None]) -> ScriptEntry:
+    """Return the script that the options name, with what is seen of it in the good cell of its rule."""
+    script = script_of(arguments, arguments.script, say)
+    rule = vote.parse(arguments.bad_if) if arguments.bad_if else vote.EXIT
+    entry = ScriptEntry(script, rule, overlay.declared(script.name, script.text, platform.python_version()))
+    if not rule.cell:
+        return entry
+    names = [cell.name for cell in load_matrix(MATRIX).cells]
+    if rule.cell in names or not is_version(rule.cell):
+        cell = load_matrix(MATRIX).cell(rule.cell)
+    else:
+        version_of(package, releases(package), rule.cell)
+        cell = with_followers(base.with_pin(package, rule.cell), package)
+    logs = results.REPORTS / "runs" / "probe" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    return replace(entry, against=entry.see(ensure(cell, root=ROOT, progress=say), rule.cell, logs))
+
+
+def _search(
+    arguments: argparse.Namespace,
+    names: str,
+    package: str,
+    base: Cell,
+    walks: Callable[[], list[Walk]],
+    say: Callable[[str], None],
+) -> int:
+    """Run searches to their end; print and keep the answer."""
+    from repros.bisect import page as pages
+
     name = f"bisect-{names}-{package}-{'commits-' if arguments.repo else ''}{base.name}"
     home = ((arguments.reports or results.REPORTS) / "runs" / name).absolute()
     target = (arguments.commit_to or home).absolute()
     where = {"own": target == home, "force": arguments.force}
     pages.place(target, **where)  # it is refused before the work, not after it
-    if arguments.repo:
-        hunts = _commit_hunts(arguments, package, base, targets, votes)
-    else:
-        hunts = _release_hunts(arguments, matrix, package, base, targets, votes)
+    hunts = walks()
     kept = Kept(home)
-    workshop = Workshop(package, kept.folder / "logs", say=say)
+    workshop = Workshop(package, kept.folder / "logs", say=say, cases=modules([hunt.entry for hunt in hunts]))
     work = Bisection(
         hunts,
         kept,
@@ -130,11 +220,15 @@ def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
         raise UserError(error.what, hint) from None
     finally:
         workshop.close()
-    text = pages.summary(hunts, package, base)
-    console.print(text, markup=False, soft_wrap=True)
-    console.print(f"probes run: {work.ran}; kept in {results.shown(kept.path)}", markup=False)
+    say(pages.summary(hunts, package, base))
+    say(f"probes run: {work.ran}; kept in {results.shown(kept.path)}")
     pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]), **where)
-    console.print(f"page: {results.shown(target / 'README.md')}", markup=False)
+    say(f"page: {results.shown(target / 'README.md')}")
+    if arguments.script and not arguments.repo and hunts[0].answer().result is Result.NOT_REPRODUCED:
+        ends = ["--from", hunts[0].revisions[0].name, "--to", hunts[0].revisions[-1].name, "--base", base.name]
+        words = ["try", str(arguments.script), "--package", package, *ends]
+        rest = ["--", *arguments.rest] if arguments.rest else []
+        say(f"hint: where its output differs: {shlex.join(['python', '-m', 'repros', *words, *rest])}")
     return 0
 
 
@@ -145,6 +239,9 @@ def _asked() -> list[str]:
         if option in found:
             at = found.index(option)
             found[at : at + 2] = shown
+    if "--script" in found[:-1]:
+        at = found.index("--script") + 1
+        found[at] = Path(found[at]).name
     return [shlex.quote(word) for word in found]
 
 
@@ -258,11 +355,19 @@ def _commit_hunts(
     targets: Sequence[tuple[cases.Entry, str]],
     votes: Votes,
 ) -> list[Walk]:
+    rows = _commit_rows(arguments, package, base)
+    return _given(arguments, [_hunt(entry, name, rows, package, arguments, votes) for entry, name in targets])
+
+
+def _commit_rows(arguments: argparse.Namespace, package: str, base: Cell) -> tuple[Revision, ...]:
     for name in ("good", "bad"):
         if not getattr(arguments, name):
             raise UserError(f"--repo without --{name}", "name both ends: `--good REV --bad REV`")
-    rows = commits.commits(arguments.repo, package, arguments.good, arguments.bad, base)
-    hunts = [_hunt(entry, condition, rows, package, arguments, votes) for entry, condition in targets]
+    return commits.commits(arguments.repo, package, arguments.good, arguments.bad, base)
+
+
+def _given(arguments: argparse.Namespace, hunts: list[Walk]) -> list[Walk]:
+    """Tell each search what the user said of its ends."""
     for hunt in hunts:
         given: dict[int, str] = {}
         for word in (GOOD, BAD):
@@ -297,35 +402,43 @@ def cmd_probe(arguments: argparse.Namespace, console: Console) -> int:
     """Try one state; print one JSON line; return git's exit code."""
     from repros.bisect.search import is_bad
 
-    entry = only(arguments.case, arguments.condition)
-    condition = entry.condition(arguments.condition)
-    cell = overridden(load_matrix(MATRIX).cell(arguments.base), arguments.overrides)
-    package = package_named(arguments.package or entry.case.package)
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)  # noqa: E731
+    entry: cases.Entry | ScriptEntry
+    if arguments.script:
+        cell = base_of(arguments.base, arguments.overrides)
+        package = any_package(arguments.package or "transformers")
+        entry = entry_of(arguments, package, cell, say)
+        condition = entry.rule.text
+    else:
+        if not (arguments.case and arguments.condition and arguments.base):
+            raise UserError("probe: a case, --condition and --base are needed", "or name a script with `--script`")
+        entry, condition = only(arguments.case, arguments.condition), arguments.condition
+        cell = overridden(load_matrix(MATRIX).cell(arguments.base), arguments.overrides)
+        package = package_named(arguments.package or entry.case.package)
     if arguments.source:
         revision = commits.worktree(arguments.source, package, cell)
     else:
-        revision = Revision(cell.pins[package], cell)
-    quiet = Workshop(
-        package, results.REPORTS / "runs" / "probe" / "logs", say=lambda text: print(text, file=sys.stderr)
-    )
-    (results.REPORTS / "runs" / "probe" / "logs").mkdir(parents=True, exist_ok=True)
-    why = ruled_out(revision, condition)
+        revision = Revision(cell.pins.get(package, cell.name), cell)
+    logs = results.REPORTS / "runs" / "probe" / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    quiet = Workshop(package, logs, say=say, cases=modules([entry]))
+    why = "" if isinstance(entry, ScriptEntry) else ruled_out(revision, entry.condition(condition))
     try:
         if why:
             facts: dict[str, object] = {"verdict": "unsupported", "votes": ["skip"], "reason": why}
-            vote = "skip"
+            said = "skip"
         else:
-            probe = quiet.try_here(entry, condition.name, revision, quiet.prepare(revision), False)
-            vote = probe.votes[0] if len(set(probe.votes)) == 1 else "skip"
+            probe = quiet.try_here(entry, condition, revision, quiet.prepare(revision), False)
+            said = probe.votes[0] if len(set(probe.votes)) == 1 else "skip"
             facts = json.loads(probe.to_line())
     finally:
         quiet.close()
-    if is_bad(vote) and arguments.signature and vote != f"{BAD}: {arguments.signature}":
-        vote = "skip"
-    code = EXIT_SKIP if vote == "skip" else EXIT_BAD if is_bad(vote) else EXIT_GOOD
+    if is_bad(said) and arguments.signature and said != f"{BAD}: {arguments.signature}":
+        said = "skip"
+    code = EXIT_SKIP if said == "skip" else EXIT_BAD if is_bad(said) else EXIT_GOOD
     word = {EXIT_GOOD: "good", EXIT_BAD: "bad", EXIT_SKIP: "skip"}[code]
-    name = {"case": entry.name, "condition": condition.name, "revision": revision.name}
-    shown = {"probe": word, **name, "signature": vote.partition(": ")[2] if code == EXIT_BAD else "", **facts}
+    name = {"case": entry.name, "condition": condition, "revision": revision.name}
+    shown = {"probe": word, **name, "signature": said.partition(": ")[2] if code == EXIT_BAD else "", **facts}
     shown = {key: value for key, value in shown.items() if key not in ("schema", "kind", "identity", "fresh")}
     print(json.dumps(shown, separators=(",", ":")))
     return EXIT_GOOD + EXIT_BAD - code if arguments.find_fix and code != EXIT_SKIP else code

@@ -14,13 +14,21 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from repros import __version__
-from repros.commands import bisect, bundle, cells, hunt, new, pages, report, run, show
-from repros.commands.arguments import EXIT_AS_EXPECTED, EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USAGE, Parser, check_words
+from repros.commands import bisect, bundle, cells, hunt, new, pages, report, run, show, tries
+from repros.commands.arguments import (
+    EXIT_AS_EXPECTED,
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_USAGE,
+    Parser,
+    check_words,
+    with_rest,
+)
 from repros.errors import UserError
 from repros.machine import interrupts
 from repros.report import terminal
 
-COMMANDS = (run, show, cells, report, pages, bundle, hunt, bisect, new)
+COMMANDS = (run, tries, show, cells, report, pages, bundle, hunt, bisect, new)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +43,9 @@ def _main(argv: Sequence[str]) -> int:
     console = terminal.console()
     try:
         check_words(argv)
-        arguments = parser().parse_args(argv)
+        words, rest = with_rest(argv)
+        arguments = parser().parse_args(words)
+        arguments.rest = rest
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
     except UserError as error:

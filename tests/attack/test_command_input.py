@@ -32,7 +32,8 @@ COMMANDS: Mapping[str, argparse.ArgumentParser] = SUB.choices
 REFUSED_BY: Mapping[str, tuple[str, ...]] = {
     "run": ("--cell", "no-such-cell"), "env": ("--cell", "no-such-cell"), "lock": ("--tier", "no_such_tier"),
     "wheelhouse": ("--tier", "no_such_tier"), "hunt": ("--cell", "no-such-cell"), "probe": ("--base", "no-such-cell"),
-    "bisect": ("--base", "no-such-cell"), "bundle": ("--run", "run", "--cell", "no-such-cell"),
+    "bisect": ("--base", "no-such-cell"), "try": ("--cell", "no-such-cell"),
+    "bundle": ("--run", "run", "--cell", "no-such-cell"),
     "readme": ("--evidence", "no-such-run"), "stories": ("--to", "stories"), "new": (),
 }  # fmt: skip
 HOSTILE = (
@@ -211,7 +212,8 @@ def test_what_was_tried_is_told(argv: list[str], says: str, capsys: pytest.Captu
 def test_a_probe_that_is_refused_casts_no_vote(capsys: pytest.CaptureFixture[str]) -> None:
     moved = "gh1935_saved_weight: the condition `nf4-experts-eager` is of gh2005_experts now\nhint: name gh2005_experts"
     for argv, says in (
-        (["--nope"], "required: case"), (["gh1935"], "required: --condition"), (["\0"], "the character U+0000"),
+        (["--nope"], "unrecognized arguments: --nope"),
+            (["gh1935"], "a case, --condition and --base are needed"), (["\0"], "the character U+0000"),
         (["gh1935", "--condition", "nf4-eager", "--base", "nope"], "no cell `nope`"),
         (["gh1935", "--condition", "nope", "--base", "nope"], "no condition of gh1935_adapters, "),
         (["gh1935_saved_weight", "--condition", "nf4-experts-eager", "--base", "nope"], moved),

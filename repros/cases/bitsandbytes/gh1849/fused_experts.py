@@ -85,7 +85,7 @@ CASE = Case(
     trigger="a mixture of experts that is loaded in 4 or 8 bits",
     claims=(NOT_TO_4_BITS, NOT_TO_8_BITS),
     conditions=(
-        on_cpu("nf4-experts", APART),
+        on_cpu("nf4-experts", APART, witness="minimal.py"),
         on_cpu("nf4-experts-fused", FUSED, needs=KNOWN),
         on_cpu("int8-experts", APART, scheme="int8", claim=NOT_TO_8_BITS),
         on_card("nf4-experts-30b-cuda", APART_8, needs=RECENT_ON_CARD, proxy="nf4-experts"),

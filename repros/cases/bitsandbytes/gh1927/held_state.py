@@ -49,9 +49,9 @@ REENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NONREENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
 
-def on_cpu(name, order, options, bits, *, affected):
+def on_cpu(name, order, options, bits, *, affected, witness=""):
     params = {"order": order, "options": options, "bits": bits}
-    return Condition(f"held-{name}", held(LIMIT), params, affected=affected, claims=(PILES_UP,))
+    return Condition(f"held-{name}", held(LIMIT), params, affected=affected, claims=(PILES_UP,), witness=witness)
 
 
 def on_card(name, order, options, bits, *, affected):
@@ -73,7 +73,14 @@ CASE = Case(
         on_cpu("train-enable-default-8bit", train_then_enable, DEFAULT, 8, affected=(SINCE_5,)),
         on_cpu("enable-only-default-8bit", enable_only, DEFAULT, 8, affected=(ALL_TRIED,)),
         on_cpu("enable-train-reentrant-8bit", enable_then_train, REENTRANT, 8, affected=()),
-        on_cpu("enable-train-nonreentrant-8bit", enable_then_train, NONREENTRANT, 8, affected=(ALL_TRIED,)),
+        on_cpu(
+            "enable-train-nonreentrant-8bit",
+            enable_then_train,
+            NONREENTRANT,
+            8,
+            affected=(ALL_TRIED,),
+            witness="minimal_held_state.py",
+        ),
         on_cpu("enable-train-reentrant-4bit", enable_then_train, REENTRANT, 4, affected=()),
         on_cpu("enable-train-nonreentrant-4bit", enable_then_train, NONREENTRANT, 4, affected=()),
         on_card("enable-train-default-8bit", enable_then_train, DEFAULT, 8, affected=(SINCE_5_CUDA,)),

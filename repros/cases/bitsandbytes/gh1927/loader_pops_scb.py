@@ -72,9 +72,9 @@ def frozen_parameter(tensor):
     return torch.nn.Parameter(tensor, requires_grad=False)
 
 
-def popped(name, materialize):
+def popped(name, materialize, **more):
     params, note = {"materialize": materialize}, materialize.__doc__
-    return Condition(name, error(LIMIT), params, affected=(BEFORE_0_50,), claims=(POPPED,), note=note)
+    return Condition(name, error(LIMIT), params, affected=(BEFORE_0_50,), claims=(POPPED,), note=note, **more)
 
 
 CASE = Case(
@@ -83,7 +83,10 @@ CASE = Case(
     severity="raises",
     trigger="loading an int8 model with transformers while something calls state_dict()",
     claims=(POPPED,),
-    conditions=(popped("loader-pops", pop), popped("loader-pops-tied", pop_from_tied)),
+    conditions=(
+        popped("loader-pops", pop, witness="minimal_loader_pops_scb.py"),
+        popped("loader-pops-tied", pop_from_tied),
+    ),
 )
 
 

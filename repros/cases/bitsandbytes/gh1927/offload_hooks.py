@@ -28,13 +28,14 @@ UNDER_OFFLOAD = Claim("recompute under accelerate's offload, as in the report's 
 HOOKS = Claim("not in the report: accelerate's offload hooks lose the scale, with recompute or without")
 
 
-def offload(name, note, claim=HOOKS, *, recompute="reentrant", training=True, scale_in_map=True):
+def offload(name, note, claim=HOOKS, *, recompute="reentrant", training=True, scale_in_map=True, **more):
     """Return a condition on a CPU; accelerate brings the weights from a map of names to tensors."""
     params = {"recompute": recompute, "training": training, "scale_in_map": scale_in_map}
-    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(claim,), note=note)
+    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(claim,), note=note, **more)
 
 
-OFFLOADED = offload("offload", "accelerate.cpu_offload around checkpointed training", UNDER_OFFLOAD)
+AROUND = "accelerate.cpu_offload around checkpointed training"
+OFFLOADED = offload("offload", AROUND, UNDER_OFFLOAD, witness="minimal.py")
 
 CASE = Case(
     **_int8.REPORT,

@@ -45,6 +45,7 @@ DORA_ON_CPU = Condition(
     affected=(SINCE_0_46_1,),
     claims=(SAVED,),
     note="PEFT DoRA with dropout",
+    witness="minimal_dora.py",
 )
 
 CASE = Case(

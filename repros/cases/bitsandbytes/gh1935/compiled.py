@@ -42,12 +42,12 @@ MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inducto
 NF4, FP4 = FourBit("nf4"), FourBit("fp4", double=True)
 
 
-def compiled(name, backend, affected, *, quant=NF4, training=True, needs=NOTHING):
+def compiled(name, backend, affected, *, quant=NF4, training=True, needs=NOTHING, **more):
     params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH), "training": training, "backend": backend}
-    return Condition(name, held(LIMIT), params, needs, affected=(affected,), claims=(SAVED, SUSPECTED))
+    return Condition(name, held(LIMIT), params, needs, affected=(affected,), claims=(SAVED, SUSPECTED), **more)
 
 
-BY_MINCUT = compiled("nf4-compile-mincut", MINCUT, UNTIL_0_50)
+BY_MINCUT = compiled("nf4-compile-mincut", MINCUT, UNTIL_0_50, witness="minimal.py")
 BY_INDUCTOR = compiled("nf4-compile-inductor", "inductor", UNTIL_0_50, needs=COMPILER)
 
 CASE = Case(

@@ -34,10 +34,11 @@ CACHED = Claim("the cache keeps dequantized experts after a step under non-reent
 SAVED = Claim("not in the report: without checkpointing autograd saves the dequantized experts")
 
 
-def experts(name: str, claim: Claim, versions: str, twice: bool, note: str) -> Condition:
+def experts(name: str, claim: Claim, versions: str, twice: bool, note: str, witness: str = "") -> Condition:
     shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), "checkpointed_twice": twice}
     window = Affected({"bitsandbytes": versions}, BISECTED)
-    return Condition(name, held(LIMIT), shape, PARAMETRIZE, affected=(window,), claims=(claim,), note=note)
+    declared: dict[str, Any] = {"affected": (window,), "claims": (claim,), "note": note, "witness": witness}
+    return Condition(name, held(LIMIT), shape, PARAMETRIZE, **declared)
 
 
 CASE = Case(
@@ -55,6 +56,7 @@ CASE = Case(
             ">=0.48,<0.50",
             twice=True,
             note="the second step is judged: what the first one leaves in the cache of parametrize counts",
+            witness="minimal.py",
         ),
         experts("nf4-experts-eager", SAVED, ">=0.48", twice=False, note="applied by F.linear, as such blocks do"),
     ),

@@ -52,7 +52,7 @@ CASE = Case(
     trigger="a 16-bit checkpoint that is quantized while `from_pretrained` loads it",
     claims=(ACCUMULATE, AT_END),
     conditions=(
-        without_pool("nf4-sync", NF4_PEAK, NF4, "smollm2-135m-1l"),
+        without_pool("nf4-sync", NF4_PEAK, NF4, "smollm2-135m-1l", witness="minimal_convert.py"),
         without_pool("int8-sync", INT8_PEAK, INT8, "smollm2-135m-2l", proposed=False),
         Condition(
             "nf4-after", NF4_END, NF4, affected=(), claims=(AT_END,), checkpoint="smollm2-135m-1l", proposed=False

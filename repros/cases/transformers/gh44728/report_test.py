@@ -72,6 +72,7 @@ CASE = Case(
             affected=(READS_AHEAD,),
             claims=(GIVEN_TIME,),
             checkpoint="smollm2-135m-1l",
+            witness="minimal.py",
         ),
         Condition(
             "nf4-report-test-350m-cuda",
