@@ -109,6 +109,7 @@ def made_of(text: str, case: str, innocent: str = "word") -> Record:
         budget={"figure": innocent, "second": innocent, "limit": 100 << 20, "unit": "bytes"},
         proposed={"effect": innocent, "reason": innocent},
         readings={"subject": innocent, innocent: innocent},
+        witness={"file": innocent, "vote": innocent, "says": innocent, "seconds": 1.0, "log": innocent},
         arms=(subject, done, raised),
         environment={
             "packages": {innocent: innocent, "torch": innocent, "transformers": "5.2.0", "bitsandbytes": "0.49.2"},

@@ -138,6 +138,15 @@ def test_a_refusal_names_file_line_kind_and_how_the_text_begins(entry: Entry, mo
     )
 
 
+def test_an_address_that_is_refused_is_named_whole(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that whoever wrote it sees whether it is one: the beginning of a short one says nothing."""
+    source = "x = y[::2]\nz = 'fd12::7'\na = '10.20.30.40'\n"
+    with pytest.raises(
+        UserError, match=r"x\.py:2: .* \(`fd12::7` in line 2, IP address, `10\.20\.30\.40` in line 3, IP"
+    ):
+        script(entry, monkeypatch, source)
+
+
 UNITS = (
     *("a", "A", "1", "aB3/", "dGVz", "é", " ", "\n", "\t", "-", "_", "'", '"', "=", ":", "::", "/", "\\", "[", "@"),
     *("a.", "1.", "a-", "a_", "a@", "x@", "(a@b)", "a:b@", "a:", "f:", "00:", "00-", "1.1.1.1.", "fe80:", "\x1b"),

@@ -161,10 +161,8 @@ def poisoned(found: Sequence[Walk], text: str) -> None:
 PARSER = MarkdownIt("gfm-like", {"html": True, "linkify": True})
 #: Markdown of our own that is active: what a comment is laid out with, and links to the packages' own pages.
 OURS = re.compile(
-    r"</?(details|summary|sub)>
-?|"
-    r"<details><summary>(Arms, budget and system|Mechanism and derivation of the budget)</summary>
-?"
+    r"</?(details|summary|sub)>\n?|"
+    r"<details><summary>(Arms, budget and system|Mechanism and derivation of the budget)</summary>\n?"
 )
 LINKS = re.compile(r"https://(github\.com/(bitsandbytes-foundation|huggingface)/|pytorch\.org/memory_viz)")
 #: What GitHub makes of text, beyond Markdown.

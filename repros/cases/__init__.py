@@ -100,6 +100,11 @@ def witness_of(case: Path, condition: Condition) -> Path | None:
     return next((path for name in names if name and (path := case.with_name(name)).is_file()), None)
 
 
+def is_own(witness: Path, case: Path, condition: Condition) -> bool:
+    """Return whether a witness is of this mechanism, and not of the whole report."""
+    return witness.name in (condition.witness, f"minimal_{case.stem}.py")
+
+
 def load(module: str) -> Entry:
     """Import a case file and read its declaration; whatever is wrong with it is a UserError with file and line."""
     from repros.cases import declared  # the parent's alone: it reads version specifiers

@@ -20,6 +20,8 @@ _VERSION = re.compile(
     rf"{either('versioned')}[\"']?[ ]?[:=(,]?[ ]?[\"']?v?)$"
 )
 _NETWORK = re.compile(rf"(?i)(?:\b{either('network')}\b[ \t:=\"'(]{{0,4}}(?:(?:to|from|on|at|is)[ ])?|://|@)$")
+#: Before a slice of a tensor, in whichever of its dimensions.
+_SLICE = re.compile(r"[\w)\]]\[[^\[\]\n]*\Z")
 _FIRST = re.compile(r"[23][0-9a-f]{3}|f[cdef][0-9a-f]{2}", re.IGNORECASE)
 
 
@@ -42,7 +44,7 @@ def _ipv4(m: re.Match[str]) -> bool:
         found = ipaddress.IPv4Address(m[0])
     except ValueError:
         return False
-    if found.is_loopback or found.is_unspecified or m[0].startswith("255."):
+    if found.is_loopback or found.is_unspecified or m[0].startswith(("255.", "0.")):
         return False
     before, after = m.string[max(0, m.start() - 48) : m.start()], m.string[m.end() : m.end() + 6]
     if _NETWORK.search(before):
@@ -62,10 +64,10 @@ def _ipv6(m: re.Match[str], remove: Remove) -> str:
         except ValueError:
             continue
         groups = [group for group in bare.split(":") if group]
-        slice_ = m.string[max(0, m.start() - 2) : m.start()]
+        slice_ = _SLICE.search(m.string, max(0, m.start() - 80), m.start())
         if found.is_loopback or found.is_unspecified or not _FIRST.fullmatch(groups[0]) or bare.startswith(":"):
             return m[0]
-        if all(len(group) < 3 for group in groups) or (re.fullmatch(r"[\w)\]]\[", slice_) and "::" in bare):
+        if all(len(group) < 3 for group in groups) or (slice_ and "::" in bare):
             return m[0]
         if "::" in bare and len(groups) < 3 and not re.search("[a-fA-F]", bare):
             return m[0]

@@ -47,6 +47,8 @@ SECRET_NAME = re.compile(
 )
 URL_NAME = re.compile(r"INDEX|PROXY|FIND_LINKS|URL|ENDPOINT|MIRROR|REGISTRY", re.IGNORECASE)
 REMOVED = "[{} removed]"
+#: What is no credential is named whole where it is refused: whoever wrote it sees whether it is one at all.
+NAMED_WHOLE = frozenset(("IP address", "MAC address"))
 #: Characters from which on a word of this machine is looked for inside other names.
 LONG = 5
 #: Forms, in the order in which they are looked for: a key in a URL goes as the key that it is.
@@ -65,7 +67,7 @@ def credentials(text: str) -> str:
 
 @dataclass(frozen=True)
 class Find:
-    """What a text holds that is private: its line, its kind, and how it begins."""
+    """What a text holds that is private: its line, its kind, and how it begins; the whole of an address."""
 
     line: int
     kind: str
@@ -153,7 +155,12 @@ class Redactor:
             found: list[tuple[str, str]] = []
             self._clean(text, Counter(), found)
             coded = _coded(text)[0]
-            made = {Find(coded.count("\n", 0, max(0, coded.find(one))) + 1, kind, masked(one)) for kind, one in found}
+            made = {
+                Find(
+                    coded.count("\n", 0, max(0, coded.find(one))) + 1, kind, one if kind in NAMED_WHOLE else masked(one)
+                )
+                for kind, one in found
+            }
             self._found[text] = sorted(made, key=lambda find: (find.line, find.kind, find.text))
         return self._found[text]
 

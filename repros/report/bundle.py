@@ -46,7 +46,7 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
     """Return the trial that is meant; UserError if there is none.
 
     Of several: reproduced before absent, in the newest release of the package that the condition's windows name (the
-    report's first, where they name it), then of the other packages.
+    report's first, where they name it), then of the other packages; then one that has a witness of its own.
     """
     if condition:
         entry.condition(condition)
@@ -81,17 +81,19 @@ def choose_of(
     return min(found, key=lambda one: ORDER.index(one[0].verdict) if one[0].verdict in ORDER else len(ORDER))
 
 
-def release(record: Record, entry: Entry) -> list[Version]:
-    """Return what orders trials by release: the versions of the packages that decide, then of the other axes."""
+def release(record: Record, entry: Entry) -> tuple[list[Version], bool]:
+    """Return what orders trials: by release of the package that decides, then of each axis; then by an own witness."""
     case = entry.case
-    windows = next((one.affected for one in case.conditions if one.name == record.condition), None)
+    condition = next((one for one in case.conditions if one.name == record.condition), None)
+    first = tried.deciding(condition.affected if condition else (), case.package)[:1]
     found = []
-    for name in dict.fromkeys((*tried.deciding(windows, case.package), case.package, *standing.AXES)):
+    for name in (*(first or [case.package]), *standing.AXES):
         try:
             found.append(Version(record.versions.get(name, "0")))
         except InvalidVersion:
             found.append(Version("0"))
-    return found
+    witness = condition and cases.witness_of(entry.path, condition)
+    return found, bool(condition and witness and cases.is_own(witness, entry.path, condition))
 
 
 def look(

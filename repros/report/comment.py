@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from repros import cases
 from repros.cases import Entry
 from repros.errors import shortened
 from repros.redaction.redact import Redactor
@@ -49,10 +50,10 @@ def comment(
 
     ``script`` is the text of the ``witness``.
     """
-    named = entry.condition(record.condition).witness
+    condition = entry.condition(record.condition)
     values = {
         **top(record, mine, entry, evidence),
-        "own_witness": witness is not None and witness.name in (named, f"minimal_{entry.path.stem}.py"),
+        "own_witness": witness is not None and cases.is_own(witness, entry.path, condition),
         "plot": plotted,
         "histories": list(histories),
     }
