@@ -200,7 +200,7 @@ def test_a_head_with_too_many_words_says_neighbours_in_one_row_then_no_reason(re
 def test_a_secret_that_the_head_would_cut_in_half_is_gone(records: list[Record]) -> None:
     entry = KNOWN["gh1935_saved_weight"]
     one = bundle.choose(records, entry, None, "nf4-eager", "evidence")
-    for before in range(comment.REASON - 40, comment.REASON):
+    for before in range(comment.MOST - 40, comment.MOST):
         text = comment.comment(replace(one, reason=f"{'x' * before} ghp_{'a1B2' * 9}"), [], entry, Redactor())
         assert "ghp_" not in text
 

@@ -587,13 +587,12 @@ def test_the_newest_run_that_has_the_trial_is_taken_then_what_is_committed(home:
     assert (found.key, entry.name, list(folders)) == (RECORD.key, RECORD.case, [home / "committed"])
     assert f"{runs / '20260103-000000-c'}: no trial of" in said[0]
     assert said[1:] == ["nor in 1 older runs"]
-    older = replace(RECORD, reason="of an older run")
-    for name, record in (("20260101-000000-a", older), ("20260101-000001-a", replace(older, reason="newer"))):
-        Run(runs / name).append(record)
+    for name, date in (("20260101-000000-a", "older"), ("20260101-000001-a", "newer")):
+        Run(runs / name).append(replace(RECORD, date=date))
     (runs / "20260104-000000-d").mkdir()
     (runs / "20260104-000000-d" / results.RESULTS).write_text("no record\n")
     found, _, _, folders, said = bundle.look(results.runs_and_committed(home), entries, None, None)
-    assert (found.reason, list(folders)) == ("newer", [runs / "20260101-000001-a"])
+    assert (found.date, list(folders)) == ("newer", [runs / "20260101-000001-a"])
     assert "not a record" in said[0]
     found, _, _, folders, said = bundle.look([[runs / "20260103-000000-c"]], [KNOWN[other.case]], None, None)
     assert (found.key, said) == (other.key, [])

@@ -7,17 +7,23 @@ import importlib.util
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from repros import cases
+from repros import ROOT, cases
+from repros.bisect import committed
+from repros.bisect.probe import Probe
+from repros.case import Affected
 from repros.cases import declared
 from repros.commands import cli, new
 from repros.errors import UserError
 from repros.run.consistency import contradiction
+from repros.run.results import REPORTS
 from repros.verdict import Outcome, Verdict
+from tests.commands import errors
 from tests.conftest import Bench
 
 #: What fills each `...` of a scaffold, kind by kind: a body for each arm, then the texts.
@@ -113,6 +119,80 @@ def filled(row: str) -> str:
     if "Symptom(..." in row:
         return '"RuntimeError"'
     return '"mat1 and mat2 shapes"' if re.search(r"[(=:,] ?\.\.\.[,)}]", row) else "said."
+
+
+def probes(folder: Path, **votes: str) -> Path:
+    """Write the probes of a bisection over these releases, given as ``b0_9_0="bad"``."""
+    folder.mkdir()
+    one = Probe("s.py", "nonzero", "bitsandbytes", "", "", False, "inconclusive", (), "")
+    made = [
+        replace(one, revision=name[1:].replace("_", "."), votes=tuple(vote.split("+")))
+        for name, vote in votes.items()
+    ]
+    (folder / "probes.jsonl").write_bytes(b"".join(probe.to_line() for probe in made))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("votes", "windows"),
+    [
+        ({"b0_50_0": "good", "b0_9_0": "good", "b0_49_0": "bad"}, [">=0.49.0,<0.50.0"]),
+        ({"b0_46_0": "bad", "b0_47_0": "good", "b0_48_1": "bad", "b0_50_0": "bad"}, [">=0.46.0,<0.47.0", ">=0.48.1"]),
+        ({"b0_46_0": "good", "b0_47_0": "skip", "b0_48_0": "bad"}, [">=0.48.0"]),
+        ({"b0_46_0": "good", "b0_47_0": "bad: raises X+good", "b0_48_0": "bad: raises X"}, [">=0.48.0"]),
+        ({"b0_46_0": "good", "b0_48_0": "good"}, []),
+    ],
+)
+def test_the_windows_of_a_bisection_are_those_of_what_was_tried(
+    votes: dict[str, str], windows: list[str], tmp_path: Path
+) -> None:
+    assert committed.windows(probes(tmp_path / "b", **votes)) == ("bitsandbytes", windows)
+
+
+def test_a_folder_that_is_no_bisection_of_one_script_over_releases_is_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, REPORTS / "bisect" / "gh1935-bitsandbytes", probes(tmp_path / "b", b0_1="skip")):
+        with pytest.raises(UserError, match=r"\d searches, \d+ releases with a vote\nhint: name the folder of a bis"):
+            committed.windows(folder)
+
+
+@pytest.mark.parametrize("kind", new.KINDS)
+def test_a_script_becomes_the_witness_and_its_windows_the_record(kind: str, tmp_path: Path) -> None:
+    """What is left is filling in: the condition names the witness, and what a bisection found is recorded."""
+    script = tmp_path / "fails.py"
+    script.write_text("raise SystemExit(1)\n")
+    walk = "reports/bisect/gh1935-auto"
+    path = new.write_case("bitsandbytes", 1995, "one", kind, tmp_path, start=new.started(script, ROOT / walk))
+    assert path.with_name("minimal.py").read_text() == script.read_text()
+    fill(path, kind, SUBJECT[kind])
+    condition = declared.declaration(module_of(path)).conditions[0]
+    assert condition.witness == "minimal.py"
+    assert condition.affected == (Affected({"bitsandbytes": ">=0.49.2,<0.50.0"}, walk),)
+    assert cases.witness_of(path, condition) == path.with_name("minimal.py")
+    second = new.write_case("bitsandbytes", 1995, "two", kind, tmp_path, start=new.started(script, None))
+    fill(second, kind, SUBJECT[kind])
+    condition = declared.declaration(module_of(second)).conditions[0]
+    assert (condition.witness, condition.affected) == ("minimal_two.py", None)
+    assert path.with_name("minimal.py").read_text() == script.read_text()
+
+
+def test_the_command_takes_a_script_and_says_what_it_cannot_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "write_case", functools.partial(new.write_case, root=tmp_path / "cases"))
+    (tmp_path / "s.py").write_text("raise SystemExit(1)\n")
+    argv = ["new", "peft", "3265", "one", "--kind", "memory"]
+    assert cli.main([*argv, "--from", str(tmp_path / "s.py")]) == 0
+    assert (tmp_path / "cases" / "peft" / "gh3265" / "minimal.py").is_file()
+    (tmp_path / "latin").write_bytes(b"\xff")
+    refused = {
+        ("--from", str(tmp_path / "none.py")): "none.py: No such file or directory\nhint: name a script in Python",
+        ("--from", str(tmp_path / "latin")): "latin: not a text in UTF-8\nhint: name a script in Python",
+        ("--from", str(tmp_path / "s.py"), "--bisection", str(tmp_path)): "not below this project, so no record",
+        ("--bisection", str(tmp_path)): "`--bisection` without a script\nhint: name the script that was bisected",
+    }
+    capsys.readouterr()
+    for more, says in refused.items():
+        assert says in errors([*argv, *more], capsys)
 
 
 @pytest.mark.parametrize("name", ["Two Words", "x-y", "", "9lives"])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from repros.bisect.probe import PROBES, Probe, load
+from repros.bisect.search import BAD, GOOD
 from repros.case import REPOSITORIES
 from repros.cases import aliases
+from repros.errors import UserError
+from repros.report.machine import rank
 from repros.report.tried import Commit
-from repros.run.results import Record
+from repros.run.results import Record, shown
 from repros.verdict import Outcome, Verdict
 
 #: Of a bisection's page: over what it walked, and a search's row of the overview with the first fixed revision.
@@ -49,6 +53,36 @@ def fixed_by(folder: Path, case: str, condition: str) -> Commit | None:
             url = f"https://github.com/{home}/commit/{commit}" if home else ""
             return Commit(package, commit, subject[1].strip("`") if subject else "", url)
     return None
+
+
+def windows(folder: Path) -> tuple[str, list[str]]:
+    """Return the package that a bisection walked and, as PEP 440 specifiers, in which of its releases a script is bad.
+
+    UserError where the folder has no bisection over releases, or several.
+    """
+    probes = load(folder / PROBES) if (folder / PROBES).is_file() else []
+    searches = {(probe.case, probe.condition, probe.package) for probe in probes}
+    votes = {rank(probe.revision): vote for probe in probes if (vote := _vote(probe))}
+    votes.pop(rank(""), None)  # a commit is no release
+    if len(searches) != 1 or not votes:
+        what = f"{len(searches)} searches, {len(votes)} releases with a vote"
+        raise UserError(
+            f"{shown(folder)}: {what}", "name the folder of a bisection of this script alone, over releases"
+        )
+    edges = [next(run) for _, run in itertools.groupby(sorted(votes.items()), key=lambda one: one[1])]
+    ends = [release for release, _ in edges[1:]]
+    specifiers = [
+        f">={release}" + (f",<{end}" if end else "")
+        for (release, vote), end in itertools.zip_longest(edges, ends)
+        if vote == BAD
+    ]
+    return next(iter(searches))[2], specifiers
+
+
+def _vote(probe: Probe) -> str:
+    """Return good or bad, of a trial or of a script; empty where the votes were others, or split."""
+    words = {vote.partition(":")[0] for vote in probe.votes}
+    return words.pop() if words in ({GOOD}, {BAD}) else ""
 
 
 def folders(reports: Path) -> Iterator[Path]:

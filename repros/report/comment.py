@@ -21,8 +21,8 @@ from repros.verdict import Effect, Verdict, apart, multiple, show
 CHARACTERS = 65_536
 #: Words before the first `<details>`, without the script.
 WORDS = 200
-#: Characters of the reason at the head; an exception may be a page.
-REASON = 160
+#: Characters of a text at the head; an exception may be a page.
+MOST = 160
 #: Rows of the list of tensors.
 TENSORS = 8
 WHAT = {
@@ -69,7 +69,9 @@ def comment(
 def _within_words(values: Mapping[str, Any], redactor: Redactor, script: str) -> str:
     """Render; where the head is too long, with one row for neighbours that voted alike, then without the reason."""
     clean = redactor.value(dict(values))
-    clean["reason"] = shortened(clean["reason"], REASON)  # now: half of a secret is not known for one
+    for name in ("reason", "headline", "versions"):  # now: half of a secret is not known for one
+        clean[name] = shortened(clean[name], MOST)
+    clean["witness"] = {name: shortened(str(said), MOST) for name, said in clean["witness"].items()}
     says = redactor.says().capitalize()
     template = onefile.template("comment.md.j2")
     text = ""
