@@ -227,3 +227,9 @@ def test_a_script_is_tried_in_a_cell(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert one["seen"]["output"] == "VERSION ['--its own']\n"
     assert "No controls: the script's own word." in capsys.readouterr().out
     assert cli.main([*words, "--force", "--bad-if", "raises ValueError"]) == 125
+    script.write_text(HEAD.format("'bitsandbytes<0.50'"))
+    capsys.readouterr()
+    assert cli.main([*words, "--force"]) == 2
+    said = capsys.readouterr().err
+    assert f"repro.py in {CELL}: what the script declares contradicts the cell: " in said
+    assert said.endswith("\nhint: change its `dependencies`\n")

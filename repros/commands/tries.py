@@ -109,6 +109,8 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
             pool.shutdown(wait=False, cancel_futures=True)
             runner.stop()
             raise
+    if all(one.ending.startswith(overlay.CONTRADICTS) for one, _ in seen):
+        raise UserError(f"{mine.name} in {where[0].name}: {seen[0][0].ending}", "change its `dependencies`")
     found = Tries(mine.name, rule.text, any_package(arguments.package) if arguments.package else "cell",
                   _voted(rule, where, seen), rest)  # fmt: skip
     tries.show_all(found, console)
