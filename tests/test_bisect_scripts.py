@@ -63,6 +63,18 @@ def test_a_script_has_the_search_of_a_case_and_says_that_it_has_no_controls(tmp_
     assert "| script | bad if |" in page and "KeyError: 'x'" in page
 
 
+def test_asking_again_reads_what_was_kept(tmp_path: Path) -> None:
+    """Every kind of vote is one that the file of probes can hold."""
+    seen = {"0.2.0": BAD, "0.4.0": Seen(None, "no end after 1 s", late=True), "0.8.0": Seen(125, "exit 125")}
+    first, again = walk(9), walk(9)
+    for found in (first, again):
+        found.search.scan = 9
+    searched(first, tmp_path, lambda name: seen.get(name, GOOD))
+    searched(again, tmp_path, lambda name: pytest.fail(f"{name} was run again"))
+    assert again.answer() == first.answer()
+    assert {probe.verdict for _, probe in again.order} >= {"absent", "reproduced", "timeout", "error"}
+
+
 def test_a_failure_of_another_kind_is_an_edge_of_another_kind(tmp_path: Path) -> None:
     other = Seen(1, "exit 1", exception=("AttributeError",), text="no attribute 'y'")
     text = searched(walk(8), tmp_path, lambda name: BAD if number(name) >= 5 else other)

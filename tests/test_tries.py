@@ -15,6 +15,7 @@ from repros.cells import overlay
 from repros.cells.envs import Environment, ensure
 from repros.cells.matrix import load_matrix, overridden
 from repros.commands import cli
+from repros.commands import tries as command
 from repros.commands.arguments import MATRIX, with_rest
 from repros.errors import EnvError, UserError
 from repros.redaction.redact import Redactor
@@ -141,6 +142,12 @@ def test_bad_words_are_two_lines(
 def test_what_follows_two_dashes_is_the_scripts() -> None:
     assert with_rest(["try", "x.py", "--", "--tier", "--"]) == (["try", "x.py"], ["--tier", "--"])
     assert with_rest(["run", "x", "--"]) == (["run", "x", "--"], ())
+
+
+def test_the_command_on_a_page_names_no_path_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["try", "/home/me/a b.py", "--json", "/home/me/x", "--force", "--package", "torch", "--", "--json", "y"]
+    monkeypatch.setattr("sys.argv", ["repros", *words])
+    assert command._asked(Path("/home/me/a b.py")) == ["try", "a b.py", "--package", "torch", "--", "--json", "y"]
 
 
 # -- the packages that follow
