@@ -63,6 +63,19 @@ def test_a_script_has_the_search_of_a_case_and_says_that_it_has_no_controls(tmp_
     assert "| script | bad if |" in page and "KeyError: 'x'" in page
 
 
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [(GOOD, "absent"), (BAD, "reproduced"), (Seen(125, "exit 125"), "error"), (Seen(None, "late", True), "timeout")],
+)
+def test_asking_again_reads_what_was_kept(tmp_path: Path, seen: Seen, verdict: str) -> None:
+    """Every kind of vote is one that the file of probes can hold."""
+    first, again = walk(2), walk(2)
+    searched(first, tmp_path, lambda name: seen if name == "0.1.0" else GOOD)
+    searched(again, tmp_path, lambda name: pytest.fail(f"{name} was run again"))
+    assert again.answer() == first.answer()
+    assert {probe.verdict for i, probe in again.order if i == 1} == {verdict}
+
+
 def test_a_failure_of_another_kind_is_an_edge_of_another_kind(tmp_path: Path) -> None:
     other = Seen(1, "exit 1", exception=("AttributeError",), text="no attribute 'y'")
     text = searched(walk(8), tmp_path, lambda name: BAD if number(name) >= 5 else other)

@@ -144,6 +144,11 @@ def test_versions_and_folders_do_not_tell_outputs_apart(ran: Ran) -> None:
     assert ran(source).output == "torch VERSION VERSION 12.13.0 ./repro.py <object object at 0xN>\n"
 
 
+def test_where_an_environment_lies_does_not_tell_failures_apart(ran: Ran) -> None:
+    seen = ran("raise ImportError(f'cannot import name from {__file__} at 0x7f3a2b4c5d6e, torch 2.13.0')")
+    assert seen.text == "cannot import name from ./repro.py at 0xN, torch VERSION"
+
+
 TRAINS = """
 import torch
 w = torch.ones(1024, 256, requires_grad=True)
@@ -227,4 +232,4 @@ def test_a_sandbox_leaves_a_folder_to_write_to(ran: Ran) -> None:
 @boxed
 def test_a_sandboxed_script_cannot_end_what_runs_it(ran: Ran) -> None:
     seen = ran("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(5)", sandboxed=True)
-    assert (seen.exit, seen.late) == (None, False)
+    assert (seen.exit, seen.reason) == (None, "no word from the process that runs it (killed by SIGKILL)")

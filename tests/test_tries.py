@@ -15,6 +15,7 @@ from repros.cells import overlay
 from repros.cells.envs import Environment, ensure
 from repros.cells.matrix import load_matrix, overridden
 from repros.commands import cli
+from repros.commands import tries as command
 from repros.commands.arguments import MATRIX, with_rest
 from repros.errors import EnvError, UserError
 from repros.redaction.redact import Redactor
@@ -143,6 +144,12 @@ def test_what_follows_two_dashes_is_the_scripts() -> None:
     assert with_rest(["run", "x", "--"]) == (["run", "x", "--"], ())
 
 
+def test_the_command_on_a_page_names_no_path_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["try", "/home/me/a b.py", "--json", "/home/me/x", "--force", "--package", "torch", "--", "--json", "y"]
+    monkeypatch.setattr("sys.argv", ["repros", *words])
+    assert command._asked(Path("/home/me/a b.py")) == ["try", "a b.py", "--package", "torch", "--", "--json", "y"]
+
+
 # -- the packages that follow
 
 
@@ -227,3 +234,9 @@ def test_a_script_is_tried_in_a_cell(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert one["seen"]["output"] == "VERSION ['--its own']\n"
     assert "No controls: the script's own word." in capsys.readouterr().out
     assert cli.main([*words, "--force", "--bad-if", "raises ValueError"]) == 125
+    script.write_text(HEAD.format("'bitsandbytes<0.50'"))
+    capsys.readouterr()
+    assert cli.main([*words, "--force"]) == 2
+    said = capsys.readouterr().err
+    assert f"repro.py in {CELL}: what the script declares contradicts the cell: " in said
+    assert said.endswith("\nhint: change its `dependencies`\n")

@@ -394,7 +394,7 @@ class Workshop:
         except EnvError as error:
             if of_machine(error):
                 raise
-            return {"verdict": SKIP, "votes": (SKIP,), "reason": error.what, **facts}
+            return {"verdict": Verdict.UNSUPPORTED.value, "votes": (SKIP,), "reason": error.what, **facts}
 
     def trim(self, wanted: set[str]) -> None:
         """Close the supervisors that were used longest ago, but for those that are wanted next."""

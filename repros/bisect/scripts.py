@@ -16,7 +16,8 @@ from typing import Any
 from repros.cells import overlay
 from repros.cells.envs import Environment
 from repros.run.script import Runner, Script
-from repros.run.vote import FIGURES, Rule, Seen, cast
+from repros.run.vote import BAD, FIGURES, GOOD, Rule, Seen, cast
+from repros.verdict import Verdict
 
 NO_CONTROLS = "no controls: the script's own word"
 
@@ -55,7 +56,9 @@ class ScriptEntry:
     def told(self, seen: Seen) -> Mapping[str, Any]:
         """Return the fields of a probe that a run decides."""
         vote, reason = cast(self.rule, seen, self.against)
-        found: dict[str, Any] = {"verdict": vote.partition(":")[0], "votes": (vote,), "reason": reason}
+        verdict = {GOOD: Verdict.ABSENT, BAD: Verdict.REPRODUCED}.get(vote.partition(":")[0], Verdict.ERROR)
+        verdict = Verdict.TIMEOUT if seen.late and verdict is Verdict.ERROR else verdict
+        found: dict[str, Any] = {"verdict": verdict.value, "votes": (vote,), "reason": reason}
         if self.rule.kind == "figure":
             unit = FIGURES[self.rule.name.partition(".")[0]]
             value = {"subject": seen.figures.get(self.rule.name)}

@@ -23,6 +23,7 @@ from repros.cells.uv import Uv
 from repros.errors import EnvError, UserError, shortened
 from repros.machine.cache import cache_root
 
+CONTRADICTS = "what the script declares contradicts the cell"
 #: The block as PEP 723 defines it.
 _BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 
@@ -65,7 +66,7 @@ def lay(environment: Environment, dependencies: Sequence[str], name: str) -> Pat
         except EnvError as error:
             if error.kind != "unsupported":
                 raise
-            what = f"{label}: what the script declares contradicts the cell: {error.what.partition(': ')[2]}"
+            what = f"{label}: {CONTRADICTS}: {error.what.partition(': ')[2]}"
             hint = "change its `dependencies`, or take other cells"
             raise EnvError("unsupported", what, hint, error.words) from None
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

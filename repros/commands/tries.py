@@ -109,6 +109,8 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
             pool.shutdown(wait=False, cancel_futures=True)
             runner.stop()
             raise
+    if all(one.ending.startswith(overlay.CONTRADICTS) for one, _ in seen):
+        raise UserError(f"{mine.name} in {where[0].name}: {seen[0][0].ending}", "change its `dependencies`")
     found = Tries(mine.name, rule.text, any_package(arguments.package) if arguments.package else "cell",
                   _voted(rule, where, seen), rest)  # fmt: skip
     tries.show_all(found, console)
@@ -129,8 +131,14 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _asked(path: Path) -> list[str]:
-    """Return the words of the command, the script by its name alone."""
-    return [path.name if word == str(path) else word for word in sys.argv[1:]]
+    """Return the words of the command, the script by its name alone, without where its results go."""
+    words, rest = with_rest(sys.argv[1:])
+    found = [path.name if word == str(path) else word for word in words if word != "--force"]
+    for option in ("--json", "--junit", "--markdown", "--reports"):
+        if option in found:
+            at = found.index(option)
+            del found[at : at + 2]
+    return [*found, *(["--", *rest] if rest else [])]
 
 
 def _places(arguments: argparse.Namespace) -> tuple[list[Revision], str]:

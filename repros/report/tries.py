@@ -169,19 +169,16 @@ def summary(tries: Tries) -> str:
 
 
 def differences(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
-    """Return, for each group of equal outputs after the first, a sentence and the lines that differ from the first."""
-    found = groups(rows)
+    """Return, for each group of equal outputs, a sentence and the lines that differ from the group before it."""
+    found = list(groups(rows).items())
     if len(found) < 2:
-        return [(f"output: the same in {spans(several, rows)}", []) for several in found.values()]
-    first, *others = found.items()
-    base = first[1][0].seen.output.splitlines()
-    told: list[tuple[str, list[str]]] = [(f"output {first[0]}: {spans(first[1], rows)}", [])]
-    for letter, several in others:
-        lines = list(difflib.unified_diff(base, several[0].seen.output.splitlines(), n=0, lineterm=""))[2:]
-        lines = [one for one in lines if not one.startswith("@@")]
+        return [(f"output: the same in {spans(several, rows)}", []) for _, several in found]
+    told: list[tuple[str, list[str]]] = [(f"output {found[0][0]}: {spans(found[0][1], rows)}", [])]
+    for (letter, several), (before, earlier) in zip(found[1:], found, strict=False):
+        was, now = (one[0].seen.output.splitlines() for one in (earlier, several))
+        lines = [one for one in difflib.unified_diff(was, now, n=0, lineterm="") if not one.startswith("@@")][2:]
         more = [f"… {len(lines) - MOST_LINES} lines more"] if len(lines) > MOST_LINES else []
-        says = f"output {letter}: {spans(several, rows)}; against {first[0]}:"
-        told.append((says, [*lines[:MOST_LINES], *more]))
+        told.append((f"output {letter}: {spans(several, rows)}; against {before}:", [*lines[:MOST_LINES], *more]))
     return told
 
 

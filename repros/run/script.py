@@ -157,7 +157,9 @@ class Runner:
             trim(str(path))
         if not killed and not (report / ENDED).exists():
             words = err.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            killed = ": ".join([f"no word from the process that runs it ({_how(process.returncode)})", *words])
+            code = process.returncode
+            how = _how(128 - code if script.sandboxed and code > 128 else code)  # bubblewrap ends as a shell does
+            killed = ": ".join([f"no word from the process that runs it ({how})", *words])
         return _seen(report, own, environment, out, killed, late)
 
     def _watch(self, process: subprocess.Popen[bytes], logs: Sequence[Path]) -> tuple[str, bool]:
@@ -203,12 +205,14 @@ def _seen(report: Path, own: Path, environment: Environment, out: Path, killed: 
     output = _plain(out.read_text(encoding="utf-8", errors="replace"), own, environment)
     figures = dict(seen.get("figures", {}))
     exception = seen.get("exception") or {}
-    told = {"exception": tuple(exception.get("types", ())), "text": exception.get("text", ""), "output": output}
+    text = _plain(exception.get("text", ""), own, environment)
+    types = tuple(exception.get("types", ()))
     torch = bool(seen.get("torch"))
     if killed:
         return Seen(None, killed, late, output=output), torch
     figures["peak_rss_bytes"] = ended["peak_rss_bytes"]
-    return Seen(ended["exit"], _how(ended["exit"]), figures=figures, **told), torch
+    code = ended["exit"]
+    return Seen(code, _how(code), exception=types, text=text, figures=figures, output=output), torch
 
 
 def _how(code: int) -> str:
