@@ -24,7 +24,8 @@ from repros.cells.locks import LOCKS, Lock
 from repros.cells.matrix import load_matrix
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
-from repros.report import bundle, comment, onefile
+from repros.report import onefile
+from repros.report.attachment import bundle, comment
 from repros.run import results
 from repros.run.results import Record
 from repros.run.trial import declared

@@ -17,7 +17,7 @@ from repros.case import Affected
 from repros.commands.bundle import gathered
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
-from repros.report import bundle, comment, tried
+from repros.report.attachment import bundle, comment, tried
 from repros.run import results
 from repros.run.record import Record
 from repros.verdict import Verdict

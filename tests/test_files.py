@@ -24,7 +24,7 @@ from repros.errors import UserError
 from repros.evidence import committed
 from repros.files import Folder, Marker
 from repros.redaction.redact import Redactor
-from repros.report import bundle
+from repros.report.attachment import bundle
 from repros.run import results
 from repros.run.results import Record, Run
 from repros.worker import checkpoints

@@ -126,8 +126,7 @@ def probes(folder: Path, **votes: str) -> Path:
     folder.mkdir()
     one = Probe("s.py", "nonzero", "bitsandbytes", "", "", False, "inconclusive", (), "")
     made = [
-        replace(one, revision=name[1:].replace("_", "."), votes=tuple(vote.split("+")))
-        for name, vote in votes.items()
+        replace(one, revision=name[1:].replace("_", "."), votes=tuple(vote.split("+"))) for name, vote in votes.items()
     ]
     (folder / "probes.jsonl").write_bytes(b"".join(probe.to_line() for probe in made))
     return folder

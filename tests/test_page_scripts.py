@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from repros.redaction.redact import Redactor
-from repros.report import bundle, onefile
+from repros.report import onefile
+from repros.report.attachment import bundle
 from repros.report.page import html
 from repros.report.page.scripts import Scripts
 from repros.run.results import Record

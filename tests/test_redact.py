@@ -17,7 +17,8 @@ import pytest
 from repros import ROOT, cases
 from repros.evidence import committed
 from repros.redaction.redact import Redactor
-from repros.report import bundle, junit
+from repros.report import junit
+from repros.report.attachment import bundle
 from repros.report.page import html
 from repros.run import results
 from repros.run.results import Record

@@ -24,8 +24,9 @@ from repros.hunt import write
 from repros.hunt.life import Departure, Life
 from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
-from repros.report import comment, escape, junit, markdown, onefile, plot
+from repros.report import escape, junit, markdown, onefile, plot
 from repros.report import terminal as screen
+from repros.report.attachment import comment
 from repros.report.clean import redacted
 from repros.report.machine import machines
 from repros.report.page import html

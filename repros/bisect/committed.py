@@ -12,8 +12,8 @@ from repros.bisect.search import BAD, GOOD
 from repros.case import REPOSITORIES
 from repros.cases import aliases
 from repros.errors import UserError
+from repros.report.attachment.tried import Commit
 from repros.report.machine import rank
-from repros.report.tried import Commit
 from repros.run.results import Record, shown
 from repros.verdict import Outcome, Verdict
 

@@ -23,7 +23,7 @@ from repros.run.record import Record
 
 if TYPE_CHECKING:
     from repros.cases import Entry
-    from repros.report.tried import Evidence
+    from repros.report.attachment.tried import Evidence
 
 
 def register(add: Add) -> None:
@@ -47,7 +47,7 @@ def cmd_bundle(arguments: argparse.Namespace, console: Console) -> int:
     """Write a trial as an attachment."""
     from repros.cells.uv import pip_settings
     from repros.redaction.redact import Redactor
-    from repros.report import bundle
+    from repros.report.attachment import bundle
 
     places = [[arguments.run]] if arguments.run else results.runs_and_committed()
     entries = cases.having(cases.select(arguments.case, cases.find()), arguments.condition)
@@ -73,7 +73,7 @@ def gathered(record: Record, entry: Entry, reports: Path = results.REPORTS) -> E
     """Return what is committed on a trial's condition: trials, probes of bisections, the fixing commit, the remedy."""
     from repros.bisect import committed
     from repros.evidence import story
-    from repros.report import tried
+    from repros.report.attachment import tried
 
     of = (record.case, record.condition)
     found: dict[Path, list[Record]] = {}

@@ -1,6 +1,6 @@
 """The caching allocator's snapshot as a file: what PyTorch's memory viewer opens (pytorch.org/memory_viz).
 
-Standard library alone: a worker writes it (`repros.meters.cuda`), the parent reads it (`repros.report.bundle`).
+Standard library alone: a worker writes it (`repros.meters.cuda`), the parent reads it (`repros.report.attachment`).
 """
 
 from __future__ import annotations

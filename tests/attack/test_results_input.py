@@ -24,7 +24,8 @@ from repros.bisect import probe
 from repros.errors import UserError
 from repros.evidence import fits, proxies, readme
 from repros.redaction.redact import Redactor
-from repros.report import comment, junit, markdown, terminal
+from repros.report import junit, markdown, terminal
+from repros.report.attachment import comment
 from repros.report.page import html
 from repros.run import ending, results
 from repros.run.results import Record

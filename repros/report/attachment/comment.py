@@ -12,8 +12,9 @@ from repros import cases
 from repros.cases import Entry
 from repros.errors import shortened
 from repros.redaction.redact import Redactor
-from repros.report import escape, onefile, standing, tried
-from repros.report.tried import Evidence
+from repros.report import escape, onefile, standing
+from repros.report.attachment import tried
+from repros.report.attachment.tried import Evidence
 from repros.run.results import Record
 from repros.verdict import Effect, Verdict, apart, multiple, show
 

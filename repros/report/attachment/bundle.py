@@ -16,9 +16,10 @@ from repros import cases, files
 from repros.cases import Entry, sources
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
-from repros.report import onefile, plot, snapshots, standing, tried
-from repros.report.comment import NOTHING, comment
-from repros.report.tried import Evidence
+from repros.report import onefile, plot, snapshots, standing
+from repros.report.attachment import tried
+from repros.report.attachment.comment import NOTHING, comment
+from repros.report.attachment.tried import Evidence
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict

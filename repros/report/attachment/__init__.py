@@ -1,0 +1,1 @@
+"""What goes to an upstream thread: the witness, a comment ready to paste, and the evidence behind it."""
