@@ -208,6 +208,23 @@ def test_a_secret_that_the_head_would_cut_in_half_is_gone(records: list[Record])
 # --- the witness ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("report", "shown"),
+    [
+        ("gh2005", ("gh2005_experts", "nf4-experts-checkpoint-nonreentrant")),
+        ("gh1935", ("gh1935_compiled", "nf4-compile-mincut")),
+        ("gh44387", ("gh44387_reserved_memory", "nf4")),
+    ],
+)
+def test_a_trial_is_shown_that_its_own_witness_leads(
+    report: str, shown: tuple[str, str], records: list[Record]
+) -> None:
+    """A newer release is bad under another condition of bitsandbytes#2005; the script would call that release good."""
+    one, entry = bundle.choose_of(records, cases.select(report, tuple(KNOWN.values())), None, None, "evidence")
+    assert (one.case, one.condition, one.verdict) == (*shown, BAD)
+    assert bundle.led(one, entry) == 2
+
+
 def report(tmp_path: Path, files: Mapping[str, str]) -> Path:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -235,7 +252,7 @@ def made(records: list[Record], witness: Path, folder: Path, monkeypatch: pytest
     ("name", "says"),
     [
         ("minimal_saved_weight.py", "`minimal.py` is the witness;"),
-        ("minimal.py", "`minimal.py` is the report's witness, not this condition's own;"),
+        ("minimal.py", "`minimal.py` is the report's witness, not this condition's own, and may vote otherwise;"),
     ],
 )
 def test_the_witness_is_attached_and_stands_in_the_comment(

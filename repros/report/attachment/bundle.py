@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from repros import cases, files
+from repros.case import Condition
 from repros.cases import Entry, sources
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
@@ -46,8 +47,8 @@ ORDER = (Verdict.REPRODUCED, Verdict.ABSENT)
 def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition: str | None, where: str) -> Record:
     """Return the trial that is meant; UserError if there is none.
 
-    Of several: reproduced before absent, in the newest release of the package that the condition's windows name (the
-    report's first, where they name it), then of the other packages; then one that has a witness of its own.
+    Of several: reproduced before absent; under a condition that has a witness of its own, which leads the attachment;
+    in the newest release of the package that its windows name (the report's, where they name it), then of the others.
     """
     if condition:
         entry.condition(condition)
@@ -55,7 +56,7 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
     fit = [r for r in mine if cell in (None, r.cell) and condition in (None, r.condition) and r.arms]
     for wanted in (*ORDER, None):
         if found := [record for record in fit if wanted in (None, record.verdict)]:
-            return max(found, key=lambda record: release(record, entry))
+            return max(found, key=lambda record: (led(record, entry) > 0, release(record, entry)))
     asked = "".join([f" [{condition}]" if condition else "", f" in {cell}" if cell else ""])
     cells = ", ".join(dict.fromkeys(record.cell for record in mine))
     raise UserError(
@@ -69,32 +70,45 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
 def choose_of(
     records: Sequence[Record], entries: Sequence[Entry], cell: str | None, condition: str | None, where: str
 ) -> tuple[Record, Entry]:
-    """Return the trial that is meant of several cases, and its case: of one in which it is reproduced, if there is."""
-    tried = {record.case for record in records}
+    """Return the trial that is meant of several cases, and its case: reproduced if there is one, and led by a witness."""
+    seen = {record.case for record in records}
     found, refused = [], []
-    for entry in [e for e in entries if e.name in tried] or entries[:1]:
+    for entry in [e for e in entries if e.name in seen] or entries[:1]:
         try:
             found.append((choose(records, entry, cell, condition, where), entry))
         except UserError as error:
             refused.append(error)
     if not found:
         raise refused[0]
-    return min(found, key=lambda one: ORDER.index(one[0].verdict) if one[0].verdict in ORDER else len(ORDER))
+    order = [*ORDER, *(verdict for verdict in Verdict if verdict not in ORDER)]
+    return min(found, key=lambda one: (order.index(one[0].verdict), -led(*one)))
 
 
-def release(record: Record, entry: Entry) -> tuple[list[Version], bool]:
-    """Return what orders trials: by release of the package that decides, then of each axis; then by an own witness."""
-    case = entry.case
-    condition = next((one for one in case.conditions if one.name == record.condition), None)
-    first = tried.deciding(condition.affected if condition else (), case.package)[:1]
+def release(record: Record, entry: Entry) -> list[Version]:
+    """Return what orders trials by release: of the package that decides, then of each axis."""
+    condition, package = declared(record, entry), entry.case.package
+    first = tried.deciding(condition.affected if condition else (), package)[:1]
     found = []
-    for name in (*(first or [case.package]), *standing.AXES):
+    for name in (*(first or [package]), *standing.AXES):
         try:
             found.append(Version(record.versions.get(name, "0")))
         except InvalidVersion:
             found.append(Version("0"))
+    return found
+
+
+def led(record: Record, entry: Entry) -> int:
+    """Return 2 if the report's first witness is that of a trial's condition, 1 if another is, 0 if none is."""
+    condition = declared(record, entry)
     witness = condition and cases.witness_of(entry.path, condition)
-    return found, bool(condition and witness and cases.is_own(witness, entry.path, condition))
+    if not (condition and witness and cases.is_own(witness, entry.path, condition)):
+        return 0
+    return 2 if witness.name == WITNESS else 1
+
+
+def declared(record: Record, entry: Entry) -> Condition | None:
+    """Return a trial's condition as its case declares it now; None if it does no more."""
+    return next((one for one in entry.case.conditions if one.name == record.condition), None)
 
 
 def look(
