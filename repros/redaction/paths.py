@@ -16,7 +16,7 @@ _HOME = re.compile(
     r"(?<![\w.~-])(?:"
     rf"(?:/(?:mnt|cygdrive))?/[A-Za-z]/Users/{_USER}"
     rf"|(?:/[\w.-]{{1,40}}){{0,4}}?/(?:home|homes|Users)\d{{0,2}}/(?:(?:jusers|users?|[a-z])/)?(?!\.{{1,2}}/){_USER}"
-    r"|/roo[t](?![\w-]))"
+    r"|/roo[t](?=/))"
     rf"|(?<![A-Za-z])[A-Za-z]:(?:\\{{1,4}}|/)(?:Users|Documents and Settings)(?:\\{{1,4}}|/){_USER}"
     rf"|(?<![\w\\])(?:\\{{1,2}})(?:home|Users)\\{{1,2}}{_USER}"
 )

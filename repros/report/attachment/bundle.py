@@ -70,7 +70,7 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
 def choose_of(
     records: Sequence[Record], entries: Sequence[Entry], cell: str | None, condition: str | None, where: str
 ) -> tuple[Record, Entry]:
-    """Return the trial that is meant of several cases, and its case: reproduced if there is one, and led by a witness."""
+    """Return the trial that is meant of several cases, and its case: reproduced if one is, and led by a witness."""
     seen = {record.case for record in records}
     found, refused = [], []
     for entry in [e for e in entries if e.name in seen] or entries[:1]:
