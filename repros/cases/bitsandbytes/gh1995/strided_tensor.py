@@ -1,0 +1,79 @@
+"""Blockwise quantization reads a strided tensor as if it were contiguous, on a CPU.
+
+Report: `quantize_blockwise` and `dequantize_blockwise` do, without a word; of a contiguous tensor they are right.
+
+Mechanism: the kernel walks as many numbers of the memory as the view has. A transposed tensor is both quantized and
+dequantized in the order of its memory, and comes back right.
+
+Limit: the error against float64, over the codes of the formula, relative to the largest number. Of a number between two
+codes either may be taken: a step of the code table. Planted: the formula over the memory that the view begins at.
+"""
+
+from repros.case import Affected, Case, Claim, Condition, error
+
+SIDE, BLOCK = 64, 64
+LIMIT = 0.9 / 64  # the largest step of the dynamic code table: 0.1 to 1 in 64 steps
+UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1995-bitsandbytes"),)
+READ = Claim("on a CPU blockwise quantization reads a non-contiguous tensor as if it were contiguous")
+
+
+def view(name, takes, codes_too=False, **declared):
+    """Declare a view of a square of twice the side; with ``codes_too`` its codes lie transposed in memory."""
+    return Condition(name, error(LIMIT), {"takes": takes, "codes_too": codes_too}, claims=(READ,), **declared)
+
+
+CASE = Case(
+    report="bitsandbytes#1995",
+    title="CPU: quantize_blockwise and dequantize_blockwise read a non-contiguous tensor as if it were contiguous",
+    kind="issue",
+    status="open",
+    severity="wrong numbers",
+    trigger="`quantize_blockwise` or `dequantize_blockwise` of a sliced or transposed tensor, on a CPU",
+    also=("bitsandbytes#1690", "bitsandbytes#1342"),
+    claims=(READ,),
+    conditions=(
+        view("every-other-row", lambda x: x[:, :SIDE].contiguous()[::2], affected=UNTIL_0_50, witness="minimal.py"),
+        view("every-other-column", lambda x: x[:SIDE, ::2], affected=UNTIL_0_50),
+        view("transposed", lambda x: x[:SIDE, :SIDE].contiguous().t(), affected=()),
+        view("transposed-codes", lambda x: x[:SIDE, :SIDE].contiguous(), codes_too=True, affected=UNTIL_0_50),
+        view("contiguous", lambda x: x[:SIDE, :SIDE].contiguous(), control=True),
+    ),
+)
+
+
+def inputs(c):
+    import torch
+
+    return {"x": c.takes(torch.randn(2 * SIDE, 2 * SIDE))}
+
+
+def formula(c, x, read=lambda tensor: tensor):
+    """Quantize and dequantize by the code table; ``read`` takes a tensor's numbers, row by row."""
+    from repros.reference.codebook import table_dynamic
+
+    blocks, table = read(x).reshape(-1, BLOCK), table_dynamic()
+    absmax = blocks.abs().amax(dim=1, keepdim=True)
+    codes = (blocks.div(absmax).unsqueeze(-1) - table).abs().argmin(-1).view(SIDE, SIDE)
+    codes = read(codes.t().contiguous().t() if c.codes_too else codes)
+    return (table[codes.reshape(-1, BLOCK)] * absmax).view(SIDE, SIDE)
+
+
+def oracle(c, x):
+    return {"numbers": formula(c, x.double())}
+
+
+def subject(c, x):
+    from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
+
+    yield "quantize"
+    codes, state = quantize_blockwise(x, blocksize=BLOCK)
+    return {"numbers": dequantize_blockwise(codes.t().contiguous().t() if c.codes_too else codes, state)}
+
+
+def reference(c, x, read=lambda tensor: tensor):
+    yield "quantize"
+    return {"numbers": formula(c, x, read)}
+
+
+def planted(c, x):
+    return reference(c, x, lambda t: t.as_strided((SIDE, SIDE), (SIDE, 1), t.storage_offset()))
