@@ -37,6 +37,7 @@ CELL = "tf5.2.0-bnb0.49.2"
 KNOWN = {e.name: e for e in cases.find()}
 #: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.
 CHOSEN = {
+    "gh1729_unpacked_state": "unpacked",
     "gh1849_fused_experts": "nf4-experts",
     "gh1927_cleared_state": "clear-cb-between",
     "gh1927_held_state": "held-enable-train-reentrant-8bit",
@@ -55,6 +56,8 @@ CHOSEN = {
     "gh1935_custom_op": "nf4-customop-eager",
     "gh1935_int8": "int8-eager",
     "gh1935_saved_weight": "nf4-eager",
+    "gh1946_state_dict": "not-strict",
+    "gh1995_strided_tensor": "every-other-row",
     "gh2005_experts": "nf4-experts-eager",
     "gh44387_cast_dtype": "nf4-cast-sync",
     "gh44387_int8": "int8",
@@ -291,7 +294,7 @@ def test_comments_fit_and_name_what_upstream_asks_for(records: list[Record]) -> 
 
 
 def test_a_comment_on_a_control_condition_says_that_nothing_is_planted(records: list[Record]) -> None:
-    record = trial(records, "gh1927_train_order", "order-train-enable-default-8bit")
+    record = trial(records, "gh1935_saved_weight", "nf4-eager")
     alone = replace(record, control=True, arms=tuple(arm for arm in record.arms if arm.arm != "planted"))
     planted, without = (
         comment.comment(one, records, KNOWN[record.case], Redactor(), plotted=False) for one in (record, alone)
