@@ -25,9 +25,9 @@ def state(name, limit=LIMIT, *, packed, double=False, **more):
 
 CASE = Case(
     report="bitsandbytes#1729",
-    title="QuantState.from_dict(as_dict()) raises",
-    kind="issue",
-    status="open",
+    title="Fix QuantState and dict conversions",
+    kind="pull request",
+    status="merged",
     severity="raises",
     trigger="`QuantState.from_dict` of what `as_dict()` returned, as a 4-bit weight is saved and restored by hand",
     claims=(RAISES,),

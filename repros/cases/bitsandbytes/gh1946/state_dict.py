@@ -22,9 +22,9 @@ WRONG = Claim("with strict=False it is silently wrong")
 
 CASE = Case(
     report="bitsandbytes#1946",
-    title="Linear4bit does not load its own state dict",
+    title="Linear4bit._save_to_state_dict writes QuantState keys but no _load_from_state_dict consumes them",
     kind="issue",
-    status="open",
+    status="open, fix proposed: #1958",
     severity="wrong numbers",
     trigger="`load_state_dict` on a quantized `bitsandbytes.nn.Linear4bit`, as a checkpoint is resumed by hand",
     claims=(RAISES, WRONG),

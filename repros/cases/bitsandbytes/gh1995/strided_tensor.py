@@ -24,9 +24,9 @@ def view(name, takes, codes_too=False, **declared):
 
 CASE = Case(
     report="bitsandbytes#1995",
-    title="CPU: quantize_blockwise and dequantize_blockwise read a non-contiguous tensor as if it were contiguous",
+    title="quantize_blockwise / dequantize_blockwise produce incorrect results for non-contiguous CPU inputs",
     kind="issue",
-    status="open",
+    status="closed, fixed by #1996",
     severity="wrong numbers",
     trigger="`quantize_blockwise` or `dequantize_blockwise` of a sliced or transposed tensor, on a CPU",
     also=("bitsandbytes#1690", "bitsandbytes#1342"),
