@@ -454,7 +454,7 @@ def test_an_arm_that_waits_in_a_folder_that_is_gone_ends(tmp_path: Path) -> None
     """Without its supervisor there may be nobody left to tell it so."""
     gate = tmp_path / "work" / "gate"
     gate.parent.mkdir()
-    waits = "import sys; from repros.worker.arm import Driver; Driver.__new__(Driver)._wait(sys.argv[1]); sys.exit(3)"
+    waits = "import sys; from repros.worker.arm import wait; wait(sys.argv[1]); sys.exit(3)"
     arm = subprocess.Popen([sys.executable, "-c", waits, str(gate)])
     with pytest.raises(subprocess.TimeoutExpired):
         arm.wait(1.5)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -80,6 +81,12 @@ def started(script: Path, bisection: Path | None) -> Start:
     return Start(text, *committed.windows(bisection), results.shown(bisection))
 
 
+def scaffold(report: str, kind: str, start: Mapping[str, Any] | None = None) -> str:
+    """Return a case file that is to be filled in; ``start`` names its witness, and windows with their source."""
+    values = {"witness": "", "windows": None, **(start or {})}
+    return onefile.template(f"case_{kind}.py.j2").render(report=report, **values)
+
+
 def write_case(
     package: str, number: int, name: str, kind: str, root: Path = CASES, *, start: Start | None = None
 ) -> Path:
@@ -96,8 +103,7 @@ def write_case(
     path = folder / f"{name}.py"
     folder.mkdir(parents=True, exist_ok=True)
     witness = f"minimal_{name}.py" if (folder / "minimal.py").exists() else "minimal.py"
-    values = asdict(start) | {"witness": witness} if start else {"witness": "", "windows": None}
-    text = onefile.template(f"case_{kind}.py.j2").render(report=f"{package}#{number}", **values)
+    text = scaffold(f"{package}#{number}", kind, asdict(start) | {"witness": witness} if start else {})
     for file, content in ((path, text), *([(folder / witness, start.script)] if start else [])):
         try:
             files.create(file, content)

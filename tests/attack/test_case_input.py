@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from repros import ROOT, cases
 from repros.cases import Entry
-from repros.commands.new import KINDS
+from repros.commands.new import KINDS, scaffold
 from repros.errors import UserError
-from repros.report import onefile
 from tests.attack.tally import at_the_door, part
 
 # ruff: noqa: E501 - a row a mistake
@@ -105,7 +104,7 @@ def planted(c, x):
 def proposed(c, x):
     return train(x, keep=False)
 '''
-SCAFFOLDS = [onefile.template(f"case_{kind}.py.j2").render(report="bitsandbytes#1") for kind in KINDS]
+SCAFFOLDS = [scaffold("bitsandbytes#1", kind) for kind in KINDS]
 REAL = [
     (ROOT / "repros" / "cases" / name).read_text(encoding="utf-8")
     for name in (
