@@ -118,6 +118,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cases") / "damaged"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
+    (folder / "minimal.py").write_text("print('good: nothing')\n")  # the real ones name their witness
     sys.path.insert(0, str(folder.parent))
     yield folder
     sys.path.remove(str(folder.parent))
@@ -183,6 +184,7 @@ MISTAKES = [
     ('gate=("aten::mm",)', "gate=(3,)", "Case.gate: `(3,)` is not a tuple of texts", "write a tuple"),
     ("conditions=(", "conditions=(3, ", "Case.conditions: `(3, Condition", "write a tuple of Condition"),
     ("conditions=(", "conditions=() and (", "Case.conditions: no condition", "write at least one"),
+    ('device="cuda", ', 'device="cuda", witness="minimal_none.py", ', "no witness `minimal_none.py` beside the case", "write it"),
     ("conditions=(", 'conditions=(Condition("eager", held(1)), ', "`eager`: the name of another condition too", "give each"),
     ("    claims=(HELD,),\n    conditions", "    claims=(),\n    conditions", "condition `eager`: `it is held` is not in Case.claims", "add it to `claims`"),
     ('"smollm2-135m-2l"', '"llama-zzz"', "condition `whole-cuda`: no checkpoint recipe `llama-zzz`", "one of: "),
