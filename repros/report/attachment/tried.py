@@ -13,10 +13,7 @@ from repros.report import standing
 from repros.report.machine import rank
 from repros.report.standing import AXES, Fix
 from repros.run.record import Record
-from repros.verdict import SETTLED, Verdict
-
-#: What a table calls a verdict: a release is judged there, not a trial.
-VOTES = {Verdict.REPRODUCED: "bad", Verdict.ABSENT: "good"}
+from repros.verdict import SETTLED, VOTES, Verdict
 
 
 @dataclass(frozen=True)
