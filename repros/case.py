@@ -75,7 +75,8 @@ class DeclarationError(UserError):
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
+    # A subclass of str is no text: it may say one thing and be another, and cannot name a file.
+    return type(value) is str and not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)
 
 
 def _is_texts(value: object) -> bool:
@@ -354,6 +355,9 @@ class Condition(_Declared):
         for name in self.env:
             if not name or "=" in name:
                 raise self.error(f"Condition.env: `{name}` is not a name of a variable", "such as `OMP_NUM_THREADS`")
+        if self.witness and not re.fullmatch(r"[a-z][a-z0-9_]{0,99}\.py", self.witness):
+            what = f"condition `{self.name}`: the witness `{shortened(self.witness)}` is not a file name"
+            raise self.error(what, "write a file of the report's folder, such as `minimal.py`")
         if self.control and self.affected:
             what = f"condition `{self.name}`: a control condition that is affected"
             raise self.error(what, "a control is one that the report calls fine; take `control` or `affected` out")

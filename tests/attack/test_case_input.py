@@ -185,6 +185,8 @@ MISTAKES = [
     ("conditions=(", "conditions=(3, ", "Case.conditions: `(3, Condition", "write a tuple of Condition"),
     ("conditions=(", "conditions=() and (", "Case.conditions: no condition", "write at least one"),
     ('device="cuda", ', 'device="cuda", witness="minimal_none.py", ', "no witness `minimal_none.py` beside the case", "write it"),
+    ('device="cuda", ', 'device="cuda", witness="../minimal.py", ', "the witness `../minimal.py` is not a file name", "write a file"),
+    ('device="cuda", ', 'device="cuda", witness=type("S", (str,), {})("minimal.py"), ', "is not a text of one line", "write a text"),
     ("conditions=(", 'conditions=(Condition("eager", held(1)), ', "`eager`: the name of another condition too", "give each"),
     ("    claims=(HELD,),\n    conditions", "    claims=(),\n    conditions", "condition `eager`: `it is held` is not in Case.claims", "add it to `claims`"),
     ('"smollm2-135m-2l"', '"llama-zzz"', "condition `whole-cuda`: no checkpoint recipe `llama-zzz`", "one of: "),
