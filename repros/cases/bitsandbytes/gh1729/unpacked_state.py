@@ -23,6 +23,9 @@ def state(name, limit=LIMIT, *, packed, double=False, **more):
     return Condition(name, error(limit), {"packed": packed, "double": double}, claims=(RAISES,), **more)
 
 
+UNPACKED = state("unpacked", packed=False, affected=UNTIL_0_50, witness="minimal.py")
+
+
 CASE = Case(
     report="bitsandbytes#1729",
     title="Fix QuantState and dict conversions",
@@ -32,7 +35,8 @@ CASE = Case(
     trigger="`QuantState.from_dict` of what `as_dict()` returned, as a 4-bit weight is saved and restored by hand",
     claims=(RAISES,),
     conditions=(
-        state("unpacked", packed=False, affected=UNTIL_0_50, witness="minimal.py"),
+        UNPACKED,
+        UNPACKED.on_card("", error(LIMIT), witness="minimal.py"),
         state("unpacked-double", DOUBLE, packed=False, double=True, affected=UNTIL_0_50),
         state("packed", packed=True, control=True),
         state("packed-double", DOUBLE, packed=True, double=True, control=True),
@@ -45,7 +49,7 @@ CASE = Case(
 def inputs(c):
     import torch
 
-    return {"weight": torch.randn(64, 128)}
+    return {"weight": torch.randn(64, 128, device=c.device)}
 
 
 def oracle(c, weight):
@@ -63,18 +67,18 @@ def subject(c, weight):
     return {"weight": dequantize_4bit(codes, restored)}
 
 
-def reference(c, weight):
+def reference(c, weight, read=lambda kept: kept):
     from repros.reference.blockwise import Quantized4bit, dequantize_4bit, quantize_4bit
 
     kept = vars(quantize_4bit(weight, double=c.double))
     yield "restore"
-    return {"weight": dequantize_4bit(Quantized4bit(**kept))}
+    return {"weight": dequantize_4bit(Quantized4bit(**read(kept)))}
 
 
 def planted(c, weight):
-    from repros.reference.blockwise import Quantized4bit, dequantize_4bit, quantize_4bit
+    return reference(c, weight, the_packed_one)
 
-    kept = vars(quantize_4bit(weight, double=c.double))
-    yield "restore"
+
+def the_packed_one(kept):
     (packed,) = [item for name, item in kept.items() if name.startswith("quant_state.")]
-    return {"weight": dequantize_4bit(Quantized4bit(**packed))}
+    return packed

@@ -48,7 +48,7 @@ CASE = Case(
         offload("offload-no-checkpoint", "the same without checkpointing", recompute=None),
         offload("offload-map-without-scale", "its map of weights lacks SCB", scale_in_map=False),
         offload("offload-eval", "the same hooks, eval mode, no checkpointing", recompute=None, training=False),
-        OFFLOADED.on_card("", error(LIMIT), affected=(ALL_TRIED_CUDA,), proposed=False),
+        OFFLOADED.on_card("", error(LIMIT), affected=(ALL_TRIED_CUDA,), proposed=False, witness="minimal.py"),
     ),
     proposes=REPORT_FIX,
 )

@@ -71,6 +71,7 @@ CASE = Case(
             needs=Needs(NEWEST.packages, card_bytes=6 * 4096 * 12288, reason=NEWEST.reason),
             affected=(CARD_SINCE_0_49,),
             proposed=False,
+            witness="minimal_dora.py",
         ),
     ),
     timeout_s=180.0,

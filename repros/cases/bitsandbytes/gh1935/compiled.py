@@ -61,7 +61,7 @@ CASE = Case(
         BY_INDUCTOR,
         compiled("nf4-eval-compile-mincut", MINCUT, UNTIL_0_50, training=False),
         compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, quant=FP4, needs=HAS_FP4),
-        of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,)),
+        of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), witness="minimal.py"),
         of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), layers=32, needs=NEWEST),
         of_9b(BY_INDUCTOR, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), needs=NEWEST, proposed=True),
     ),

@@ -75,7 +75,7 @@ CASE = Case(
     conditions=(
         on_cpu("nf4", affected=(READS_AHEAD,), witness="minimal.py"),
         on_cpu("nf4-sync", affected=(), needs=POOL, env=SYNC),
-        on_card("nf4-7b-cuda", needs=ROOM, affected=(READS_AHEAD_ON_CARD,), proxy="nf4"),
+        on_card("nf4-7b-cuda", needs=ROOM, affected=(READS_AHEAD_ON_CARD,), proxy="nf4", witness="minimal_7b.py"),
         on_card("nf4-sync-7b-cuda", needs=INSIDE, affected=(), proxy="nf4-sync", env=SYNC),
     ),
     gate=GATE,

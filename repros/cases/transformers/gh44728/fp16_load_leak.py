@@ -36,6 +36,7 @@ AT_END = Claim("16-bit sources are still alive after loading")
 NF4 = {"scheme": "nf4", "dtype": "bfloat16"}
 INT8 = {"scheme": "int8", "dtype": "bfloat16"}
 NF4_OPT = {"scheme": "nf4", "dtype": "float16"}
+ON_CARD = {"device": "cuda", "proxy": "nf4-sync", "witness": "minimal_convert.py"}
 
 
 def without_pool(name, budget, params, checkpoint, **more):
@@ -57,7 +58,7 @@ CASE = Case(
         Condition(
             "nf4-after", NF4_END, NF4, affected=(), claims=(AT_END,), checkpoint="smollm2-135m-1l", proposed=False
         ),
-        without_pool("nf4-sync-350m-cuda", NF4_ALLOCATED, NF4_OPT, "opt-350m", device="cuda", proxy="nf4-sync"),
+        without_pool("nf4-sync-350m-cuda", NF4_ALLOCATED, NF4_OPT, "opt-350m", **ON_CARD),
     ),
     numbers=NF4_ERROR,
     proposes=PROPOSES,

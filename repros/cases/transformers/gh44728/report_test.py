@@ -83,6 +83,7 @@ CASE = Case(
             device="cuda",
             checkpoint="opt-350m",
             proxy="nf4-report-test",
+            witness="minimal_350m.py",
         ),
     ),
     numbers=NF4_ERROR,
