@@ -64,6 +64,7 @@ CASE = Case(
     proposes=PROPOSES,
     proposed_needs=POOL,
     gate=GATE,
+    timeout_s=120.0,
 )
 
 
