@@ -8,7 +8,7 @@ raises where there is none; `as_dict()` without `packed` writes what that tensor
 Limit: the error of what the restored state dequantizes to, against float64, relative to the largest number: a code
 times a scale, rounded. A scale that is quantized too may take either of two codes, a step of their table apart: 0.9/64.
 
-Planted: the reference, which keeps a state as a dictionary, looks for the one packed item and finds none.
+Planted (must break the limit): the reference, but it looks in its dictionary for one packed item: there is none.
 """
 
 from repros.case import Affected, Case, Claim, Condition, Symptom, error

@@ -13,7 +13,7 @@ Limit on a CPU: the 16-bit bytes that stay by their nature (embedding, head, nor
 counts what is alive; the sizes of the model's own tensors are the second instrument. On a GPU all that is allocated
 counts: what stays, codes and scales, and what the allocator rounds up.
 
-Planted: the reference leaves the experts as they are.
+Planted (must break the limit): the reference, but it leaves the experts as they are.
 """
 
 from dataclasses import replace

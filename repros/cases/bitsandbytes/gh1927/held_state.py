@@ -11,7 +11,7 @@ call does not count.
 
 Limit: the bytes that are named below; without recomputation a block holds a dozen hidden states and more.
 
-Planted: the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
+Planted (must break the limit): the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition, held

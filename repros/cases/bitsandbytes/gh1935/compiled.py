@@ -10,7 +10,7 @@ product; torch 2.14 merges no value of the forward with one of the backward.
 Limit: the weight is frozen, so the backward needs only the packed weight, which was there before the step. Between
 forward and backward a step has to hold its output. A saved weight is six times the output.
 
-Planted: the reference, but it multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card

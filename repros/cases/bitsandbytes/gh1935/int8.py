@@ -11,7 +11,7 @@ further layer too, by design. A saved weight is six times the output.
 Limit, for a chain of layers under gradient checkpointing: its peak of live 16-bit bytes, since the backward recomputes:
 one dequantized weight at a time, an output and a recomputed one for each layer, and four more: input and gradients.
 
-Planted: the reference multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card

@@ -12,7 +12,7 @@ without, since the bug would save the weights while the backward recomputes. So 
 limited: one dequantized weight at a time, an output and a recomputed one for each layer, and four more: input and
 gradients.
 
-Planted: the reference multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from __future__ import annotations

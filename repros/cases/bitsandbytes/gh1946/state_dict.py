@@ -9,7 +9,7 @@ them: torch takes them for unexpected keys, or leaves them out, and the layer ha
 Limit: the error of the output against float64, over the codes that were saved, relative to the largest number: a sum of
 128 products in float32 is off by at most as many epsilons. The exception that the report quotes breaks the limit too.
 
-Planted: the reference, but the layer that loads has its scales in an attribute and not among its buffers.
+Planted (must break the limit): the reference, but the layer that loads keeps its scales out of its buffers.
 """
 
 from repros.case import Affected, Case, Claim, Condition, Symptom, error

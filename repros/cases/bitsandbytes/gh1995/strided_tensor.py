@@ -6,7 +6,9 @@ Mechanism: the kernel walks as many numbers of the memory as the view has. A tra
 dequantized in the order of its memory, and comes back right.
 
 Limit: the error against float64, over the codes of the formula, relative to the largest number. Of a number between two
-codes either may be taken: a step of the code table. Planted: the formula over the memory that the view begins at.
+codes either may be taken: a step of the code table.
+
+Planted (must break the limit): the formula over the memory that the view begins at.
 """
 
 from repros.case import Affected, Case, Claim, Condition, error

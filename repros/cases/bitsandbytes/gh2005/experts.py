@@ -13,7 +13,7 @@ Limit: the experts are frozen, so the backward needs their packed weights alone,
 was born since the judged steps began and is alive between forward and backward may be the output alone. Two dequantized
 experts are twelve times the output. Under checkpointing two steps are run, and what the first one leaves counts.
 
-Planted: the reference's experts multiply by a dequantized weight that autograd saves and a cache keeps.
+Planted (must break the limit): the reference, but autograd saves its dequantized weights and a cache keeps them.
 """
 
 from __future__ import annotations

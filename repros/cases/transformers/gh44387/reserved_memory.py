@@ -13,7 +13,7 @@ first quantization wait until the pool is idle (``gate``), and the peak is the w
 
 Limit: what stays 16-bit (embedding, norms), and one source on its way, the largest. The GPU's is derived below.
 
-Planted: the reference reads every source before it quantizes the first.
+Planted (must break the limit): the reference, but it reads every source before it quantizes the first.
 """
 
 from functools import partial

@@ -11,7 +11,7 @@ up then are held by references. ``nf4-after`` looks when loading has ended: a po
 Limit of 16-bit bytes alive at once: what stays 16-bit (embedding, norms) and one source, the largest; for int8 also a
 float16 copy of it, from which bitsandbytes quantizes. At the end what stays is left.
 
-Planted: the reference keeps every third source of a quantized weight for good.
+Planted (must break the limit): the reference, but it keeps every third source of a quantized weight for good.
 """
 
 from __future__ import annotations
