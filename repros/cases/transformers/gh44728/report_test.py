@@ -4,8 +4,8 @@ The report: 16-bit weights pile up while ``from_pretrained`` quantizes them. Its
 about 889 MB at the peak before the fix, about 611 MB after it, and 662 MB in 16 bits.
 
 Tried here: that test, with the report's limit and the report's fix. How far the loader's threads read ahead of the
-quantization decides the peak. On a CPU the meter makes the first quantization wait until they are idle (``gate``), which
-is the worst case. On a GPU nothing is held back, as in the report, and no release tried breaks the limit there.
+quantization decides the peak. On a CPU the meter makes the first quantization wait until they are idle (``gate``): the
+worst case. On a GPU nothing is held back, as in the report, and no release tried breaks the limit there.
 
 Limit: all bytes alive at once must not exceed the model's 16-bit size. That is a wide limit: a loader that keeps every
 third source (a 16-bit tensor as it was read) passes. The cases beside this one have a limit that is derived.
