@@ -15,7 +15,7 @@ import pytest
 
 from repros import cases
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Symptom, held
-from repros.cases import Entry, declared
+from repros.cases import Entry
 from repros.errors import UserError
 from repros.evidence.committed import Outputs
 from repros.report import terminal
@@ -323,7 +323,7 @@ def read(folder: Path, *swaps: tuple[str, str]) -> Case:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return declared.declaration(module)
+    return cases.entry(module).case
 
 
 def arm(name: str, body: str) -> tuple[str, str]:

@@ -376,7 +376,7 @@ def test_a_file_that_is_no_case(package: Path, content: bytes, says: str) -> Non
 
 
 def test_a_file_that_does_not_end_is_given_up(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repros.cases.declared.PATIENCE_S", 0.3)
+    monkeypatch.setattr("repros.cases.importing.PATIENCE_S", 0.3)
     busy = "import time\nwhile True:\n    try:\n        time.sleep(9)\n    except Exception:\n        pass\n"
     with pytest.raises(UserError, match=r"gh\d+_x.py:4: still busy after 0.3 s\nhint: a case file declares"):
         read(package, busy)
