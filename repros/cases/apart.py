@@ -34,7 +34,7 @@ _START = "import sys; sys.path.insert(0, sys.argv[1]); from repros.cases.reader 
 
 def read(file: Path, module: str) -> Contents:
     """Read a case file in a process of its own; UserError with file and line where it cannot be or says no contents."""
-    answer, code = _heard(file, module)
+    answer, code = heard(file, module)
     if not answer:
         raise _refused(file, f"it ended the process that reads it: {ending(code)}")
     try:
@@ -51,14 +51,14 @@ def _told(error: object) -> DeclarationError:
     """Return the error that the process tells: two lines of text."""
     if not (isinstance(error, list) and len(error) == 2 and all(isinstance(one, str) and one.strip() for one in error)):
         raise ValueError("an error is two lines")
-    return DeclarationError(*(shortened(one.strip(), MOST) for one in error))
+    return DeclarationError(*(shortened(one, MOST) for one in error))
 
 
 def _refused(file: Path, what: str) -> DeclarationError:
     return DeclarationError(f"{place_of(file, 1)}: {what}", DECLARES)
 
 
-def _heard(file: Path, module: str) -> tuple[bytes, int]:
+def heard(file: Path, module: str) -> tuple[bytes, int]:
     """Return what the process says, all of it, and its return code."""
     command = [sys.executable, "-I", "-S", "-B", "-c", _START, str(ROOT), module, str(file), str(importing.PATIENCE_S)]
     boxed = not sandbox.missing()
