@@ -109,14 +109,18 @@ def _functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
         if isinstance(node, ast.FunctionDef):
             found[node.name] = node
         elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-                pairs = zip(target.elts, node.value.elts, strict=False) if several else [(target, node.value)]  # type: ignore[attr-defined]
-                for name, value in [(one, value) for one, value in pairs if isinstance(one, ast.Name)]:
-                    found.pop(name.id, None)
-                    if isinstance(value, ast.Name) and value.id in found:
-                        found[name.id] = found[value.id]
+            given = {name: found.get(value.id) if isinstance(value, ast.Name) else None for name, value in _given(node)}
+            found = {name: one for name, one in (found | given).items() if one is not None}
     return found
+
+
+def _given(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the names that an assignment gives, each with its value; tuples are taken apart."""
+    for target in node.targets:
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        yield from ((name.id, value) for name, value in pairs if isinstance(name, ast.Name))
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.AST]:
@@ -126,12 +130,8 @@ def _statements(tree: ast.Module) -> Iterator[ast.AST]:
         node = waiting.pop()
         yield node
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            inner = [
-                one
-                for one in ast.iter_child_nodes(node)
-                if isinstance(one, ast.stmt | ast.ExceptHandler | ast.match_case)
-            ]
-            waiting += reversed(inner)
+            kinds = ast.stmt | ast.ExceptHandler | ast.match_case
+            waiting += reversed([one for one in ast.iter_child_nodes(node) if isinstance(one, kinds)])
 
 
 def check_versions(case: Case) -> None:
