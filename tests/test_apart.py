@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -299,3 +300,20 @@ def test_the_commands_take_a_path(below: Path, capsys: pytest.CaptureFixture[str
     assert bisect.only(path, "eager").path == Path(path)
     assert cli.main(["bundle", path, "--run", "reports/cpu"]) == 2
     assert "gh1_x" in capsys.readouterr().err
+
+
+def test_pytest_does_not_import_it_either(below: Path, tmp_path: Path) -> None:
+    """Neither as a module of tests, since its path is given, nor the package that it is in."""
+    outside = tmp_path / "noted"
+    note = f"import sys\nif not sys.flags.isolated:\n    open({str(outside)!r}, 'a').close()\n"
+    (below / "__init__.py").write_text(note)
+    path = written(
+        below, ("ROWS, COLUMNS", f"{note}ROWS, COLUMNS"), ('Needs({"torch": ">=2"}', 'Needs({"torch": "<2"}')
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-q", "-o", f"cache_dir={tmp_path / 'c'}"]
+    command += ["--reports", str(tmp_path / "reports"), "--cell", CELLS[0].label, "-k", "eager", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "1 skipped" in done.stdout and done.returncode == 0, done.stdout + done.stderr
+    assert not outside.exists()
+    subprocess.run([sys.executable, path], cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, check=True)
+    assert outside.exists()  # it does note where it runs
