@@ -181,9 +181,13 @@ def test_a_file_that_does_not_end_is_told_with_the_line(
 LATE = "gh1_x.py:1: no declaration after 1.5 s\nhint: a case file declares"
 
 
-def test_a_process_that_does_not_give_up_is_ended(below: Path, monkeypatch: pytest.MonkeyPatch, anywhere: str) -> None:
+@pytest.mark.parametrize("first", ["", "os.closerange(0, 64)\n"])
+def test_a_process_that_does_not_give_up_is_ended(
+    below: Path, first: str, monkeypatch: pytest.MonkeyPatch, anywhere: str
+) -> None:
+    """Whether it can still say something or has closed all that it could say it by."""
     monkeypatch.setattr(apart, "LIMIT_S", 1.5)
-    lines = "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass"
+    lines = f"import os, signal\n{first}signal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass"
     assert LATE in refusal(top(below, lines))
 
 

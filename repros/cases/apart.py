@@ -21,12 +21,14 @@ from repros.cases.data import contents
 from repros.cases.importing import DECLARES, Contents
 from repros.errors import MOST, shortened
 from repros.machine import sandbox
-from repros.machine.processes import ending
+from repros.machine.processes import ending, runs
 from repros.worker.supervisor import kill_group
 
 #: Seconds from the start of the process to the end of its answer. The process gives up by itself after
 #: `importing.PATIENCE_S`, with the line at which the file is busy, if the file lets it.
 LIMIT_S = 20.0
+#: How often its end is looked for, once it has said all.
+LOOK_S = 0.005
 #: Bytes of an answer; the longest of the suite's own cases takes a fiftieth.
 MOST_BYTES = 4 << 20
 _START = "import sys; sys.path.insert(0, sys.argv[1]); from repros.cases.reader import main; main()"
@@ -74,13 +76,14 @@ def heard(file: Path, module: str) -> tuple[bytes, int]:
         until = time.monotonic() + LIMIT_S
         with process.stdout as out:
             answer = _all_of(out, until, file)
-        code = process.wait(max(0.1, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise _late(file) from None
+        while runs(process.pid):
+            if time.monotonic() > until:
+                raise _late(file)
+            time.sleep(LOOK_S)
     finally:
         kill_group(process.pid)
         process.wait()
-    return answer, sandbox.code(code) if boxed else code
+    return answer, sandbox.code(process.returncode) if boxed else process.returncode
 
 
 def _all_of(out: IO[bytes], until: float, file: Path) -> bytes:

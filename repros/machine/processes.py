@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,11 @@ def working_below(folder: Path) -> Iterator[Path]:
                 here = process.joinpath("cwd").readlink()
                 if here.is_relative_to(folder):
                     yield process
+
+
+def runs(pid: int) -> bool:
+    """Return whether a child runs; it is not reaped, so its number stays its own until its group is killed."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def ending(code: int) -> str:

@@ -23,7 +23,7 @@ from repros import ROOT
 from repros.cells.envs import Environment
 from repros.errors import UserError
 from repros.machine import sandbox
-from repros.machine.processes import ending
+from repros.machine.processes import ending, runs
 from repros.machine.workdir import WorkFolder
 from repros.run.link import kill_group
 from repros.run.server import MEMORY_BYTES, SETTINGS
@@ -163,7 +163,7 @@ class Runner:
     def _watch(self, process: subprocess.Popen[bytes], logs: Sequence[Path]) -> tuple[str, bool]:
         """Wait for the end; return why it is not waited for any longer, and whether that is its time."""
         until = time.monotonic() + self.script.timeout_s
-        while _runs(process.pid):
+        while runs(process.pid):
             if self._stopped.wait(LOOK_S):
                 return "the run ended", False
             if time.monotonic() > until:
@@ -182,11 +182,6 @@ class Runner:
             settings.pop("HF_HUB_OFFLINE")
         found = {**base, **settings, "TMPDIR": str(own / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(own / "tmp")}
         return found | ({"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {})
-
-
-def _runs(pid: int) -> bool:
-    """Return whether a child runs; it is not reaped, so its number stays its own until its group is killed."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def _interpreter(environment: Environment) -> Iterator[Path]:
