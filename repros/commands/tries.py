@@ -37,10 +37,11 @@ from repros.commands.arguments import (
 )
 from repros.errors import EnvError, UserError
 from repros.evidence import committed
+from repros.machine import sandbox
 from repros.redaction.redact import Redactor
 from repros.report import terminal, tries
 from repros.report.tries import Row, Tries
-from repros.run import results, sandbox, script, vote
+from repros.run import results, script, vote
 from repros.run.script import Runner, Script
 from repros.run.vote import BAD, SKIP, Seen
 
