@@ -70,9 +70,11 @@ def pytest_sessionstart() -> None:
     interrupts.raise_what_is_lost()
 
 
-def pytest_keyboard_interrupt() -> None:
-    """Let another Ctrl-C cut nothing of what is closed, written and said from here on."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_keyboard_interrupt(excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+    """Let another Ctrl-C cut nothing of what is closed, written and said from here on; pytest shows lines alone."""
     interrupts.heard()
+    excinfo.traceback = type(excinfo.traceback)(interrupts.on_lines(excinfo.tb) or excinfo.tb)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -91,3 +91,24 @@ Faulty()
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert "ValueError: in a finalizer" in done.stderr
+
+
+#: An interrupt at an instruction that belongs to no line, as the end of a comprehension does.
+NO_LINE = """
+def interrupted(): raise KeyboardInterrupt
+
+def test_interrupted():
+    exec(compile("interrupted()", "text", "exec").replace(co_linetable=b""), {"interrupted": interrupted})
+"""
+
+
+def test_pytest_tells_of_an_interrupt_on_no_line(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(NO_LINE, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-c", os.devnull, "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "test_it.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr
+    assert "test_it.py:2: KeyboardInterrupt" in done.stdout
+    assert "TypeError" not in done.stdout + done.stderr

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 #: Within this time of a signal another one adds nothing; after it, the first was not heeded, and the next is raised.
 SAME_S = 1.0
@@ -59,6 +59,18 @@ def raise_what_is_lost() -> None:
 def exit_code(otherwise: int = 0) -> int:
     """Return 128 and the number of the signal that came first: 130 after Ctrl-C, 143 after SIGTERM."""
     return 128 + _State.first if _State.first else otherwise
+
+
+def on_lines(trace: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the entries that have no line: an interrupt may come at an instruction that has none."""
+    entries = []
+    while trace is not None:
+        entries += [trace] if trace.tb_lineno is not None and trace.tb_frame.f_lineno is not None else []
+        trace = trace.tb_next
+    found = None
+    for one in reversed(entries):
+        found = TracebackType(found, one.tb_frame, one.tb_lasti, one.tb_lineno)
+    return found
 
 
 def heard() -> None:
