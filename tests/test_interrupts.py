@@ -104,9 +104,9 @@ def test_interrupted():
 
 def test_pytest_tells_of_an_interrupt_on_no_line(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(NO_LINE, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-c", os.devnull, "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-p", "repros.pytest_plugin", "-c", os.devnull]
     done = subprocess.run(
-        [*command, str(tmp_path / "test_it.py")],
+        [*command, "--rootdir", str(tmp_path), str(tmp_path / "test_it.py")],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout + done.stderr

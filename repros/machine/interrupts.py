@@ -62,7 +62,7 @@ def exit_code(otherwise: int = 0) -> int:
 
 
 def on_lines(trace: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the entries that have no line: an interrupt may come at an instruction that has none."""
+    """Return a traceback without its entries on no line: an interrupt may come at an instruction that has none."""
     entries = []
     while trace is not None:
         entries += [trace] if trace.tb_lineno is not None and trace.tb_frame.f_lineno is not None else []
