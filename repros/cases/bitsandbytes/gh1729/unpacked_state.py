@@ -16,6 +16,7 @@ from repros.case import Affected, Case, Claim, Condition, Symptom, error
 LIMIT = 2.0**-23  # float32's epsilon
 DOUBLE = LIMIT + 0.9 / 64
 UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1729-bitsandbytes"),)
+UNTIL_0_50_CUDA = (Affected({"bitsandbytes": "<0.50"}, "reports/h100"),)
 RAISES = Claim("QuantState.from_dict(as_dict()) raises")
 
 
@@ -36,7 +37,7 @@ CASE = Case(
     claims=(RAISES,),
     conditions=(
         UNPACKED,
-        UNPACKED.on_card("", error(LIMIT), witness="minimal.py"),
+        UNPACKED.on_card("", error(LIMIT), affected=UNTIL_0_50_CUDA, witness="minimal.py"),
         state("unpacked-double", DOUBLE, packed=False, double=True, affected=UNTIL_0_50),
         state("packed", packed=True, control=True),
         state("packed-double", DOUBLE, packed=True, double=True, control=True),
