@@ -10,13 +10,14 @@ from pathlib import Path
 from repros.bisect.bisection import Walk
 from repros.bisect.probe import PROBES, Probe
 from repros.bisect.revisions import compare_link, diff_command
-from repros.bisect.scripts import NO_CONTROLS, ScriptEntry
+from repros.bisect.scripts import ScriptEntry
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
 from repros.cells.matrix import FOLLOWERS, Cell
 from repros.files import Folder
 from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
 from repros.report.tries import ranges
+from repros.run.vote import NO_CONTROLS
 from repros.verdict import apart, multiple, show, show_pair
 
 #: The columns of a search's log before those of the times.

@@ -19,8 +19,6 @@ from repros.run.script import Runner, Script
 from repros.run.vote import BAD, FIGURES, GOOD, Rule, Seen, cast
 from repros.verdict import Verdict
 
-NO_CONTROLS = "no controls: the script's own word"
-
 
 @dataclass(frozen=True, eq=False)
 class ScriptEntry:
