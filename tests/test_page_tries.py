@@ -15,29 +15,15 @@ from repros.redaction.redact import Redactor
 from repros.report import tries
 from repros.report.kept import KeptTry, redacted_try
 from repros.report.page import tries as page
-from repros.report.tries import Row
 from tests.chromium import Chromium
-from tests.hostile import HOSTILE
+from tests.hostile import HOSTILE, try_of
 from tests.test_strings import opened
 from tests.test_tries import FOUND
 
 MACHINE: Mapping[str, Any] = {"cpu_model": "a CPU", "cores": 2, "memory_bytes": 8 << 30, "python": "3.11.7"}
 CONTRAST = Path(__file__).with_name("contrast.js").read_text()
 WORDS = ("try", "repro.py", "--package", "bitsandbytes")
-KEPT = KeptTry(FOUND, {"repro.py": "print('err', 0.1)\n"}, "/x/repro.py", WORDS, "2026-11-26T18:06:19Z", MACHINE)
-
-
-def hostile(text: str) -> KeptTry:
-    """Return a try in which every text is this one, but for the votes."""
-    rows = [
-        Row(
-            f"{number} {text}", one.vote, text,
-            replace(one.seen, ending=text, text=text, exception=(text,), output=f"{text}\n{number}"), {text: text},
-        )
-        for number, one in enumerate(FOUND.rows)
-    ]  # fmt: skip
-    found = replace(FOUND, script=text, rule=text, over=text, rest=text, rows=rows)
-    return KeptTry(found, {text: f"{text}\n{text}"}, text, [text, text], text, {**MACHINE, "cpu_model": text})
+KEPT = KeptTry(FOUND, {"repro.py": "print('err', 0.1)\n"}, (), "/x/repro.py", WORDS, "2026-11-26T18:06:19Z", MACHINE)
 
 
 def made(kept: KeptTry, folder: Path) -> Path:
@@ -81,12 +67,12 @@ def window(browser: Any, width: int = 390, theme: str = "light") -> Any:
 def test_a_browser_shows_hostile_tries_and_runs_nothing(browser: Any, tmp_path: Path) -> None:
     tab = window(browser)
     for name, text in HOSTILE.items():
-        kept = hostile(text[:500])
+        kept = try_of(text[:500])
         assert opened(tab, made(kept, tmp_path)) == [], name
         tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
         assert tab.evaluate("window.ran === undefined && !document.querySelector('img, script, svg, iframe, a')"), name
         assert tab.locator("tbody .vote").all_inner_texts() == [
-            f"{page.SIGNS[one.vote]} {one.vote}" for one in FOUND.rows
+            f"{page.SIGNS[one.vote]} {one.vote}" for one in kept.tries.rows
         ], name
         said = tab.evaluate("document.body.textContent")
         assert said == printable(said, keep="\n\t"), name

@@ -158,7 +158,8 @@ def page(hunts: Sequence[Walk], package: str, base: Cell, command: str) -> str:
             f"From {markdown(dates[0])} to {markdown(dates[-1])}. Every figure is read from `{PROBES}`.",
             "",
         ]
-    rows += [f"There are {NO_CONTROLS}.", ""] if any(map(_by_script, hunts)) else []
+    for digest in dict.fromkeys(hunt.entry.script.digest for hunt in hunts if isinstance(hunt.entry, ScriptEntry)):
+        rows += [f"There are {NO_CONTROLS}. Its source: `{digest}`.", ""]
     rows += _overview(hunts)
     uniform = [hunt for hunt in hunts if not hunt.answer().edges]
     for hunt in hunts:

@@ -128,7 +128,7 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
                   _voted(rule, where, seen), rest)  # fmt: skip
     machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
     where_from = str(arguments.script.absolute())
-    kept = KeptTry(found, sources_of(mine), where_from, _asked(arguments.script), date, machine)
+    kept = KeptTry(found, sources_of(mine), mine.args, where_from, _asked(arguments.script), date, machine)
     keep(kept, home)
     tries.show_all(found, console)
     console.print(f"what it printed: {results.shown(home / 'logs')}", markup=False, soft_wrap=True)

@@ -31,6 +31,8 @@ class KeptTry:
     tries: Tries
     files: Mapping[str, str]
     """The script and the modules beside it that it imports: path -> source. Bytes that are no UTF-8 are surrogates."""
+    args: Sequence[str]
+    """The script's own."""
     path: str
     """Where the script was on this machine."""
     words: Sequence[str]
@@ -64,8 +66,10 @@ def as_bytes(source: str) -> bytes:
 def redacted_try(kept: KeptTry, clean: Redactor) -> KeptTry:
     """Return it with nothing private in any word, and without the script's place on this machine."""
     texts = {clean.text(name): clean.text(source) for name, source in kept.files.items()}
-    words, machine = [clean.text(word) for word in kept.words], clean.value(dict(kept.machine))
-    return replace(kept, tries=redacted(kept.tries, clean), files=texts, path="", words=words, machine=machine)
+    args, words = ([clean.text(word) for word in several] for several in (kept.args, kept.words))
+    machine = clean.value(dict(kept.machine))
+    found = redacted(kept.tries, clean)
+    return replace(kept, tries=found, files=texts, args=args, path="", words=words, machine=machine)
 
 
 def keep(kept: KeptTry, folder: Path) -> None:
@@ -106,6 +110,8 @@ def _checked(kept: KeptTry) -> KeptTry:
     fit(kept.machine, Machine)
     if not kept.tries.rows:
         raise MisfitError("`tries.rows`: none")
+    if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}Z", kept.date):
+        raise MisfitError(f"`date`: `{kept.date[:40]}` is none")
     if kept.tries.script not in kept.files:
         raise MisfitError("`files`: the script is not among them")
     for name, source in kept.files.items():

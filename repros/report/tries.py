@@ -190,6 +190,14 @@ def differences(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
     return told
 
 
+def packages(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
+    """Return the packages that are the same in all rows that have any, and the names of the others."""
+    known = [one.packages for one in rows if one.packages]
+    names = sorted({name for one in known for name in one})
+    same = {name: known[0].get(name, "") for name in names if len({one.get(name) for one in known}) == 1}
+    return same, [name for name in names if name not in same]
+
+
 def page(tries: Tries, command: str) -> str:
     """Return the table as Markdown, to paste into an issue."""
     columns, rows, _ = cells(tries)
