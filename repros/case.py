@@ -39,7 +39,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from repros import ROOT
 from repros.errors import UserError, shortened
@@ -143,6 +143,23 @@ class _Declared:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", _place())
+        self._hold()
+
+    @classmethod
+    def placed(cls, place: tuple[str, int], values: Mapping[str, Any]) -> Self:
+        """Return the part that is written at a place and was read there by another process; it is checked as any is.
+
+        ``values`` has each field's; KeyError where it lacks one.
+        """
+        made = object.__new__(cls)
+        object.__setattr__(made, "place", place)
+        for one in fields(cls):  # type: ignore[arg-type]
+            object.__setattr__(made, one.name, values[one.name])
+        made._hold()
+        return made
+
+    def _hold(self) -> None:
+        """Refuse what a field cannot hold."""
         for one in fields(self):  # type: ignore[arg-type]
             holds, kind = KINDS[str(one.type)]
             value = getattr(self, one.name)

@@ -138,9 +138,15 @@ class Plugin:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         """Collect case files as trials."""
-        if file_path.suffix == ".py" and is_case(f"{file_path.parent.name}.{file_path.stem}"):
-            return CaseFile.from_parent(parent, path=file_path)
-        return None
+        return CaseFile.from_parent(parent, path=file_path) if _is_case_file(file_path) else None
+
+    def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+        """Keep pytest from importing a case file whose path it was given: it would take it for a module of tests."""
+        return NoTests.from_parent(parent, path=module_path) if _is_case_file(module_path) else None
+
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Keep pytest from importing the `__init__.py` of a case's folder."""
+        return pytest.Dir.from_parent(parent, path=path)
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -243,6 +249,18 @@ class Plugin:
         folder = results.shown(self.run.folder) if Path.cwd() == ROOT else self.run.folder.absolute()
         dashes = "-- " if "NOX_CURRENT_SESSION" in os.environ else ""
         return [says, f"hint: the same command goes on with `{dashes}--resume --run {folder}`"]
+
+
+def _is_case_file(path: Path) -> bool:
+    return path.suffix == ".py" and is_case(f"{path.parent.name}.{path.stem}")
+
+
+class NoTests(pytest.Module):
+    """A case file as a module of tests, which it is not: nothing of it is imported."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """Yield nothing."""
+        yield from ()
 
 
 class CaseFile(pytest.File):

@@ -15,7 +15,7 @@ import pytest
 
 from repros import cases
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Symptom, held
-from repros.cases import Entry, declared
+from repros.cases import Entry
 from repros.errors import UserError
 from repros.evidence.committed import Outputs
 from repros.report import terminal
@@ -323,7 +323,7 @@ def read(folder: Path, *swaps: tuple[str, str]) -> Case:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return declared.declaration(module)
+    return cases.entry(module).case
 
 
 def arm(name: str, body: str) -> tuple[str, str]:
@@ -366,6 +366,28 @@ def test_it_is_looked_for_in_the_functions_of_the_file_that_an_arm_calls(tmp_pat
     raises = (HELPER[0], HELPER[1].replace("return {}", 'raise KeyError("SCB")'))
     with pytest.raises(UserError, match=r"gh1_x\.py:19: the planted arm raises KeyError itself"):
         read(tmp_path, raises, arm("planted", "yield 'backward'\n    return made_up()"))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "def broken(c):\n    {}\n\n\nplanted = broken\n",
+        "def broken(c):\n    {}\n\n\nother, planted = dict, broken\n",
+        "if math:\n    def planted(c):\n        {}\n",
+        "try:\n    import none\nexcept ImportError:\n    def planted(c):\n        {}\n",
+        "def planted(c):\n    yield 'forward'\n\n\ndef planted(c):\n    {}\n",
+    ],
+)
+def test_an_arm_is_found_however_it_comes_by_its_name(way: str, tmp_path: Path) -> None:
+    """And one that another takes the place of is not looked at."""
+    whole = MODULE[MODULE.index("def planted(c):") :]
+    for body, says in (
+        ("...", "`planted` is not filled in"),
+        ("raise KeyError", "the planted arm raises KeyError itself"),
+    ):
+        with pytest.raises(UserError, match=rf"gh1_x\.py:\d+: {says}"):
+            read(tmp_path, (whole, way.format(body)))
+        assert read(tmp_path, (whole, f"{way.format(body)}\n\n{whole}"))
 
 
 INNOCENT = [

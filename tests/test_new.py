@@ -17,7 +17,6 @@ from repros import ROOT, cases
 from repros.bisect import committed
 from repros.bisect.probe import Probe
 from repros.case import Affected
-from repros.cases import declared
 from repros.commands import cli, new
 from repros.errors import UserError
 from repros.run.consistency import contradiction
@@ -51,7 +50,7 @@ def module_of(path: Path) -> ModuleType:
 def refusal(path: Path) -> str:
     """Return the two lines that a case file is refused with."""
     with pytest.raises(UserError) as caught:
-        declared.declaration(module_of(path))
+        cases.entry(module_of(path))
     return str(caught.value)
 
 
@@ -77,7 +76,7 @@ def test_an_untouched_scaffold_is_refused_by_file_and_line_until_nothing_is_left
     path = new.write_case("bitsandbytes", 1995, "try_me", kind, tmp_path)
     assert path.relative_to(tmp_path).as_posix() == "bitsandbytes/gh1995/try_me.py"
     assert len(fill(path, kind, SUBJECT[kind])) >= 8
-    case = declared.declaration(module_of(path))
+    case = cases.entry(module_of(path)).case
     assert case.report == "bitsandbytes#1995"
     assert case.conditions[0].affected is None
 
@@ -163,13 +162,13 @@ def test_a_script_becomes_the_witness_and_its_windows_the_record(kind: str, tmp_
     path = new.write_case("bitsandbytes", 1995, "one", kind, tmp_path, start=new.started(script, ROOT / walk))
     assert path.with_name("minimal.py").read_text() == script.read_text()
     fill(path, kind, SUBJECT[kind])
-    condition = declared.declaration(module_of(path)).conditions[0]
+    condition = cases.entry(module_of(path)).case.conditions[0]
     assert condition.witness == "minimal.py"
     assert condition.affected == (Affected({"bitsandbytes": ">=0.49.2,<0.50.0"}, walk),)
     assert cases.witness_of(path, condition) == path.with_name("minimal.py")
     second = new.write_case("bitsandbytes", 1995, "two", kind, tmp_path, start=new.started(script, None))
     fill(second, kind, SUBJECT[kind])
-    condition = declared.declaration(module_of(second)).conditions[0]
+    condition = cases.entry(module_of(second)).case.conditions[0]
     assert (condition.witness, condition.affected) == ("minimal_two.py", None)
     assert path.with_name("minimal.py").read_text() == script.read_text()
 

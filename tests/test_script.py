@@ -16,7 +16,7 @@ import pytest
 from repros.cells.envs import Environment
 from repros.cells.matrix import Cell
 from repros.errors import UserError
-from repros.run import sandbox
+from repros.machine import sandbox
 from repros.run.script import Runner, read
 from repros.run.vote import Seen
 from repros.worker.supervisor import LOG_KEPT_BYTES

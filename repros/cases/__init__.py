@@ -9,17 +9,19 @@ import inspect
 import pkgutil
 import re
 import shlex
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from repros import ROOT
 from repros.case import ARMS, Case, Condition
 from repros.cases import aliases
 from repros.errors import UserError
+
+if TYPE_CHECKING:
+    from repros.cases.importing import Contents
 
 T = TypeVar("T")
 #: The address of an issue or a pull request.
@@ -107,18 +109,24 @@ def is_own(witness: Path, case: Path, condition: Condition) -> bool:
 
 def load(module: str) -> Entry:
     """Import a case file and read its declaration; whatever is wrong with it is a UserError with file and line."""
-    from repros.cases import declared  # the parent's alone: it reads version specifiers
+    from repros.cases import importing
 
-    return entry(declared.imported(module))
+    return entry(importing.imported(module))
 
 
 def entry(module: ModuleType) -> Entry:
     """Read the declaration of a case module; what is missing or cannot be is a UserError that names it."""
-    from repros.cases import declared
+    from repros.cases import importing
 
-    case = declared.declaration(module)
-    arms = tuple(arm for arm in ARMS if callable(getattr(module, arm, None)))
-    return Entry(name_of(module.__name__), module.__name__, case, inspect.getdoc(module) or "", arms)
+    return _entry(importing.look(module))
+
+
+def _entry(found: Contents) -> Entry:
+    from repros.cases import declared  # the parent's alone: it reads version specifiers
+
+    case = declared.declaration(found)
+    arms = tuple(arm for arm in ARMS if arm in found.has)
+    return Entry(name_of(found.module), found.module, case, inspect.cleandoc(found.doc or ""), arms)
 
 
 def name_of(module: str) -> str:
@@ -132,7 +140,7 @@ def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     """Return the cases that a user's word means.
 
     A name, a report in any spelling (``bitsandbytes#1927``, ``gh1927``, ``1927``, its address), or the path of a file;
-    one that assigns no CASE is refused by its source, before anything of it runs in this process.
+    one that assigns no CASE is refused by its source, before anything of it runs anywhere.
     """
     if name.endswith(".py"):
         path = Path(name)
@@ -175,13 +183,18 @@ def refuse(entries: Sequence[Entry], condition: str) -> None:
 
 
 def from_file(path: Path) -> Entry:
-    """Return the case in a file below this project that is not a registered one, such as a finding of the hunt."""
+    """Return the case in a file below this project.
+
+    One that is not registered, such as a finding of the hunt, is read in a process of its own: nothing of it runs here.
+    """
     module = module_of(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file", "give the path of a case file, e.g. reports/runs/NAME/hunt_NAME.py")
-    if str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
-    return load(module)
+    if module.startswith("repros.cases."):
+        return load(module)
+    from repros.cases import apart
+
+    return _entry(apart.read(path.resolve(), module))
 
 
 def assigns_case(path: Path) -> bool:

@@ -1,125 +1,24 @@
-"""A case file on its way in: imported, and its declaration held against what the suite knows.
+"""What a case file declares, held against what the suite knows.
 
 `repros.case` refuses what no case can declare, wherever it is read. What is here takes the parent: version specifiers,
-recipes, sources, and the file itself. A contributor's mistake is told with file and line.
+recipes, sources, and the file's own source, which is parsed and not run. A contributor's mistake is told with file and
+line.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import difflib
-import importlib
-import importlib.util
-import inspect
-import io
 import re
-import signal
-import sys
-import textwrap
-import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType, ModuleType
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from repros import ROOT
-from repros import case as declarations
 from repros.case import ARMS, PACKAGES, Case, DeclarationError, place_of
-from repros.errors import UserError, shortened
-
-#: Seconds that a declaration may take; all of the suite's take less than one.
-PATIENCE_S = 8.0
-DECLARES = "a case file declares and does nothing else: sizes, `CASE`, arms"
-#: What a user can do about an exception at import.
-HINTS: tuple[tuple[type[BaseException], str], ...] = (
-    (SyntaxError, "fix the syntax there"),
-    (ImportError, "import inside the arms what only they need; a case file is read with the standard library alone"),
-    (RecursionError, "nest less there"),
-    (BaseException, DECLARES),
-)
-
-
-class TooSlowError(BaseException):
-    """A case file did not come to its end; not an Exception, so that no `except` of the file's takes it."""
-
-
-def imported(name: str) -> ModuleType:
-    """Import a case file; UserError with file and line where it raises, exits, prints or does not end."""
-    if name in sys.modules:
-        return sys.modules[name]
-    file = Path(*name.split(".")).with_suffix(".py")
-    printed = io.StringIO()
-    try:
-        with _patience(), contextlib.redirect_stdout(printed):
-            spec = importlib.util.find_spec(name)
-            file = Path(spec.origin) if spec and spec.origin else file
-            module = importlib.import_module(name)
-    except (KeyboardInterrupt, DeclarationError):
-        raise
-    except BaseException as error:  # noqa: BLE001 - a contributor's file may raise anything
-        raise _told(error, file) from None
-    if not isinstance(module, ModuleType) or module.__name__ != name:
-        raise DeclarationError(f"{place_of(file, 1)}: it puts something else in its own place", DECLARES)
-    if printed.getvalue():
-        what = f"{place_of(file, _line_of(file, 'print('))}: it prints `{shortened(printed.getvalue().strip())}`"
-        raise DeclarationError(what, DECLARES)
-    return module
-
-
-def _told(error: BaseException, file: Path) -> DeclarationError:
-    """Say an exception of a case file in two lines."""
-    hint = next(hint for kind, hint in HINTS if isinstance(error, kind))
-    if isinstance(error, SyntaxError) and error.filename:
-        return DeclarationError(f"{place_of(Path(error.filename), error.lineno or 1)}: {error.msg}", hint)
-    unknown = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _text(error))
-    if unknown and (fields := getattr(getattr(declarations, unknown[1], None), "__dataclass_fields__", None)):
-        near = difflib.get_close_matches(unknown[2], fields, n=1) or [", ".join(fields)]
-        hint = f"{unknown[1]} takes {near[0]}"
-    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)]
-    place = place_of(file, lines[-1] if lines else 1)
-    if isinstance(error, TooSlowError):
-        return DeclarationError(f"{place}: still busy after {PATIENCE_S:g} s", hint)
-    if isinstance(error, UserError):
-        return DeclarationError(f"{place}: {error.what}", error.hint)
-    return DeclarationError(f"{place}: {type(error).__name__}: {shortened(_text(error), 300)}", hint)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - an exception of a contributor's class
-        return "it has no text"
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    """Raise TooSlowError in a block that takes too long, where this thread can be told (the main one)."""
-    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
-        yield
-        return
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise TooSlowError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE_S)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def _line_of(file: Path, text: str) -> int:
-    """Return the first line that holds a text, else 1."""
-    with contextlib.suppress(OSError, ValueError):
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            if text in line:
-                return number
-    return 1
+from repros.cases.importing import FUNCTIONS, Contents
+from repros.errors import shortened
 
 
 def check_readings(found: Mapping[str, Case]) -> None:
@@ -138,73 +37,101 @@ def check_readings(found: Mapping[str, Case]) -> None:
 # --- the declaration -----------------------------------------------------------------------------
 
 
-def declaration(module: ModuleType) -> Case:
-    """Return what a case module declares; UserError with file and line for what is missing or cannot be."""
-    file = Path(str(getattr(module, "__file__", None) or module.__name__))
-    case = getattr(module, "CASE", None)
-    if not isinstance(case, Case):
-        line = _defined(file, "CASE")
-        what = "no `CASE`" if case is None else f"`CASE` is a {type(case).__name__}"
-        raise DeclarationError(f"{place_of(file, line)}: {what}", "declare one: `CASE = Case(…)`")
+def declaration(found: Contents) -> Case:
+    """Return what a case file declares; UserError with file and line for what is missing or cannot be."""
+    file, case, doc = found.file, found.case, found.doc
+    tree = _parsed(file)
+    if case is None:
+        what = f"`CASE` is a {found.kind}" if found.kind else "no `CASE`"
+        raise DeclarationError(f"{place_of(file, _defined(tree, 'CASE'))}: {what}", "declare one: `CASE = Case(…)`")
     hint = "say first what is claimed, how it comes about, what the limit is and why, what is planted"
-    if not isinstance(module.__doc__, str) or not module.__doc__.strip():
+    if doc is None or not doc.strip():
         raise DeclarationError(f"{place_of(file, 1)}: no docstring", hint)
-    for number, text in enumerate(module.__doc__.splitlines(), 1):
+    for number, text in enumerate(doc.splitlines(), 1):
         if re.search(r"(^|: )\.\.\.$", text):
             raise DeclarationError(f"{place_of(file, number)}: the docstring is not filled in", hint)
-    check_arms(module, case, file)
+    check_arms(found, case, tree)
     case.check_names()
     check_versions(case)
     check_sources(case)
     check_checkpoints(case)
     check_witnesses(case, file)
-    check_controls(module, case, file)
+    check_controls(case, file, tree)
     return case
 
 
-def _defined(file: Path, name: str) -> int:
-    """Return the line on which the file gives a name its value, else 1."""
-    with contextlib.suppress(OSError, ValueError, SyntaxError, RecursionError):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node]
-            named = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
-            if any(name == getattr(one, "id", getattr(one, "name", None)) for one in named):
-                return node.lineno
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        what = f"{place_of(file, 1)}: its source cannot be parsed: {shortened(str(error))}"
+        raise DeclarationError(what, "nest less there, and leave the file as it is while it is read") from None
+
+
+def _defined(tree: ast.Module, name: str) -> int:
+    """Return the line on which a file gives a name its value, else 1."""
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node]
+        named = [one for target in targets for one in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        if any(name == getattr(one, "id", getattr(one, "name", None)) for one in named):
+            return node.lineno
     return 1
 
 
-def check_arms(module: ModuleType, case: Case, file: Path) -> None:
+def check_arms(found: Contents, case: Case, tree: ast.Module) -> None:
     """Refuse a case without an arm that its conditions need, or with one that nobody filled in."""
     wanted = ["subject", "reference", *["planted"][: not all(c.control for c in case.conditions)]]
-    for name in (*ARMS, "inputs", "oracle"):
-        found = getattr(module, name, None)
-        if found is None and name not in wanted:
+    functions = _functions(tree)
+    for name in FUNCTIONS:
+        if name not in found.has and name not in wanted:
             continue
-        if not callable(found):
-            what = f"no arm `{name}`" if found is None else f"`{name}` is a {type(found).__name__}"
+        if kind := found.has.get(name, "none"):
+            what = f"`{name}` is a {kind}" if name in found.has else f"no arm `{name}`"
             hint = f"write a function `{name}(c, …)`" + (" that yields phases" if name in ARMS else "")
-        elif _is_empty(found):
+        elif name in functions and _is_empty(functions[name]):
             what, hint = f"`{name}` is not filled in", "write what it does in place of `...`"
         else:
             continue
-        raise DeclarationError(f"{place_of(file, _defined(file, name))}: {what}", hint)
+        raise DeclarationError(f"{place_of(found.file, _defined(tree, name))}: {what}", hint)
 
 
-def _is_empty(function: Callable[..., object]) -> bool:
+def _is_empty(function: ast.FunctionDef) -> bool:
     """Return whether a function's body is `...`, beside a docstring."""
-    node = _tree(function)
-    values = [one.value if isinstance(one, ast.Expr) else None for one in node.body] if node else [None]
+    values = [one.value if isinstance(one, ast.Expr) else None for one in function.body]
     constants = [one.value if isinstance(one, ast.Constant) else None for one in values]
-    return bool(constants) and constants[-1] is ... and len(constants) - isinstance(constants[0], str) == 1
+    return constants[-1] is ... and len(constants) - isinstance(constants[0], str) == 1
 
 
-def _tree(function: Callable[..., object]) -> ast.FunctionDef | None:
-    """Return the source of a function, parsed; None where there is none to be had."""
-    try:
-        node = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    except (OSError, TypeError, ValueError, SyntaxError, RecursionError, IndexError):
-        return None
-    return node if isinstance(node, ast.FunctionDef) else None
+def _functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """Return name -> function of a file's top level, under other names that it is given there too."""
+    found: dict[str, ast.FunctionDef] = {}
+    for node in _statements(tree):
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign):
+            given = {name: found.get(value.id) if isinstance(value, ast.Name) else None for name, value in _given(node)}
+            found = {name: one for name, one in (found | given).items() if one is not None}
+    return found
+
+
+def _given(node: ast.Assign) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the names that an assignment gives, each with its value; tuples are taken apart."""
+    for target in node.targets:
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = list(zip(target.elts, node.value.elts, strict=False))
+        yield from ((name.id, value) for name, value in pairs if isinstance(name, ast.Name))
+
+
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield the statements of a file's top level in their order, those in `if` and `try` too."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            kinds = ast.stmt | ast.ExceptHandler | ast.match_case
+            waiting += reversed([one for one in ast.iter_child_nodes(node) if isinstance(one, kinds)])
 
 
 def check_versions(case: Case) -> None:
@@ -262,30 +189,26 @@ def check_witnesses(case: Case, file: Path) -> None:
             raise condition.error(what, "write it, or name the file that there is, such as `minimal.py`")
 
 
-def check_controls(module: ModuleType, case: Case, file: Path) -> None:
+def check_controls(case: Case, file: Path, tree: ast.Module) -> None:
     """Refuse controls that measure nothing, where their source tells: a typed-in figure, a typed-in exception."""
     judged = {condition.budget.figure for condition in case.conditions}
+    functions = _functions(tree)
     for name in ("reference", "planted"):
-        for function in _own_functions(module, name):
-            for node in ast.walk(function):
-                says = _typed_in(node, judged) or (_raised(node, case) if name == "planted" else "")
-                if says:
-                    line = _defined(file, function.name) + node.lineno - function.lineno  # type: ignore[attr-defined]
-                    hint = "measure it: what a control returns or raises must come of what it runs"
-                    raise DeclarationError(f"{place_of(file, line)}: the {name} arm {says}", hint)
+        for node in (node for function in _called(functions, name) for node in ast.walk(function)):
+            says = _typed_in(node, judged) or (_raised(node, case) if name == "planted" else "")
+            if says:
+                hint = "measure it: what a control returns or raises must come of what it runs"
+                raise DeclarationError(f"{place_of(file, node.lineno)}: the {name} arm {says}", hint)  # type: ignore[attr-defined]
 
 
-def _own_functions(module: ModuleType, name: str) -> list[ast.FunctionDef]:
-    """Return the source of an arm and of the functions of its own file that it calls by name, parsed."""
+def _called(functions: Mapping[str, ast.FunctionDef], name: str) -> list[ast.FunctionDef]:
+    """Return an arm and the functions of its own file that it calls by name, directly or by another."""
     waiting, found = [name], dict[str, ast.FunctionDef]()
     while waiting:
         one = waiting.pop()
-        value = getattr(module, one, None)
-        if one in found or not inspect.isfunction(value) or value.__module__ != module.__name__:
-            continue
-        if node := _tree(value):
-            found[one] = node
-            waiting += [call.func.id for call in ast.walk(node) if _calls_by_name(call)]  # type: ignore[attr-defined]
+        if one in functions and one not in found:
+            found[one] = functions[one]
+            waiting += [call.func.id for call in ast.walk(found[one]) if _calls_by_name(call)]  # type: ignore[attr-defined]
     return list(found.values())
 
 

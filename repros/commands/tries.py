@@ -38,13 +38,14 @@ from repros.commands.arguments import (
 )
 from repros.errors import EnvError, UserError
 from repros.evidence import committed
+from repros.machine import sandbox
 from repros.machine.host import probe_host
 from repros.redaction.redact import Redactor
 from repros.report import terminal, tries
 from repros.report.kept import FILE, KeptTry, keep, redacted_try, sources_of
 from repros.report.page import tries as page
 from repros.report.tries import Row, Tries
-from repros.run import results, sandbox, script, vote
+from repros.run import results, script, vote
 from repros.run.script import Runner, Script
 from repros.run.session import MACHINE_FACTS
 from repros.run.vote import BAD, SKIP, Seen

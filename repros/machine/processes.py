@@ -1,8 +1,10 @@
-"""Processes told by where they work. Standard library alone: a cell's supervisor needs it."""
+"""Processes told by where they work, and how they ended. Standard library alone: a cell's supervisor needs it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +24,17 @@ def working_below(folder: Path) -> Iterator[Path]:
                 here = process.joinpath("cwd").readlink()
                 if here.is_relative_to(folder):
                     yield process
+
+
+def runs(pid: int) -> bool:
+    """Return whether a child runs; it is not reaped, so its number stays its own until its group is killed."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def ending(code: int) -> str:
+    """Return in words how a process ended, by its return code: minus a signal's number where one killed it."""
+    if code >= 0:
+        return f"exit {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"

@@ -7,12 +7,10 @@ stdout and stderr. The script and the modules beside it that it imports are copi
 from __future__ import annotations
 
 import ast
-import contextlib
 import hashlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -25,8 +23,9 @@ from typing import Any
 from repros import ROOT
 from repros.cells.envs import Environment
 from repros.errors import UserError
+from repros.machine import sandbox
+from repros.machine.processes import ending, runs
 from repros.machine.workdir import WorkFolder
-from repros.run import sandbox
 from repros.run.link import kill_group
 from repros.run.server import MEMORY_BYTES, SETTINGS
 from repros.run.vote import Seen
@@ -176,15 +175,14 @@ class Runner:
             trim(str(path))
         if not killed and not (report / ENDED).exists():
             words = err.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-            code = process.returncode
-            how = _how(128 - code if script.sandboxed and code > 128 else code)  # bubblewrap ends as a shell does
+            how = ending(sandbox.code(process.returncode) if script.sandboxed else process.returncode)
             killed = ": ".join([f"no word from the process that runs it ({how})", *words])
         return _seen(report, own, environment, out, killed, late)
 
     def _watch(self, process: subprocess.Popen[bytes], logs: Sequence[Path]) -> tuple[str, bool]:
         """Wait for the end; return why it is not waited for any longer, and whether that is its time."""
         until = time.monotonic() + self.script.timeout_s
-        while _runs(process.pid):
+        while runs(process.pid):
             if self._stopped.wait(LOOK_S):
                 return "the run ended", False
             if time.monotonic() > until:
@@ -203,11 +201,6 @@ class Runner:
             settings.pop("HF_HUB_OFFLINE")
         found = {**base, **settings, "TMPDIR": str(own / "tmp"), "TORCHINDUCTOR_CACHE_DIR": str(own / "tmp")}
         return found | ({"PYTHONPATH": os.pathsep.join(map(str, paths))} if paths else {})
-
-
-def _runs(pid: int) -> bool:
-    """Return whether a child runs; it is not reaped, so its number stays its own until its group is killed."""
-    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def _interpreter(environment: Environment) -> Iterator[Path]:
@@ -231,15 +224,7 @@ def _seen(report: Path, own: Path, environment: Environment, out: Path, killed: 
         return Seen(None, killed, late, output=output), torch
     figures["peak_rss_bytes"] = ended["peak_rss_bytes"]
     code = ended["exit"]
-    return Seen(code, _how(code), exception=types, text=text, figures=figures, output=output), torch
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"exit {code}"
-    with contextlib.suppress(ValueError):
-        return f"killed by {signal.Signals(-code).name}"
-    return f"killed by signal {-code}"
+    return Seen(code, ending(code), exception=types, text=text, figures=figures, output=output), torch
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib
+import json
 import math
 import random
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -140,6 +146,28 @@ def read(package: Path, content: str | bytes) -> Entry:
         file.unlink()
 
 
+@pytest.fixture(scope="module")
+def apart() -> Iterator[Path]:
+    """A folder below the project, whose files are given by their path and read in a process of their own."""
+    runs = ROOT / "reports" / "runs"
+    runs.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=runs, prefix="damaged_") as name:
+        folder = Path(name)
+        (folder / "minimal.py").write_text("print('good: nothing')\n")
+        yield folder
+
+
+def read_apart(folder: Path, content: str | bytes) -> Entry:
+    """Read a file of this content as a case that is given by its path."""
+    file = folder / f"gh{next(COUNT)}_x.py"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    try:
+        return cases.from_file(file)
+    finally:
+        assert cases.module_of(file) not in sys.modules
+        file.unlink()
+
+
 def sound(found: Entry) -> None:
     """What is taken can be tried: a limit for each condition, the arms that it needs, distinct names."""
     names = [condition.name for condition in found.case.conditions]
@@ -157,6 +185,10 @@ def test_whole_files_are_taken(package: Path) -> None:
     """The door is not shut."""
     for content in (FULL, *REAL):
         sound(read(package, content))
+
+
+def test_whole_files_are_taken_by_their_path(apart: Path) -> None:
+    sound(read_apart(apart, FULL))
 
 
 #: What is damaged in FULL -> with what, what is said behind file and line, and what to do.
@@ -252,7 +284,7 @@ MISTAKES = [
     ('"held_bytes", LIMIT', '"held_bytes", 1e999', "Budget.limit: `inf` is not a finite number", "write a finite"),
     ('"held_bytes", LIMIT', '"held_bytes", 1e999 - 1e999', "Budget.limit: `nan` is not a finite number", "write a finite"),
     ('"held_bytes", LIMIT', '"held_bytes", {}["x"]', ": KeyError: 'x'", "a case file declares"),
-    ('"held_bytes", LIMIT', '"held_bytes", exit(3)', ": SystemExit: 3", "a case file declares"),
+    ('"held_bytes", LIMIT', '"held_bytes", __import__("sys").exit(3)', ": SystemExit: 3", "a case file declares"),
     ("second_slack=1", "second_slack=1.5", "Budget.second_slack: `1.5` is not a whole number", "write a whole"),
     ("CASE = Case(", "CASE = dict(", ": `CASE` is a dict", "declare one"),
     ("CASE = Case(", "CASES = Case(", ":1: no `CASE`", "declare one"),
@@ -313,8 +345,21 @@ def test_a_contributors_mistake_is_told_with_file_and_line(
     assert old in FULL
     with pytest.raises(UserError) as caught:
         read(package, FULL.replace(old, new, 1))
-    first, second = str(caught.value).split("\n")
-    assert re.match(rf"{re.escape(str(package))}/gh\d+_x\.py:\d+: ", first)
+    check_words(str(caught.value), str(package), says, hint)
+
+
+@pytest.mark.parametrize(("old", "new", "says", "hint"), MISTAKES, ids=[new[:30] for _, new, *_ in MISTAKES])
+def test_a_mistake_in_a_file_that_is_given_by_its_path_is_told_alike(
+    apart: Path, old: str, new: str, says: str, hint: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_apart(apart, FULL.replace(old, new, 1))
+    check_words(str(caught.value), str(apart.relative_to(ROOT)), says, hint)
+
+
+def check_words(said: str, folder: str, says: str, hint: str) -> None:
+    first, second = said.split("\n")
+    assert re.match(rf"{re.escape(folder)}/gh\d+_x\.py:\d+: ", first)
     assert says in first
     assert second.startswith(f"hint: {hint}")
 
@@ -356,18 +401,18 @@ def test_a_reading_in_another_case_names_one_that_is_there(package: Path) -> Non
         cases.find("damaged.three")
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"\xff\xfe", "(unicode error) 'utf-8' codec can't decode byte 0xff in position 0"),
-        (b"x = 1\0", "source code "),
-        (b"", ":1: no `CASE`"),
-        (("x = " + "(" * 500).encode(), "too many nested parentheses"),
-        (FULL.partition('"""\n\n')[2].encode(), ":1: no docstring"),
-        (b"import sys; sys.modules[__name__] = None", ":1: it puts something else in its own place"),
-        (b"__name__ = 3", ":1: it puts something else in its own place"),
-    ],
-)
+NO_CASES = [
+    (b"\xff\xfe", "(unicode error) 'utf-8' codec can't decode byte 0xff in position 0"),
+    (b"x = 1\0", "source code "),
+    (b"", ":1: no `CASE`"),
+    (("x = " + "(" * 500).encode(), "too many nested parentheses"),
+    (FULL.partition('"""\n\n')[2].encode(), ":1: no docstring"),
+    (b"import sys; sys.modules[__name__] = None", ":1: it puts something else in its own place"),
+    (b"__name__ = 3", ":1: it puts something else in its own place"),
+]
+
+
+@pytest.mark.parametrize(("content", "says"), NO_CASES)
 def test_a_file_that_is_no_case(package: Path, content: bytes, says: str) -> None:
     with pytest.raises(UserError) as caught:
         read(package, content)
@@ -375,8 +420,16 @@ def test_a_file_that_is_no_case(package: Path, content: bytes, says: str) -> Non
     assert str(caught.value).startswith(str(package))
 
 
+@pytest.mark.parametrize(("content", "says"), NO_CASES)
+def test_a_path_of_a_file_that_is_no_case(apart: Path, content: bytes, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_apart(apart, content)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith(str(apart.relative_to(ROOT)))
+
+
 def test_a_file_that_does_not_end_is_given_up(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repros.cases.declared.PATIENCE_S", 0.3)
+    monkeypatch.setattr("repros.cases.importing.PATIENCE_S", 0.3)
     busy = "import time\nwhile True:\n    try:\n        time.sleep(9)\n    except Exception:\n        pass\n"
     with pytest.raises(UserError, match=r"gh\d+_x.py:4: still busy after 0.3 s\nhint: a case file declares"):
         read(package, busy)
@@ -487,3 +540,84 @@ def test_values_of_each_argument(package: Path, hostile: str, other: str, data: 
         "CASE.claims[0].readings['held'][0], 'Needs': CASE.conditions[0].needs, 'Symptom': CASE.symptoms[0]}\n"
     )
     attempt(package, f"{FULL}\n{parts}CASE = {into}\n" if other != hostile else f"{FULL}\n{line}\n")
+
+
+# --- what comes of the process that reads a file -------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answer(apart: Path) -> tuple[Path, bytes]:
+    """A case file, and what the process that reads it says."""
+    from repros.cases.apart import heard
+
+    file = apart / "gh1_answered.py"
+    reading = 'readings={"held": ('
+    assert reading in FULL
+    counted = f'{reading}Reading("held_bytes", "eager", 1, arm="arithmetic", value=lambda: 3.0), '
+    text = FULL.replace(reading, counted, 1).replace('"float32"}', '"float32", "sizes": (1, [2.0]), "of": object()}', 1)
+    file.write_text(text, encoding="utf-8")
+    said, code = heard(file, cases.module_of(file))
+    assert code == 0 and b"opaque" in said and b"tuple" in said
+    return file, said
+
+
+def answered(file: Path, said: bytes) -> None:
+    """Have the process say this."""
+    with at_the_door("cases"), mock.patch("repros.cases.apart.heard", lambda file, module: (said, 0)):
+        sound(cases.from_file(file))
+
+
+def test_an_answer_as_it_is_is_taken(answer: tuple[Path, bytes]) -> None:
+    """Or what is said of damaged ones would hold of any."""
+    file, said = answer
+    with mock.patch("repros.cases.apart.heard", lambda file, module: (said, 0)):
+        sound(cases.from_file(file))
+
+
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), st.just("x" * 5000),
+    st.sampled_from(("eager", "cuda", "../x", "[", "(" * 200, "bitsandbytes#1", "\ud800", "\n", ">=2", 10**400, -1, 0)),
+)  # fmt: skip
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def places(value: Any, inside: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the way to each value of a JSON document."""
+    yield inside
+    within = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in within:
+        yield from places(one, (*inside, key))
+
+
+@part(2)
+@given(data=st.data())
+def test_mutations_of_an_answer(answer: tuple[Path, bytes], data: st.DataObject) -> None:
+    """Replace, remove, add or swap a value of what the process says: it is two lines or a case that can be tried."""
+    file, said = answer
+    whole = {"": json.loads(said)}
+    for _ in range(data.draw(st.integers(1, 3))):
+        *before, key = data.draw(st.sampled_from([one for one in places(whole) if one]))
+        held = functools.reduce(lambda value, one: value[one], before, whole)
+        how = data.draw(st.sampled_from(("replace", "remove", "add", "swap")))
+        if how == "replace":
+            held[key] = data.draw(VALUES)
+        elif how == "remove" and before:
+            del held[key]
+        elif how == "add" and isinstance(held[key], dict):
+            held[key][data.draw(st.text(max_size=8))] = data.draw(VALUES)
+        elif how == "swap":
+            other = data.draw(st.sampled_from([one for one in places(whole) if one]))
+            held[key] = copy.deepcopy(functools.reduce(lambda value, one: value[one], other, whole))
+    answered(file, json.dumps(whole.get("")).encode())
+
+
+@part(4)
+@given(data=st.data())
+def test_damaged_bytes_of_an_answer(answer: tuple[Path, bytes], data: st.DataObject) -> None:
+    file, said = answer
+    at, until = sorted(data.draw(st.integers(0, len(said))) for _ in range(2))
+    answered(file, said[:at] + data.draw(st.binary(max_size=9)) + said[until if data.draw(st.booleans()) else at :])

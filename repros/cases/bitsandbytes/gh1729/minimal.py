@@ -3,7 +3,7 @@
 # ///
 """bitsandbytes#1729: QuantState.from_dict raises for the dictionary that as_dict() returns.
 
-    uv run minimal.py      5 s, no GPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      5 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 `from_dict` looks for one packed tensor, which only `as_dict(packed=True)` writes.
 
@@ -20,14 +20,16 @@ def main():
     import torch
     from bitsandbytes.functional import QuantState, quantize_4bit
 
-    states = [quantize_4bit(torch.randn(64, 128), quant_type="nf4", compress_statistics=double)[1] for double in (0, 1)]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    weight = torch.randn(64, 128, device=device)
+    states = [quantize_4bit(weight, quant_type="nf4", compress_statistics=double)[1] for double in (0, 1)]
 
     def raising(dictionaries):
         """Read dictionaries back; return for how many that raises what the report quotes."""
         found = 0
         for each in dictionaries:
             try:
-                QuantState.from_dict(each, device=torch.device("cpu"))
+                QuantState.from_dict(each, device=torch.device(device))
             except ValueError as error:
                 if SYMPTOM not in str(error):
                     raise
@@ -37,7 +39,8 @@ def main():
     figure = raising(state.as_dict() for state in states)
     inside = raising(state.as_dict(packed=True) for state in states)
     over = raising({**state.as_dict(packed=True), "quant_state.bitsandbytes__fp4": state.absmax} for state in states)
-    print(f"torch {torch.__version__}, bitsandbytes {bnb.__version__}: {figure} of 2 unpacked states raise, limit 0")
+    versions = f"torch {torch.__version__} ({device}), bitsandbytes {bnb.__version__}"
+    print(f"{versions}: {figure} of 2 unpacked states raise, limit 0")
     print(f"controls: {inside} of 2 packed ones, {over} of 2 with a second packed item put in on purpose")
     if inside or over != 2:
         return "skip", "a control failed: a packed state must be read, one with two packed items must raise"

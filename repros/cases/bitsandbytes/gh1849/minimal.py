@@ -3,7 +3,7 @@
 # ///
 """bitsandbytes#1849: the experts of a mixture stay in 16 bits when transformers 5 loads the model in 4 bits.
 
-    uv run minimal.py      15 s, no GPU, no download; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      15 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 transformers 5 holds all experts of a layer in one parameter of three dimensions. Its integration of bitsandbytes
 quantizes nn.Linear alone and silently skips such a parameter. transformers 4 has a Linear for each expert: good.
@@ -31,14 +31,15 @@ def main():
     import transformers as tf
 
     tf.utils.logging.disable_progress_bar()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     config = tf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     with tempfile.TemporaryDirectory() as folder:
         model = tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**SIZE, **HEADS)).to(torch.bfloat16)
         over = [floating(model, part) for part in (".experts.", ".self_attn.q_proj.")]
         model.save_pretrained(folder)
-        model = tf.AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map={"": "cpu"})
+        model = tf.AutoModelForCausalLM.from_pretrained(folder, quantization_config=config, device_map={"": device})
     figure, inside = floating(model, ".experts."), floating(model, ".self_attn.q_proj.")
-    versions = f"torch {torch.__version__}, transformers {tf.__version__}, bitsandbytes {bnb.__version__}"
+    versions = f"torch {torch.__version__} ({device}), transformers {tf.__version__}, bitsandbytes {bnb.__version__}"
     print(f"{versions}: {figure:,} bytes of experts are floating-point, limit 0")
     print(f"controls: {inside:,} bytes of an attention projection, {over} of experts and projection before saving")
     if inside or not all(over):

@@ -9,8 +9,8 @@ to put a part on the CPU or the disk.
 
 Limit: what two cards of 32 GB leave beside their contexts. The quantized model is about a third of that.
 
-Planted: the reference leaves the experts as they are. It puts half of the model's 16-bit bytes on either card, where
-the model fits with its experts quantized and does not without.
+Planted (must break the limit): the reference, but it leaves the experts as they are. It puts half of the
+model's 16-bit bytes on either card, where the model fits with its experts quantized and does not without.
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Symptom

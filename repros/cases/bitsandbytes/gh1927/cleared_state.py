@@ -13,8 +13,8 @@ Limit: the error of output and gradients against float64, relative to the larges
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
 2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
-Planted: the reference loses its scale at the same moment, and quantizes its codes as if they were a weight. Without a
-recompute nothing would read the layer again, so there it loses the scale before the first forward.
+Planted (must break the limit): the reference, but its scale is lost at the same moment; without a recompute,
+where nothing would read the layer again, before the first forward.
 """
 
 from repros.case import Affected, Case, Claim, Condition, error

@@ -11,7 +11,7 @@ call does not count.
 
 Limit: the bytes that are named below; without recomputation a block holds a dozen hidden states and more.
 
-Planted: the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
+Planted (must break the limit): the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition, held
@@ -54,9 +54,9 @@ def on_cpu(name, order, options, bits, *, affected, witness=""):
     return Condition(f"held-{name}", held(LIMIT), params, affected=affected, claims=(PILES_UP,), witness=witness)
 
 
-def on_card(name, order, options, bits, *, affected):
+def on_card(name, order, options, bits, *, affected, witness=""):
     params = {"order": order, "options": options, "bits": bits}
-    more = {"device": "cuda", "proxy": f"held-{name}", "affected": affected, "claims": (PILES_UP,)}
+    more = {"device": "cuda", "proxy": f"held-{name}", "affected": affected, "claims": (PILES_UP,), "witness": witness}
     return Condition(f"held-{name}-cuda", Budget("cuda_held_bytes", LIMIT), params, **more)
 
 
@@ -85,7 +85,14 @@ CASE = Case(
         on_cpu("enable-train-nonreentrant-4bit", enable_then_train, NONREENTRANT, 4, affected=()),
         on_card("enable-train-default-8bit", enable_then_train, DEFAULT, 8, affected=(SINCE_5_CUDA,)),
         on_card("train-enable-default-8bit", train_then_enable, DEFAULT, 8, affected=(SINCE_5_CUDA,)),
-        on_card("enable-train-nonreentrant-8bit", enable_then_train, NONREENTRANT, 8, affected=(ALL_TRIED_CUDA,)),
+        on_card(
+            "enable-train-nonreentrant-8bit",
+            enable_then_train,
+            NONREENTRANT,
+            8,
+            affected=(ALL_TRIED_CUDA,),
+            witness="minimal_held_state.py",
+        ),
         on_card("enable-train-reentrant-4bit", enable_then_train, REENTRANT, 4, affected=()),
     ),
 )

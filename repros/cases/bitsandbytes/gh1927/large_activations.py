@@ -11,8 +11,8 @@ Limit: the error of output and gradients against float64, relative to the larges
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). A number that is infinite or NaN
 makes the error infinite.
 
-Planted: as in the other int8 cases of the report the reference loses its scale. That shows that the limit is broken by
-wrong numbers; it is not the overflow itself.
+Planted (must break the limit): the reference, but its scale is lost, as in the other int8 cases. That shows
+that wrong numbers break the limit; it is not the overflow itself.
 """
 
 from repros.case import Affected, Case, Claim, Condition, error

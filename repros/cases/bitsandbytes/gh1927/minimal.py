@@ -3,7 +3,7 @@
 # ///
 """bitsandbytes#1927: an int8 layer that accelerate offloads loses its scale when checkpointing recomputes it.
 
-    uv run minimal.py      5 s, no GPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      5 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 The first forward moves the scale, SCB, from the weight to layer.state. The hooks of accelerate take the weight away
 after a forward and bring it again before the next one; they know nothing of layer.state, so the scale is gone. The
@@ -28,14 +28,16 @@ def main():
     from torch.utils.checkpoint import checkpoint
 
     torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def layer():
-        return bnb.nn.Linear8bitLt(IN, OUT, has_fp16_weights=False).requires_grad_(False).to("cpu").train()
+        return bnb.nn.Linear8bitLt(IN, OUT, has_fp16_weights=False).requires_grad_(False).to(device).train()
 
     def lost(layer):
         """Train a step under gradient checkpointing; return what it raises about a lost scale, or an empty text."""
-        x = torch.randn(TOKENS, IN, dtype=torch.bfloat16, requires_grad=True)
-        gate = torch.ones(OUT, dtype=torch.bfloat16, requires_grad=True)  # its gradient takes the recomputed output
+        x = torch.randn(TOKENS, IN, dtype=torch.bfloat16, device=device, requires_grad=True)
+        # The gradient of the gate takes the recomputed output.
+        gate = torch.ones(OUT, dtype=torch.bfloat16, device=device, requires_grad=True)
         try:
             checkpoint(lambda x: layer(x) * gate, x, use_reentrant=True).sum().backward()
         except AttributeError as error:
@@ -47,12 +49,12 @@ def main():
     plain, broken = layer(), layer()
     broken.weight.SCB = None  # lose the scale on purpose
     inside, over = lost(plain), lost(broken)
-    figure = lost(accelerate.cpu_offload(layer(), execution_device=torch.device("cpu")))
-    versions = f"torch {torch.__version__}, accelerate {accelerate.__version__}, bitsandbytes {bnb.__version__}"
-    print(f"{versions}: {int(bool(figure))} errors about a lost scale in a step with offload, limit 0")
+    figure = lost(accelerate.cpu_offload(layer(), execution_device=torch.device(device)))
+    versions = f"torch {torch.__version__} ({device}), bitsandbytes {bnb.__version__}"
     print(
-        f"controls: {int(bool(inside))} in a step without offload, {int(bool(over))} where the scale is lost on purpose"
+        f"{versions}, accelerate {accelerate.__version__}: {bool(figure):d} lost scales in a step with offload, limit 0"
     )
+    print(f"controls: {bool(inside):d} in a step without offload, {bool(over):d} where the scale is lost on purpose")
     if inside or not over:
         return "skip", "a control failed: a plain step must pass, a scale that is lost on purpose must raise"
     if figure:

@@ -3,7 +3,7 @@
 # ///
 """bitsandbytes#1927: under non-reentrant gradient checkpointing every int8 layer keeps its input alive until backward.
 
-    uv run minimal_held_state.py      5 s, no GPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal_held_state.py      5 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 The autograd Function of an int8 layer keeps its input on `ctx`, not by save_for_backward, so this checkpointing, which
 works by saved-tensor hooks, cannot drop it. It is the default of transformers from 5.0 on.
@@ -24,17 +24,18 @@ def main():
     import torch
     from torch.utils.checkpoint import checkpoint
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     layers = [bnb.nn.Linear8bitLt(WIDTH, WIDTH, has_fp16_weights=False) for _ in range(LAYERS)]
-    block = torch.nn.Sequential(*layers).requires_grad_(False).to("cpu")
+    block = torch.nn.Sequential(*layers).requires_grad_(False).to(device)
 
     def alive():
         gc.collect()
-        tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and o.device.type == "cpu"]
+        tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and o.device.type == device]
         return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
 
     def held(run):
         """Return the bytes that a forward leaves alive for its backward, in the second of two steps."""
-        x = torch.randn(TOKENS, WIDTH, requires_grad=True)
+        x = torch.randn(TOKENS, WIDTH, device=device, requires_grad=True)
         run(x).sum().backward()  # what a layer keeps from its first call on does not count
         before = alive()
         output = run(x)
@@ -44,7 +45,8 @@ def main():
 
     inside, over = held(lambda x: checkpoint(block, x, use_reentrant=True)), held(block)
     figure = held(lambda x: checkpoint(block, x, use_reentrant=False))
-    print(f"torch {torch.__version__}, bitsandbytes {bnb.__version__}: {figure:,} bytes held, limit {LIMIT:,}")
+    versions = f"torch {torch.__version__} ({device}), bitsandbytes {bnb.__version__}"
+    print(f"{versions}: {figure:,} bytes held, limit {LIMIT:,}")
     print(f"controls: {inside:,} under reentrant checkpointing, {over:,} without checkpointing")
     if not inside <= LIMIT < over:
         return "skip", "a control failed: reentrant checkpointing must be inside the limit, none at all over it"

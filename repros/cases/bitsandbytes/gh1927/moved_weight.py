@@ -2,7 +2,7 @@
 
 Report: under gradient checkpointing an int8 layer runs a second time in the backward (the recompute). Then the loss is
 NaN, the lookup of the layer's scale ``SCB`` fails, or a wrong scale is used. It does not say what loses the scale. This
-case tries one way: the weight is moved again, moved by itself, or shared by two layers.
+case tries three ways: the layer is moved again, its weight is moved by itself, or two layers share a weight.
 
 Mechanism: the scale of an int8 weight (the largest magnitude of each row) is in one place at a time. At first that is
 the weight's attribute ``SCB``; the first forward moves it to ``layer.state`` and clears it on the weight. A move makes
@@ -14,7 +14,7 @@ Limit: the error of output and gradients against float64, relative to the larges
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
 2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
-Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
+Planted (must break the limit): the reference, but its scale is lost first and codes are quantized as if a weight.
 """
 
 from repros.case import Affected, Case, Claim, Condition, error

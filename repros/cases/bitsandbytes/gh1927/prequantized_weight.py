@@ -11,7 +11,7 @@ Limit: the error of output and gradients against float64, relative to the larges
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). Numbers from a lost scale are
 2,000 times too large. A failed lookup of the scale, an exception, breaks the limit too.
 
-Planted: the reference loses its scale before the first forward, and quantizes its codes as if they were a weight.
+Planted (must break the limit): the reference, but its scale is lost first and codes are quantized as if a weight.
 """
 
 from repros.case import Affected, Case, Claim, Condition, error

@@ -12,7 +12,7 @@ Limit: the error of output and gradients against float64, relative to the larges
 activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.8 %). An exception of that family breaks
 the limit too: a failed lookup of ``SCB`` or of its sister ``CB``, the codes.
 
-Planted: the scale is an attribute of the reference's weight, and the weight is replaced by one without it.
+Planted (must break the limit): the reference, but its weight carries the scale, and is replaced by one without.
 """
 
 from repros.case import Affected, Case, Claim, Condition, Needs, Symptom, error

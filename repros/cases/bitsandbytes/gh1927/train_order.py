@@ -11,7 +11,7 @@ from 5.0. Then no input of a block needs a gradient.
 Limit: a block that is checkpointed is called twice in a training step, for the output and for the gradients. None of
 these calls may be missing (``skipped_calls`` is 0).
 
-Planted: the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
+Planted (must break the limit): the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition

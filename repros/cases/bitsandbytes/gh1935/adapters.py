@@ -8,7 +8,7 @@ Limit: between forward and backward a step has to hold its output; dropout's mas
 adapter's A; with DoRA two factors of the gradient of the magnitude, each as large as the output. A saved weight is six
 times the output.
 
-Planted: the reference, with the same adapter, multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference with that adapter, but autograd saves the dequantized weight.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ CASE = Case(
             needs=Needs(NEWEST.packages, card_bytes=6 * 4096 * 12288, reason=NEWEST.reason),
             affected=(CARD_SINCE_0_49,),
             proposed=False,
+            witness="minimal_dora.py",
         ),
     ),
     timeout_s=180.0,

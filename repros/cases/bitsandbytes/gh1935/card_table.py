@@ -17,7 +17,7 @@ Limit: the size of the card, less 768 MiB that the CUDA context and its kernels 
 memory, which is the symptom. Arms also return the sum of what a step should take, to compare
 (`repros.reference.step_memory`).
 
-Planted: the reference's layers, but autograd saves their dequantized weights; checkpointed, a cache keeps them too.
+Planted (must break the limit): the reference, but autograd saves dequantized weights and, checkpointed, a cache does.
 """
 
 from repros.case import CONTEXT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading, Symptom

@@ -10,7 +10,7 @@ product; torch 2.14 merges no value of the forward with one of the backward.
 Limit: the weight is frozen, so the backward needs only the packed weight, which was there before the step. Between
 forward and backward a step has to hold its output. A saved weight is six times the output.
 
-Planted: the reference, but it multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card
@@ -61,7 +61,7 @@ CASE = Case(
         BY_INDUCTOR,
         compiled("nf4-eval-compile-mincut", MINCUT, UNTIL_0_50, training=False),
         compiled("fp4-double-compile-mincut", MINCUT, FP4_UNTIL_0_50, quant=FP4, needs=HAS_FP4),
-        of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,)),
+        of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), witness="minimal.py"),
         of_9b(BY_MINCUT, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), layers=32, needs=NEWEST),
         of_9b(BY_INDUCTOR, CARD_LIMIT, affected=(CARD_UNTIL_0_50,), needs=NEWEST, proposed=True),
     ),

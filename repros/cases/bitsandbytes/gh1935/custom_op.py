@@ -6,7 +6,7 @@ It is written here by hand, over the installed kernels, and keeps nothing, plain
 Limit: the backward needs only the packed weight, which was there before the step. Between forward and backward a step
 has to hold its output. A saved weight is six times the output.
 
-Planted: the reference multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from repros.case import Case, Claim, Condition, held

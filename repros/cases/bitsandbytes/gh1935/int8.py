@@ -8,10 +8,10 @@ Limit, for one layer: the weight is frozen, so the backward needs codes and scal
 step. Between forward and backward a step has to hold its output; on a GPU bitsandbytes keeps the 16-bit input of each
 further layer too, by design. A saved weight is six times the output.
 
-Limit, for a chain of layers under gradient checkpointing: its peak of live 16-bit bytes, since it recomputes in the
-backward: one dequantized weight at a time, and an output, a recomputed output and a gradient for each layer.
+Limit, for a chain of layers under gradient checkpointing: its peak of live 16-bit bytes, since the backward recomputes:
+one dequantized weight at a time, an output and a recomputed one for each layer, and four more: input and gradients.
 
-Planted: the reference multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card
@@ -29,7 +29,7 @@ COMPILED = held(STEP + 256 * KIB)  # and the compiler's own objects, as torch 2.
 
 LAYERS, ROWS, SIDE = 4, 16, 512  # the checkpointed chain
 CHAIN = {"tokens": ROWS, "widths": (SIDE,) * (LAYERS + 1)}
-WEIGHT, ACTIVATION = 2 * SIDE * SIDE, 2 * ROWS * SIDE  # bytes; one weight, and the layers' inputs and outputs
+WEIGHT, ACTIVATION = 2 * SIDE * SIDE, 2 * ROWS * SIDE  # bytes: one weight, one input or output
 PEAK = Budget("peak_live_16bit_bytes", WEIGHT + (2 * LAYERS + 4) * ACTIVATION)
 # At the report's size, on a GPU: the output, 4096 wide, and the inputs of five further layers, three of 4096 wide.
 CARD_LIMIT = held_on_card(2 * TOKENS * (4096 + 3 * 4096 + 2 * 12288) + 64 * KIB)

@@ -9,8 +9,8 @@ what a card of that size would leave it. `_qlora.py` makes the models and the st
 Limit: of the models tried on a card one may be too large, the last. The sum of what a step should take
 (`repros.reference.step_memory`) is more than the card has for that one alone, as tests/test_qlora.py holds.
 
-Planted: the reference's layers, but autograd saves their dequantized weights. By the same sum no ladder's second model
-trains then, and on 12 GB not even its first.
+Planted (must break the limit): the reference, but autograd saves its dequantized weights. By the same sum no
+ladder's second model trains then, and on 12 GB not even its first.
 """
 
 import gc

@@ -7,11 +7,12 @@ autograd. No release tried is affected here; `compiled.py` beside this file has 
 Limit, for a plain layer: the weight is frozen, so the backward needs only the packed weight, which was there before
 the step. Between forward and backward a step has to hold its output. A saved weight is six times the output.
 
-Limit, for a chain of layers under gradient checkpointing: nothing is held in between, with the bug or without, since
-it would save the weights while it recomputes, in the backward. So the peak of live 16-bit bytes is limited: one
-dequantized weight at a time, and an output, a recomputed output and a gradient for each layer.
+Limit, for a chain of layers under gradient checkpointing: nothing is held between forward and backward, with the bug or
+without, since the bug would save the weights while the backward recomputes. So the peak of live 16-bit bytes is
+limited: one dequantized weight at a time, an output and a recomputed one for each layer, and four more: input and
+gradients.
 
-Planted: the reference multiplies by a dequantized weight that autograd saves.
+Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ TOKENS, WIDTH = 128, 768  # one layer of 768 x 768, in bfloat16
 LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
 
 LAYERS, ROWS, SIDE = 4, 16, 512  # the checkpointed chain
-PEAK = 2 * SIDE * SIDE + (2 * LAYERS + 4) * 2 * ROWS * SIDE  # one weight, and the layers' inputs and outputs
+PEAK = 2 * SIDE * SIDE + (2 * LAYERS + 4) * 2 * ROWS * SIDE  # one weight; outputs, once more, and four
 
-# At the report's size, on a GPU: layers of 4096 and 12288, as many tokens.
+# At the report's size, on a GPU: layers 4096 and 12288 wide, 128 tokens too.
 CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB
 # One weight, and a byte more for each of its codes, which the allocator sees unpacked; and input, output and both
 # gradients, of the chain (4096, 4096) and of its widest layer (4096, 12288).

@@ -3,7 +3,7 @@
 # ///
 """bitsandbytes#1946: a 4-bit layer does not read its own state dict; not strict, it is silently wrong.
 
-    uv run minimal.py      5 s, no GPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      5 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 `Linear4bit` writes its scales beside the weight, and nothing reads them: `load_state_dict` raises for unexpected keys
 or, with `strict=False`, leaves them out. The layer then has the new codes and its old scales.
@@ -22,13 +22,14 @@ def main():
     import torch
 
     torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def layer():
         made = bnb.nn.Linear4bit(IN, OUT, bias=False, compute_dtype=torch.float32, quant_type="nf4")
         made.weight = bnb.nn.Params4bit(torch.randn(OUT, IN), requires_grad=False, quant_type="nf4")
-        return made.to("cpu")
+        return made.to(device)
 
-    saved, other, x = layer(), layer(), torch.randn(4, IN)
+    saved, other, x = layer(), layer(), torch.randn(4, IN, device=device)
     right = saved(x)
 
     def error(output):
@@ -42,7 +43,8 @@ def main():
         said = f"raises {type(refusal).__name__}"
     other.load_state_dict(saved.state_dict(), strict=False)
     figure = error(other(x))
-    print(f"torch {torch.__version__}, bitsandbytes {bnb.__version__}: error {figure:.2g} once loaded, limit {LIMIT:g}")
+    versions = f"torch {torch.__version__} ({device}), bitsandbytes {bnb.__version__}"
+    print(f"{versions}: error {figure:.2g} once loaded, limit {LIMIT:g}")
     print(f"controls: {inside:.2g} by the layer itself, {over:.2g} by another layer; strict=True {said}")
     if not inside <= LIMIT < over:
         return "skip", "a control failed: a layer must equal itself and no other"

@@ -1,9 +1,9 @@
 # /// script
 # dependencies = ["torch", "bitsandbytes>=0.46", "numpy"]
 # ///
-"""bitsandbytes#1995: on a CPU quantize_blockwise reads a strided tensor as if it were contiguous.
+"""bitsandbytes#1995: quantize_blockwise reads a strided tensor as if it were contiguous.
 
-    uv run minimal.py      5 s, no GPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      5 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 The kernel walks the memory from the view's first number on, so it reads rows that the view leaves out. Nothing warns.
 
@@ -22,7 +22,8 @@ def main():
     from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
     torch.manual_seed(0)
-    base = torch.randn(2 * ROWS, WIDTH)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = torch.randn(2 * ROWS, WIDTH, device=device)
     view = base[::2]
 
     def error(tensor):
@@ -31,7 +32,7 @@ def main():
         return float((back - view).abs().max() / view.abs().max())
 
     figure, inside, over = error(view), error(view.contiguous()), error(base[:ROWS].contiguous())
-    versions = f"torch {torch.__version__}, bitsandbytes {bnb.__version__}"
+    versions = f"torch {torch.__version__} ({device}), bitsandbytes {bnb.__version__}"
     print(f"{versions}: error {figure:.4f} of a strided view, limit {LIMIT:.4f}")
     print(f"controls: {inside:.4f} of a contiguous copy, {over:.4f} of the rows that lie in its memory")
     if not inside <= LIMIT < over:

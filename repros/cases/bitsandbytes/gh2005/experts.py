@@ -2,17 +2,18 @@
 
 A block that keeps its experts in one parameter has it quantized by `bitsandbytes.nn.parametrize`, which dequantizes it
 by `torch.nn.utils.parametrize` and opens the cache of that around a forward. The report: under non-reentrant gradient
-checkpointing every dequantized expert stays alive. Such checkpointing leaves its recomputation by an exception, so the
-forward hook that closes the cache does not run. Affected are the releases from 0.48, where this came, and before 0.50.
+checkpointing every dequantized expert stays alive. Such checkpointing breaks off its recomputation, in the backward, by
+an exception, so the forward hook that closes the cache does not run. The releases from 0.48, which brought that module,
+to before 0.50 are affected.
 
 Without checkpointing (not in the report) autograd saves the dequantized experts until the backward, in every release:
 the block applies them by `F.linear`, outside of bitsandbytes' `autograd.Function`.
 
 Limit: the experts are frozen, so the backward needs their packed weights alone, which were there before the step. What
-was born since the judged steps began and is alive between forward and backward may be the output. Two dequantized
+was born since the judged steps began and is alive between forward and backward may be the output alone. Two dequantized
 experts are twelve times the output. Under checkpointing two steps are run, and what the first one leaves counts.
 
-Planted: the reference's experts multiply by a dequantized weight that autograd saves and a cache keeps.
+Planted (must break the limit): the reference, but autograd saves its dequantized weights and a cache keeps them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from repros.case import Affected, Case, Claim, Condition, Needs, held
+from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact
 from repros.reference.formats import FourBit, layers, layers_that_save_their_weight
 
@@ -41,6 +42,17 @@ def experts(name: str, claim: Claim, versions: str, twice: bool, note: str, witn
     return Condition(name, held(LIMIT), shape, PARAMETRIZE, **declared)
 
 
+AFTER_A_STEP = experts(
+    "nf4-experts-checkpoint-nonreentrant",
+    CACHED,
+    ">=0.48,<0.50",
+    twice=True,
+    note="the second step is judged: what the first one leaves in the cache of parametrize counts",
+    witness="minimal.py",
+)
+# On a GPU: as wide as a model of 7B, where an expert has 32 MiB in 16 bits.
+CARD_LIMIT = 2 * TOKENS * 4096 + 64 * KIB
+
 CASE = Case(
     report="bitsandbytes#2005",
     title="parametrized experts stay dequantized under non-reentrant checkpointing",
@@ -50,14 +62,8 @@ CASE = Case(
     trigger="a mixture of experts whose 4-bit weights are one parameter, trained with non-reentrant checkpointing",
     claims=(CACHED, SAVED),
     conditions=(
-        experts(
-            "nf4-experts-checkpoint-nonreentrant",
-            CACHED,
-            ">=0.48,<0.50",
-            twice=True,
-            note="the second step is judged: what the first one leaves in the cache of parametrize counts",
-            witness="minimal.py",
-        ),
+        AFTER_A_STEP,
+        AFTER_A_STEP.on_card("", held_on_card(CARD_LIMIT), {"widths": (4096, 4096)}, witness="minimal.py"),
         experts("nf4-experts-eager", SAVED, ">=0.48", twice=False, note="applied by F.linear, as such blocks do"),
     ),
     timeout_s=180.0,

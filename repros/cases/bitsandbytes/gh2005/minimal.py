@@ -3,7 +3,7 @@
 # ///
 """bitsandbytes#2005: 4-bit experts in one parameter stay alive in 16 bits after a step of non-reentrant checkpointing.
 
-    uv run minimal.py      5 s, no GPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      5 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 replace_parameter_4bit opens the cache of torch.nn.utils.parametrize before a forward and closes it in a forward hook.
 Non-reentrant checkpointing leaves its recomputation by an exception, so the hook does not run, and the cache stays.
@@ -23,6 +23,7 @@ def main():
     import torch
     from torch.utils.checkpoint import checkpoint
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         from bitsandbytes.nn.parametrize import replace_parameter_4bit
     except ImportError:
@@ -31,7 +32,8 @@ def main():
     class Experts(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.randn(EXPERTS, WIDTH, WIDTH).bfloat16(), requires_grad=False)
+            weight = torch.randn(EXPERTS, WIDTH, WIDTH, dtype=torch.bfloat16, device=device)
+            self.weight = torch.nn.Parameter(weight, requires_grad=False)
 
         def forward(self, x):
             weight = self.weight
@@ -44,7 +46,7 @@ def main():
 
     def left(run):
         """Train a step through `run`; return the 16-bit bytes that it leaves alive."""
-        x = torch.randn(TOKENS, WIDTH, dtype=torch.bfloat16, requires_grad=True)
+        x = torch.randn(TOKENS, WIDTH, dtype=torch.bfloat16, device=device, requires_grad=True)
         before = alive()
         run(x).sum().backward()
         x.grad = None
@@ -55,7 +57,8 @@ def main():
     inside = left(experts)
     over = left(lambda x: kept.append(experts.weight) or experts(x))  # keep the 16-bit experts on purpose
     figure = left(lambda x: checkpoint(experts, x, use_reentrant=False))
-    print(f"torch {torch.__version__}, bitsandbytes {bnb.__version__}: {figure:,} bytes left by a step, limit 0")
+    versions = f"torch {torch.__version__} ({device}), bitsandbytes {bnb.__version__}"
+    print(f"{versions}: {figure:,} bytes left by a step, limit 0")
     print(f"controls: {inside:,} without checkpointing, {over:,} where the 16-bit experts are kept on purpose")
     if inside or over != EXPERTS * WIDTH * WIDTH * 2:
         return "skip", "a control failed: a plain step must leave nothing, experts kept on purpose must be counted"

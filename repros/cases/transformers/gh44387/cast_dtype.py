@@ -14,7 +14,7 @@ the quantized weights, and 1 MiB of Python's own.
 The first quantization is made to wait until the pool is idle (``gate``), so the peak is the worst case. The ``-sync``
 conditions have the pool switched off.
 
-Planted: the reference reads every source before it quantizes the first.
+Planted (must break the limit): the reference, but it reads every source before it quantizes the first.
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition

@@ -11,7 +11,7 @@ switched off.
 Limit: what stays 16-bit (embedding, norms), the largest source on its way, and a copy of it in float16, from which
 bitsandbytes quantizes to int8. The GPU's limit adds the quantized weights and the allocator's rounding.
 
-Planted: the reference reads every source before it quantizes the first.
+Planted (must break the limit): the reference, but it reads every source before it quantizes the first.
 """
 
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs

@@ -13,7 +13,7 @@ first quantization wait until the pool is idle (``gate``), and the peak is the w
 
 Limit: what stays 16-bit (embedding, norms), and one source on its way, the largest. The GPU's is derived below.
 
-Planted: the reference reads every source before it quantizes the first.
+Planted (must break the limit): the reference, but it reads every source before it quantizes the first.
 """
 
 from functools import partial
@@ -75,7 +75,7 @@ CASE = Case(
     conditions=(
         on_cpu("nf4", affected=(READS_AHEAD,), witness="minimal.py"),
         on_cpu("nf4-sync", affected=(), needs=POOL, env=SYNC),
-        on_card("nf4-7b-cuda", needs=ROOM, affected=(READS_AHEAD_ON_CARD,), proxy="nf4"),
+        on_card("nf4-7b-cuda", needs=ROOM, affected=(READS_AHEAD_ON_CARD,), proxy="nf4", witness="minimal_7b.py"),
         on_card("nf4-sync-7b-cuda", needs=INSIDE, affected=(), proxy="nf4-sync", env=SYNC),
     ),
     gate=GATE,

@@ -17,7 +17,7 @@ import gc
 import sys
 import tempfile
 
-SIZE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+SIZE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1, "num_attention_heads": 4}
 
 
 def main():

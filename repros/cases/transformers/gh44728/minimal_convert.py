@@ -3,7 +3,7 @@
 # ///
 """transformers#44728: references in Bnb4bitQuantize.convert() are said to keep each 16-bit weight; they keep none.
 
-    uv run minimal_convert.py      15 s, no GPU, no download; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal_convert.py      15 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
 The report blames `value`, `input_dict` and the new Params4bit for 16-bit weights that pile up. Here the threads that
 read ahead (minimal.py) are switched off, by HF_DEACTIVATE_ASYNC_LOAD=1, so that what piles up is held by references.
@@ -17,7 +17,9 @@ import os
 import sys
 import tempfile
 
-SIZE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+# The report's model, facebook/opt-350m, on a GPU; on a CPU one small layer of the kind.
+OPT = {"hidden_size": 1024, "ffn_dim": 4096, "num_hidden_layers": 24, "word_embed_proj_dim": 512}
+SMALL = {"hidden_size": 256, "ffn_dim": 512, "num_hidden_layers": 1, "word_embed_proj_dim": 256, "vocab_size": 256}
 
 
 def main():
@@ -28,10 +30,11 @@ def main():
     if not hasattr(tf.integrations.bitsandbytes, "Bnb4bitQuantize"):
         return "skip", f"transformers {tf.__version__} has no Bnb4bitQuantize.convert(); it came with 5.0"
     tf.utils.logging.disable_progress_bar()
+    device, size = ("cuda", OPT) if torch.cuda.is_available() else ("cpu", SMALL)
     quantize = bnb.functional.quantize_4bit
 
     def alive():
-        tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and o.device.type == "cpu"]
+        tensors = [o for o in gc.get_objects() if issubclass(type(o), torch.Tensor) and o.device.type == device]
         return sum({t.data_ptr(): t.nbytes for t in tensors if t.dtype == torch.bfloat16}.values())
 
     def peak(folder, keep=lambda source: None):
@@ -46,18 +49,18 @@ def main():
 
         nf4 = tf.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
         bnb.functional.quantize_4bit = quantize_and_count
-        tf.AutoModelForCausalLM.from_pretrained(folder, quantization_config=nf4, dtype=torch.bfloat16, device_map="cpu")
+        tf.OPTForCausalLM.from_pretrained(folder, quantization_config=nf4, dtype=torch.bfloat16, device_map=device)
         return max(peaks)
 
     with tempfile.TemporaryDirectory() as folder:
-        model = tf.LlamaForCausalLM(tf.LlamaConfig(vocab_size=256, **SIZE)).to(torch.bfloat16)
+        model = tf.OPTForCausalLM(tf.OPTConfig(num_attention_heads=size["hidden_size"] // 64, **size)).bfloat16()
         model.save_pretrained(folder)
-        weights = [p.nbytes for name, p in model.named_parameters() if "_proj" in name]
+        weights = [m.weight.nbytes for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
         limit = sum(p.nbytes for p in model.parameters()) - sum(weights) + max(weights)
         del model
         gc.collect()
         figure, over = peak(folder), peak(folder, keep=[].append)
-    versions = f"torch {torch.__version__}, transformers {tf.__version__}, bitsandbytes {bnb.__version__}"
+    versions = f"torch {torch.__version__} ({device}), transformers {tf.__version__}, bitsandbytes {bnb.__version__}"
     print(f"{versions}: {figure:,} bytes alive while it loads, limit {limit:,}")
     print(f"control: {over:,} where each 16-bit weight is kept on purpose")
     if over <= limit:

@@ -11,7 +11,7 @@ quantization is made to wait until the pool is idle (``gate``), so the peak on a
 Limit of 16-bit bytes alive at once: what stays 16-bit (embedding, norms) and one source, the largest; for int8 also a
 float16 copy of it, from which bitsandbytes quantizes. The GPU's limit, of all bytes allocated, is derived below.
 
-Planted: the reference keeps every third source of a quantized weight for good.
+Planted (must break the limit): the reference, but it keeps every third source of a quantized weight for good.
 """
 
 from __future__ import annotations

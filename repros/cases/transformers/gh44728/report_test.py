@@ -4,13 +4,13 @@ The report: 16-bit weights pile up while ``from_pretrained`` quantizes them. Its
 about 889 MB at the peak before the fix, about 611 MB after it, and 662 MB in 16 bits.
 
 Tried here: that test, with the report's limit and the report's fix. How far the loader's threads read ahead of the
-quantization decides the peak. On a CPU the meter makes the first quantization wait until they are idle (``gate``): they
-are given their time. On a GPU nothing is held back, as in the report.
+quantization decides the peak. On a CPU the meter makes the first quantization wait until they are idle (``gate``): the
+worst case. On a GPU nothing is held back, as in the report, and no release tried breaks the limit there.
 
 Limit: all bytes alive at once must not exceed the model's 16-bit size. That is a wide limit: a loader that keeps every
 third source (a 16-bit tensor as it was read) passes. The cases beside this one have a limit that is derived.
 
-Planted: the reference keeps *every* source of a quantized weight for good.
+Planted (must break the limit): the reference, but it keeps *every* source of a quantized weight for good.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ CASE = Case(
             device="cuda",
             checkpoint="opt-350m",
             proxy="nf4-report-test",
+            witness="minimal_350m.py",
         ),
     ),
     numbers=NF4_ERROR,

@@ -52,6 +52,11 @@ def wrapped(command: list[str], *, own: Iterable[Path], readable: Iterable[Path]
     return [*words, "--chdir", str(here), "--", *command]
 
 
+def code(returncode: int) -> int:
+    """Return the return code of what ran in a sandbox; bubblewrap ends as a shell does where a signal killed it."""
+    return 128 - returncode if returncode > 128 else returncode
+
+
 def _outermost(paths: Iterable[Path]) -> list[Path]:
     """Return these paths in the order in which they are laid over each other, each once."""
     return sorted({path for path in paths if path.exists()}, key=lambda path: len(path.parts))
