@@ -7,7 +7,10 @@ from dataclasses import fields, replace
 from enum import Enum
 from typing import Any, TypeVar
 
+from repros.report.kept import KeptTry
+from repros.report.tries import Row, Tries
 from repros.run.results import Record
+from repros.run.vote import Seen
 from repros.verdict import Observation, Outcome, Verdict
 from tests.factories import record
 
@@ -143,3 +146,14 @@ def put(value: Any, text: str) -> Any:
             text if name == "word" else name: one if name in KEPT else put(one, text) for name, one in value.items()
         }
     return [put(one, text) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def try_of(text: str) -> KeptTry:
+    """Return a try in which every text is this one, but for the votes and the script's source."""
+    rows = []
+    for number, vote in enumerate(("bad", "good")):  # a comment has room for these, however long
+        seen = Seen(number, text, exception=(text,), text=text, figures={"seconds": 1.0}, output=f"{text}\n{number}")
+        rows.append(Row(f"{number} {text}", vote, text, seen, {text: text}))
+    found = Tries(script=text, rule=text, over=text, rows=rows, rest=text)
+    machine = {"cpu_model": text, "system": text, "libc": text, "python": text, "gpus": [text]}
+    return KeptTry(found, {text: f"{text}\n{text}"}, [text], text, [text, text], text, machine)

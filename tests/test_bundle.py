@@ -25,7 +25,7 @@ from repros.cells.matrix import load_matrix
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
 from repros.report import onefile
-from repros.report.attachment import bundle, comment
+from repros.report.attachment import bundle, comment, packing
 from repros.run import results
 from repros.run.results import Record
 from repros.run.trial import declared
@@ -81,7 +81,7 @@ def trial(records: list[Record], case: str, condition: str | None = None, cell: 
     return bundle.choose(records, KNOWN[case], cell, condition, "evidence")
 
 
-def made(records: list[Record], record: Record, folder: Path, entry: Entry | None = None) -> bundle.Bundle:
+def made(records: list[Record], record: Record, folder: Path, entry: Entry | None = None) -> packing.Bundle:
     return bundle.make(record, records, entry or KNOWN[record.case], folder, Redactor(), EVIDENCE)
 
 
@@ -147,7 +147,7 @@ def test_a_bundle_is_whole_and_small(case: str, records: list[Record], tmp_path:
     witness = {"minimal.py"} if cases.witness_of(KNOWN[case].path, KNOWN[case].condition(record.condition)) else set()
     wanted = witness | {"full.py", "comment.md", "requirements.txt", "results.jsonl", "timeline.svg", "timeline.png"}
     assert names == {*wanted, ".repros"}
-    assert one.zip.stat().st_size < bundle.ZIP_BYTES
+    assert one.zip.stat().st_size < packing.ZIP_BYTES
     assert not one.left_out
     with zipfile.ZipFile(one.zip) as file:
         assert {Path(name).name for name in file.namelist()} == wanted
@@ -333,8 +333,8 @@ def test_a_large_file_stays_out_of_the_zip(tmp_path: Path, monkeypatch: pytest.M
     (folder / "logs").mkdir(parents=True)
     (folder / "full.py").write_text("x")
     (folder / "logs" / "a.log").write_bytes(bytes(range(256)) * 40)
-    monkeypatch.setattr(bundle, "ZIP_BYTES", 500)
-    assert bundle.pack(folder, "b")[1] == ["logs/a.log"]
+    monkeypatch.setattr(packing, "ZIP_BYTES", 500)
+    assert packing.pack(folder, "b", bundle.NEEDED)[1] == ["logs/a.log"]
 
 
 def test_a_snapshot_with_code_in_it_is_refused(records: list[Record], tmp_path: Path) -> None:

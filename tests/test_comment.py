@@ -17,7 +17,7 @@ from repros.case import Affected
 from repros.commands.bundle import gathered
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
-from repros.report.attachment import bundle, comment, tried
+from repros.report.attachment import bundle, comment, packing, tried
 from repros.run import results
 from repros.run.record import Record
 from repros.verdict import Verdict
@@ -88,10 +88,10 @@ def test_the_newest_bad_release_stands_beside_the_first_good_one() -> None:
     tries = bnb(b0_50_2=GOOD, b0_9_0=BAD, b0_50_0=GOOD, b0_49_2=BAD, b0_10_0=GOOD)
     found = tried.of(tries, BNB, "bitsandbytes")
     assert (str(found.bad), str(found.good)) == ("0.49.2", "0.50.0")
-    assert tried.rows(found, together=False) == [
+    assert tried.rows(found.rows, together=False) == [
         ["0.9.0", "bad"], ["0.10.0", "good"], ["0.49.2", "bad"], ["0.50.0", "good"], ["0.50.2", "good"],
     ]  # fmt: skip
-    assert tried.rows(found, together=True)[-1] == ["0.50.0 to 0.50.2", "good"]
+    assert tried.rows(found.rows, together=True)[-1] == ["0.50.0 to 0.50.2", "good"]
 
 
 def test_where_the_newest_is_bad_no_good_release_is_known() -> None:
@@ -114,7 +114,7 @@ def test_of_two_packages_in_a_window_that_decides_of_which_a_newer_release_is_go
     ]  # fmt: skip
     found = tried.of(tries, window, "bitsandbytes")
     assert (found.package, str(found.bad), str(found.good)) == ("torch", "2.13.0", "2.14.0")
-    assert tried.rows(found, together=False)[0] == ["2.13.0", "bad with bitsandbytes 0.50.2, good with 0.46.0"]
+    assert tried.rows(found.rows, together=False)[0] == ["2.13.0", "bad with bitsandbytes 0.50.2, good with 0.46.0"]
     found = tried.of([*tries, at(GOOD, torch="2.13.0", bitsandbytes="0.51.0")], window, "bitsandbytes")
     assert [str(fix) for fix in found.fixes] == ["bitsandbytes >0.50.2,<=0.51.0", "torch >2.13.0,<=2.14.0"]
     assert found.package == "bitsandbytes"
@@ -242,7 +242,7 @@ def test_the_witness_is_the_conditions_then_the_files_then_the_reports(tmp_path:
     assert cases.witness_of(case, condition) == tmp_path / "minimal_saved.py"
 
 
-def made(records: list[Record], witness: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> bundle.Bundle:
+def made(records: list[Record], witness: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> packing.Bundle:
     monkeypatch.setattr(cases, "witness_of", lambda path, condition: witness)
     one = replace(bundle.choose(records, KNOWN["gh1935_saved_weight"], None, "nf4-eager", "evidence"), source="")
     return bundle.make(one, [one], KNOWN[one.case], folder, Redactor(), folder)

@@ -24,7 +24,7 @@ from repros.errors import UserError
 from repros.evidence import committed
 from repros.files import Folder, Marker
 from repros.redaction.redact import Redactor
-from repros.report.attachment import bundle
+from repros.report.attachment import bundle, packing
 from repros.run import results
 from repros.run.results import Record, Run
 from repros.worker import checkpoints
@@ -469,7 +469,7 @@ def test_a_folder_that_may_not_be_written(command: str, home: Path, capsys: pyte
 # --- bundles ---------------------------------------------------------------------------------------
 
 
-def bundled(folder: Path, logs: Path, record: Record = RECORD) -> bundle.Bundle:
+def bundled(folder: Path, logs: Path, record: Record = RECORD) -> packing.Bundle:
     return bundle.make(record, [record], KNOWN[record.case], folder, Redactor(), logs)
 
 

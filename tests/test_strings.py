@@ -24,9 +24,10 @@ from repros.hunt import write
 from repros.hunt.life import Departure, Life
 from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
-from repros.report import escape, junit, markdown, onefile, plot
+from repros.report import escape, junit, markdown, onefile, plot, tries
 from repros.report import terminal as screen
-from repros.report.attachment import comment
+from repros.report.attachment import comment, script, script_comment
+from repros.report.attachment.tried import Bisected, Commit
 from repros.report.clean import redacted
 from repros.report.machine import machines
 from repros.report.page import html
@@ -36,7 +37,7 @@ from repros.run.trial import two_lines
 from repros.verdict import Observation, Verdict
 from tests.chromium import Chromium, until
 from tests.factories import record
-from tests.hostile import HOSTILE, made_of
+from tests.hostile import HOSTILE, made_of, try_of
 from tests.searches import BASE, hunts, monotone, work
 
 T = TypeVar("T")
@@ -116,6 +117,8 @@ def pages(text: str, walk: list[Walk]) -> dict[str, str]:
         "fits": fits.page([figures(one)], [Path("x")]),
         "proxies": proxies.page(clean, clean, {ENTRY.name: entry}, [Path("x")]),
         "hunt": hunted(text),
+        "try": tries.page(try_of(text).tries, f"x {text}"),
+        "script": script_comment.comment(try_of(text), "print(1)\n", [script.as_row(bisected(text))] * 2, text),
         "row": escape.table(["a", "b"], [[text, text]]),
         "story": onefile.template("story.md.j2").render(
             **dict.fromkeys(("report", "title", "kind", "status"), "word"),
@@ -130,6 +133,11 @@ def pages(text: str, walk: list[Walk]) -> dict[str, str]:
             cells=[text],
         ),
     }
+
+
+def bisected(text: str) -> Bisected:
+    """Return a change that a bisection found at a commit of that subject."""
+    return Bisected("first fixed", Commit(text, text, text, "https://github.com/huggingface/x"), text)
 
 
 def hunted(text: str) -> str:
@@ -163,7 +171,8 @@ PARSER = MarkdownIt("gfm-like", {"html": True, "linkify": True})
 #: Markdown of our own that is active: what a comment is laid out with, and links to the packages' own pages.
 OURS = re.compile(
     r"</?(details|summary|sub)>\n?|"
-    r"<details><summary>(Arms, budget and system|Mechanism and derivation of the budget)</summary>\n?"
+    r"<details><summary>(Arms, budget and system|Mechanism and derivation of the budget|"
+    r"Outputs, packages, machine and command)</summary>\n?"
 )
 LINKS = re.compile(r"https://(github\.com/(bitsandbytes-foundation|huggingface)/|pytorch\.org/memory_viz)")
 #: What GitHub makes of text, beyond Markdown.

@@ -20,6 +20,7 @@ from repros.commands.arguments import MATRIX, with_rest
 from repros.errors import EnvError, UserError
 from repros.redaction.redact import Redactor
 from repros.report import terminal, tries
+from repros.report.kept import load
 from repros.report.tries import Row, Tries
 from repros.run.vote import Seen
 from tests.commands import errors
@@ -223,16 +224,25 @@ def test_dependencies_are_laid_over_a_cell_and_contradict_none_of_its_pins(envir
 
 
 @pytest.mark.slow
-def test_a_script_is_tried_in_a_cell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_script_is_tried_in_a_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "repro.py"
     script.write_text("import sys, bitsandbytes\nprint(bitsandbytes.__version__, sys.argv[1:])\nraise KeyError('x')")
-    out = tmp_path / "found.json"
+    out, html = tmp_path / "found.json", tmp_path / "found.html"
     words = ["try", str(script), "--cell", CELL, "--json", str(out), "--reports", str(tmp_path / "reports")]
-    assert cli.main([*words, "--", "--its own"]) == 1
+    monkeypatch.setattr("sys.argv", ["repros", *words, f"--html={html}", "--", "--its own"])
+    assert cli.main([*words, f"--html={html}", "--", "--its own"]) == 1
     (one,) = json.loads(out.read_text())["rows"]
     assert (one["name"], one["vote"], one["reason"]) == (CELL, "bad", "KeyError: 'x'")
     assert one["seen"]["output"] == "VERSION ['--its own']\n"
     assert "No controls: the script's own word." in capsys.readouterr().out
+    shown = html.read_text()
+    assert "KeyError: &#39;x&#39;" in shown and "import sys, bitsandbytes" in shown
+    assert f"python -m repros try repro.py --cell {CELL} -- &#39;--its own&#39;</pre>" in shown
+    kept = load(tmp_path / "reports" / "runs" / "try-repro")
+    assert (kept.text, kept.path, kept.tries.rows[0].vote) == (script.read_text(), str(script), "bad")
+    assert kept.tries.rows[0].packages["bitsandbytes"] == "0.50.2" and kept.machine["cpu_model"]
     assert cli.main([*words, "--force", "--bad-if", "raises ValueError"]) == 125
     script.write_text(HEAD.format("'bitsandbytes<0.50'"))
     capsys.readouterr()

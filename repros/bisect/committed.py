@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from repros.bisect.probe import PROBES, Probe, load
@@ -12,13 +12,18 @@ from repros.bisect.search import BAD, GOOD
 from repros.case import REPOSITORIES
 from repros.cases import aliases
 from repros.errors import UserError
-from repros.report.attachment.tried import Commit
+from repros.report.attachment.tried import Bisected, Commit
+from repros.report.escape import cell
 from repros.report.machine import rank
 from repros.run.results import Record, shown
+from repros.run.vote import NO_CONTROLS
 from repros.verdict import Outcome, Verdict
 
 #: Of a bisection's page: over what it walked, and a search's row of the overview with the first fixed revision.
-_COMMITS = re.compile(r"(?m)^Walked: (\w+), commits ")
+_WALKED = re.compile(r"(?m)^Walked: (\w+), (commits|releases) ")
+_EDGE = re.compile(
+    r"(first bad|first fixed) \*\*`?([\w.+!-]+)`?\*\*(?: \(after `?([\w.+!-]+)`?\)|, after `?([\w.+!-]+)`?)"
+)
 _FIXED = re.compile(r"(?m)^\| `?(\w+)`? \| `?([\w.+-]+)`? \| found \| .*first fixed \*\*`?([0-9a-f]{7,40})`?\*\*")
 
 
@@ -44,15 +49,35 @@ def fixed_by(folder: Path, case: str, condition: str) -> Commit | None:
     """Return the commit that a bisection's page names as the first without the symptom; None if it names none."""
     page = folder / "README.md"
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    walked = _COMMITS.search(text)
-    for was, name, commit in _FIXED.findall(text) if walked else ():
-        if walked and (aliases.now(was, name), name) == (case, condition):
-            package = walked[1]
-            subject = re.search(rf"(?m)^  - `?{commit}`?: (.*?)(?: \[library of .*)?$", text)
-            home = REPOSITORIES.get(package)
-            url = f"https://github.com/{home}/commit/{commit}" if home else ""
-            return Commit(package, commit, subject[1].strip("`") if subject else "", url)
+    walked = _WALKED.search(text)
+    for was, name, commit in _FIXED.findall(text):
+        if walked and walked[2] == "commits" and (aliases.now(was, name), name) == (case, condition):
+            return _commit(text, walked[1], commit)
     return None
+
+
+def _commit(page: str, package: str, commit: str) -> Commit:
+    """Return a commit that a page names, with what the page says of it."""
+    subject = re.search(rf"(?m)^  - `?{commit}`?: (.*?)(?: \[library of .*)?$", page)
+    home = REPOSITORIES.get(package)
+    url = f"https://github.com/{home}/commit/{commit}" if home else ""
+    return Commit(package, commit, subject[1].strip("`") if subject else "", url)
+
+
+def of_script(places: Iterable[Path], name: str, rule: str, digest: str) -> list[Bisected]:
+    """Return where bisections found that a script began or ceased to be bad; of this source alone, under this rule."""
+    found: list[Bisected] = []
+    for folder in places:
+        page = folder / "README.md"
+        text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+        walked = _WALKED.search(text)
+        rows = [one for one in text.splitlines() if one.startswith(f"| {cell(name)} | {cell(rule)} | ")]
+        if walked is None or not rows or f"\nThere are {NO_CONTROLS}. Its source: `{digest}`.\n" not in text:
+            continue
+        for kind, revision, after, before in _EDGE.findall(rows[0]):
+            commit = _commit(text, walked[1], revision) if walked[2] == "commits" else Commit(walked[1], revision)
+            found.append(Bisected(kind, commit, after or before, exact=bool(after)))
+    return list(dict.fromkeys(found))
 
 
 def windows(folder: Path) -> tuple[str, list[str]]:
@@ -88,3 +113,8 @@ def _vote(probe: Probe) -> str:
 def folders(reports: Path) -> Iterator[Path]:
     """Yield the folders of committed bisections."""
     yield from sorted(path.parent for path in (reports / "bisect").glob(f"*/{PROBES}"))
+
+
+def runs(reports: Path) -> Iterator[Path]:
+    """Yield the folders of bisections that are kept and not committed."""
+    yield from sorted(path.parent for path in (reports / "runs").glob(f"*/{PROBES}"))

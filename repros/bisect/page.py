@@ -10,13 +10,14 @@ from pathlib import Path
 from repros.bisect.bisection import Walk
 from repros.bisect.probe import PROBES, Probe
 from repros.bisect.revisions import compare_link, diff_command
-from repros.bisect.scripts import NO_CONTROLS, ScriptEntry
+from repros.bisect.scripts import ScriptEntry
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
 from repros.cells.matrix import FOLLOWERS, Cell
 from repros.files import Folder
 from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
 from repros.report.tries import ranges
+from repros.run.vote import NO_CONTROLS
 from repros.verdict import apart, multiple, show, show_pair
 
 #: The columns of a search's log before those of the times.
@@ -157,7 +158,8 @@ def page(hunts: Sequence[Walk], package: str, base: Cell, command: str) -> str:
             f"From {markdown(dates[0])} to {markdown(dates[-1])}. Every figure is read from `{PROBES}`.",
             "",
         ]
-    rows += [f"There are {NO_CONTROLS}.", ""] if any(map(_by_script, hunts)) else []
+    for digest in dict.fromkeys(hunt.entry.script.digest for hunt in hunts if isinstance(hunt.entry, ScriptEntry)):
+        rows += [f"There are {NO_CONTROLS}. Its source: `{digest}`.", ""]
     rows += _overview(hunts)
     uniform = [hunt for hunt in hunts if not hunt.answer().edges]
     for hunt in hunts:

@@ -19,8 +19,6 @@ from repros.run.script import Runner, Script
 from repros.run.vote import BAD, FIGURES, GOOD, Rule, Seen, cast
 from repros.verdict import Verdict
 
-NO_CONTROLS = "no controls: the script's own word"
-
 
 @dataclass(frozen=True, eq=False)
 class ScriptEntry:
@@ -41,11 +39,8 @@ class ScriptEntry:
         """Digest all of the script that decides an answer."""
         script = self.script
         limit = self.rule.limit(self.against) if self.rule.kind == "figure" else None
-        how = [self.rule.text, limit, script.args, script.timeout_s, script.memory_bytes, script.sandboxed]
-        total = hashlib.sha256(json.dumps(how).encode())
-        for name, content in sorted(script.files.items()):
-            total.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode())
-        return total.hexdigest()[:16]
+        how = [self.rule.text, limit, script.digest, script.timeout_s, script.memory_bytes, script.sandboxed]
+        return hashlib.sha256(json.dumps(how).encode()).hexdigest()[:16]
 
     def see(self, environment: Environment, label: str, logs: Path, source: Path | None = None) -> Seen:
         """Run it in an environment, a package's sources ahead of what is installed; EnvError as `overlay.lay`."""

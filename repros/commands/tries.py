@@ -7,6 +7,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -38,12 +39,22 @@ from repros.commands.arguments import (
 from repros.errors import EnvError, UserError
 from repros.evidence import committed
 from repros.machine import sandbox
+from repros.machine.host import probe_host
 from repros.redaction.redact import Redactor
 from repros.report import terminal, tries
+from repros.report.kept import FILE, KeptTry, keep, redacted_try, sources_of
+from repros.report.page import tries as page
 from repros.report.tries import Row, Tries
 from repros.run import results, script, vote
 from repros.run.script import Runner, Script
+from repros.run.session import MACHINE_FACTS
 from repros.run.vote import BAD, SKIP, Seen
+
+#: What may be written of a try: the options' names, and what they write.
+OUTPUTS = {
+    "json": "all that was seen", "junit": "JUnit XML", "markdown": "the table, for an issue",
+    "html": "a page: table, outputs, script",
+}  # fmt: skip
 
 
 def register(add: Add) -> None:
@@ -61,7 +72,7 @@ def register(add: Add) -> None:
     sub.add_argument("--no-meters", action="store_true", help="do not run it a second time, under the memory meters")
     sub.add_argument("--jobs", type=whole(1, MOST_AT_ONCE), help="scripts at a time (default: cores, 4 at most)")
     sub.add_argument("--reports", type=a_folder, help="folder in place of reports/")
-    for name, what in (("json", "all that was seen"), ("junit", "JUnit XML"), ("markdown", "the table, for an issue")):
+    for name, what in OUTPUTS.items():
         sub.add_argument(f"--{name}", type=a_file, metavar="FILE", help=f"write {what} (`-`: print it)")
     add_force(sub)
 
@@ -87,7 +98,7 @@ def script_of(arguments: argparse.Namespace, path: Path, say: Callable[[str], No
 
 def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
     """Try a script in each place, print the table, write what was asked for."""
-    outputs = {"json": arguments.json, "junit": arguments.junit, "markdown": arguments.markdown}
+    outputs = {name: getattr(arguments, name) for name in OUTPUTS}
     for path in filter(None, outputs.values()):
         committed.check(path, force=arguments.force)
     rule = vote.parse(arguments.bad_if) if arguments.bad_if else vote.EXIT
@@ -97,9 +108,11 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
     say = partial(err.print, markup=False, soft_wrap=True)
     mine = script_of(arguments, arguments.script, say)
     needs = overlay.declared(mine.name, mine.text, platform.python_version())
-    home = (arguments.reports or results.REPORTS) / "runs" / f"try-{arguments.script.stem}"
+    home = home_of(arguments.script, arguments.reports)
     files.claim(home, "tries")
     (home / "logs").mkdir(exist_ok=True)
+    (home / FILE).unlink(missing_ok=True)  # it is of the logs that are now written over
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     runner = Runner(mine, home / "logs")
     place = _Place(runner, needs, not arguments.no_meters or rule.metered, say)
     jobs = 1 if rule.name == "seconds" else arguments.jobs or min(4, os.cpu_count() or 1)
@@ -114,28 +127,41 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
         raise UserError(f"{mine.name} in {where[0].name}: {seen[0][0].ending}", "change its `dependencies`")
     found = Tries(mine.name, rule.text, any_package(arguments.package) if arguments.package else "cell",
                   _voted(rule, where, seen), rest)  # fmt: skip
+    machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+    where_from = str(arguments.script.absolute())
+    kept = KeptTry(found, sources_of(mine), mine.args, where_from, _asked(arguments.script), date, machine)
+    keep(kept, home)
     tries.show_all(found, console)
     console.print(f"what it printed: {results.shown(home / 'logs')}", markup=False, soft_wrap=True)
     _hint(found, console)
     clean = Redactor.here(settings=pip_settings())
-    shown = tries.redacted(found, clean)
-    command = clean.text(shlex.join(["python", "-m", "repros", *_asked(arguments.script)]))
-    page = partial(tries.page, command=command)
-    for name, make in (("junit", tries.junit), ("markdown", page)):
+    shown = redacted_try(kept, clean)
+    makes: dict[str, Callable[[], str]] = {
+        "junit": lambda: tries.junit(shown.tries),
+        "markdown": lambda: tries.page(shown.tries, shown.command),
+        "html": lambda: page.page(shown, clean.says()),
+    }
+    for name, make in makes.items():
         if outputs[name]:
-            committed.write(outputs[name], make(shown), force=arguments.force)
+            committed.write(outputs[name], make(), force=arguments.force)
     if arguments.json and str(arguments.json) != "-":
-        files.write(arguments.json, tries.as_json(shown))  # unsigned: JSON has no comments
+        files.write(arguments.json, tries.as_json(shown.tries))  # unsigned: JSON has no comments
     elif arguments.json:
-        print(tries.as_json(shown), end="")
+        print(tries.as_json(shown.tries), end="")
     return tries.code_of(found.rows)
+
+
+def home_of(script: Path, reports: Path | None = None) -> Path:
+    """Return the folder in which the newest try of a script is kept."""
+    return (reports or results.REPORTS) / "runs" / f"try-{script.stem}"
 
 
 def _asked(path: Path) -> list[str]:
     """Return the words of the command, the script by its name alone, without where its results go."""
     words, rest = with_rest(sys.argv[1:])
     found = [path.name if word == str(path) else word for word in words if word != "--force"]
-    for option in ("--json", "--junit", "--markdown", "--reports"):
+    for option in (*(f"--{name}" for name in OUTPUTS), "--reports"):
+        found = [word for word in found if not word.startswith(f"{option}=")]
         if option in found:
             at = found.index(option)
             del found[at : at + 2]

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from repros.redaction.redact import Redactor
 from repros.report.escape import Safe, code, fence, head, line, markdown, row
-from repros.run.vote import BAD, FIGURES, GOOD, METERED, SKIP, Seen
+from repros.run.vote import BAD, FIGURES, GOOD, METERED, NO_CONTROLS, SKIP, Seen
 from repros.verdict import show
 
 STYLES = {BAD: "bold red", GOOD: "green", SKIP: "dim"}
@@ -54,6 +54,11 @@ class Tries:
     rest: str = ""
     """What the rest is as in, for releases."""
 
+    @property
+    def places(self) -> str:
+        """Return in words what the rows are: ``cells``, or the releases of a package."""
+        return "cells" if self.over == "cell" else f"releases of {self.over}"
+
 
 def redacted(tries: Tries, clean: Redactor) -> Tries:
     """Return it with nothing private in any word; pages escape afterwards, which may hide a secret's form."""
@@ -62,11 +67,14 @@ def redacted(tries: Tries, clean: Redactor) -> Tries:
         seen = replace(
             one.seen,
             ending=clean.text(one.seen.ending),
+            exception=tuple(map(clean.text, one.seen.exception)),
             text=clean.text(one.seen.text),
             output=clean.text(one.seen.output),
         )
-        rows.append(replace(one, reason=clean.text(one.reason), seen=seen))
-    return replace(tries, script=clean.text(tries.script), rule=clean.text(tries.rule), rows=rows)
+        packages = clean.value(dict(one.packages))
+        rows.append(Row(clean.text(one.name), one.vote, clean.text(one.reason), seen, packages))
+    words = {name: clean.text(getattr(tries, name)) for name in ("script", "rule", "over", "rest")}
+    return Tries(**words, rows=rows)
 
 
 def code_of(rows: Sequence[Row]) -> int:
@@ -124,7 +132,7 @@ def ranges(order: Sequence[str], wanted: Iterable[int]) -> str:
     return ", ".join(" to ".join(dict.fromkeys((order[one[0]], order[one[-1]]))) for one in found)
 
 
-def _cells(tries: Tries, most: int | None = None) -> tuple[list[str], list[list[str]], list[str]]:
+def cells(tries: Tries, most: int | None = None) -> tuple[list[str], list[list[str]], list[str]]:
     """Return the head and the rows of a table of so many characters, and the figures that it has no room for."""
     named = {id(one): letter for letter, several in groups(tries.rows).items() for one in several}
     left: list[str] = []
@@ -145,7 +153,7 @@ def _cells(tries: Tries, most: int | None = None) -> tuple[list[str], list[list[
 
 def show_all(tries: Tries, console: Console) -> None:
     """Print the table, and what differs between outputs."""
-    columns, rows, left = _cells(tries, console.width)
+    columns, rows, left = cells(tries, console.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         table.add_column(line(name), no_wrap=name != "reason", overflow="fold")
@@ -162,10 +170,10 @@ def show_all(tries: Tries, console: Console) -> None:
 
 
 def summary(tries: Tries) -> str:
-    """Return the counts in words, by which rule, and what was not tried."""
+    """Return the counts in words, by which rule, and what the rest is as in."""
     counts = [f"{sum(one.vote == vote for one in tries.rows)} {vote}" for vote in (GOOD, BAD, SKIP)]
     rest = f"; the rest as in {tries.rest}" if tries.rest else ""
-    return line(f"{tries.script}, bad if {tries.rule}: {', '.join(counts)}{rest}. No controls: the script's own word.")
+    return line(f"{tries.script}, bad if {tries.rule}: {', '.join(counts)}{rest}. {NO_CONTROLS.capitalize()}.")
 
 
 def differences(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
@@ -182,10 +190,18 @@ def differences(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
     return told
 
 
+def packages(rows: Sequence[Row]) -> tuple[dict[str, str], list[str]]:
+    """Return the packages that are the same in all rows that have any, and the names of the others."""
+    known = [one.packages for one in rows if one.packages]
+    names = sorted({name for one in known for name in one})
+    same = {name: known[0].get(name, "") for name in names if len({one.get(name) for one in known}) == 1}
+    return same, [name for name in names if name not in same]
+
+
 def page(tries: Tries, command: str) -> str:
     """Return the table as Markdown, to paste into an issue."""
-    columns, rows, _ = _cells(tries)
-    text = [f"# {markdown(tries.script)}: {markdown(f'over {tries.over}')}", "", code(command), ""]
+    columns, rows, _ = cells(tries)
+    text = [f"# {markdown(tries.script)}: {markdown(f'over {tries.places}')}", "", code(command), ""]
     text += [markdown(summary(tries)), "", *head(*columns), *(row(*one) for one in rows), ""]
     for says, lines in differences(tries.rows):
         text += [f"- {markdown(says)}", *(["", Safe(fence("\n".join(lines))), ""] if lines else [])]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 import orjson
@@ -21,6 +21,7 @@ from repros.errors import UserError
 from repros.run.folders import shown
 from repros.verdict import SCHEMA, ArmReading, Effect, Outcome, Verdict
 
+T = TypeVar("T")
 Number = int | float
 #: As strict JSON holds it: what is not finite is a word.
 Figure = int | float | Literal["inf", "-inf", "nan"]
@@ -314,8 +315,13 @@ class MisfitError(Exception):
 
 def fit(line: object, kind: Any) -> None:
     """Raise MisfitError where a value is not of this kind."""
+    converted(line, kind)
+
+
+def converted(line: object, kind: type[T]) -> T:
+    """Return a value as one of this kind, such as a dataclass; MisfitError where it is none."""
     try:
-        msgspec.convert(line, kind)
+        return msgspec.convert(line, kind)
     except msgspec.ValidationError as error:
         raise MisfitError(_in_words(str(error))) from None
 

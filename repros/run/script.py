@@ -7,6 +7,7 @@ stdout and stderr. The script and the modules beside it that it imports are copi
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -56,6 +57,19 @@ class Script:
         """Return the script's source."""
         return self.files[self.name].decode("utf-8", "replace")
 
+    @property
+    def digest(self) -> str:
+        """Digest its source, that of the modules beside it, and its arguments: what another run must have alike."""
+        return digest(self.files, self.args)
+
+
+def digest(files: Mapping[str, bytes], args: Sequence[str]) -> str:
+    """Return the SHA-256 of a script's files and arguments, shortened."""
+    total = hashlib.sha256(json.dumps(list(args)).encode())
+    for name, content in sorted(files.items()):
+        total.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\0".encode())
+    return total.hexdigest()[:16]
+
 
 def read(path: Path, args: Sequence[str] = (), **how: Any) -> Script:
     """Read a script and what it imports from beside it; UserError where there is none."""
@@ -89,6 +103,11 @@ def _beside(folder: Path, source: bytes) -> Iterator[str]:
             yield from (str(file.relative_to(folder)) for file in (folder / top).rglob("*.py"))
 
 
+def log_name(label: str) -> str:
+    """Return how the logs of a run are called, before ``.out``, ``.err``, and ``.metered`` of the second run."""
+    return re.sub(r"[^\w.+-]", "_", label)
+
+
 class Runner:
     """Runs a script in environments; each run has a new folder."""
 
@@ -103,7 +122,7 @@ class Runner:
 
     def run(self, environment: Environment, label: str, *, paths: Sequence[Path] = (), meters: bool = False) -> Seen:
         """Run it, and once more under meters where it imported torch; ``paths`` come before what is installed."""
-        log = self._logs / re.sub(r"[^\w.+-]", "_", label)
+        log = self._logs / log_name(label)
         seen, torch = self._once(environment, log, paths, metered=False)
         if not (meters and torch and seen.exit is not None):
             return seen

@@ -16,6 +16,8 @@ from repros.errors import UserError, shortened
 from repros.verdict import apart, show
 
 GOOD, BAD, SKIP = "good", "bad", "skip"
+#: What every page says of a script's votes.
+NO_CONTROLS = "no controls: the script's own word"
 #: The exit code by which a script says that it cannot tell.
 EXIT_SKIP = 125
 #: Every figure that is read of a script, and its unit.

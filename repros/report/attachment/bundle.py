@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
@@ -18,28 +14,20 @@ from repros.cases import Entry, sources
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
 from repros.report import onefile, plot, snapshots, standing
-from repros.report.attachment import tried
+from repros.report.attachment import packing, tried
 from repros.report.attachment.comment import NOTHING, comment
+from repros.report.attachment.packing import Bundle
 from repros.report.attachment.tried import Evidence
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict
 
-#: What GitHub takes of an attached zip.
-ZIP_BYTES = 25 << 20
 #: The script of one trial, and the witness.
 FULL, WITNESS = "full.py", "minimal.py"
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """What was made: its folder and zip, and what was left out of the zip because of its size."""
-
-    folder: Path
-    zip: Path
-    left_out: Sequence[str]
-
-
+#: Of these files of a bundle none is left out of its zip.
+NEEDED = (WITNESS, FULL, "comment.md", "requirements.txt", "timeline.png", "timeline.svg")
 #: Which trial of several is shown, by its verdict.
 ORDER = (Verdict.REPRODUCED, Verdict.ABSENT)
 
@@ -158,15 +146,13 @@ def make(
     The witness is the first file, where the report has one.
     """
     compare(record, entry)
-    out = files.Folder(folder, "bundle", force=force, prune=True)
-    target = out.path.with_name(out.path.name + ".zip")
-    files.check(target, force=force)
     mine = [other for other in run if other.case == record.case]
-    writer = onefile.Writer(redactor)
-    text, pins = writer.of(record, entry).text(), writer.pins_of(record.environment)
-    witness = cases.witness_of(entry.path, entry.condition(record.condition))
-    script = witness_text(witness, writer) if witness else ""
-    with out:
+
+    def fill(out: files.Folder) -> None:
+        writer = onefile.Writer(redactor)
+        text, pins = writer.of(record, entry).text(), writer.pins_of(record.environment)
+        witness = cases.witness_of(entry.path, entry.condition(record.condition))
+        script = witness_text(witness, writer) if witness else ""
         if script:
             out.write(WITNESS, script)
         out.write(FULL, text)
@@ -180,9 +166,8 @@ def make(
             plotted=bool(drawn), histories=histories, evidence=evidence, witness=witness, script=script,
         )  # fmt: skip
         out.write("comment.md", text)
-        data, left = pack(out.staging, out.path.name)
-    files.put(target, data, force=force)
-    return Bundle(folder, folder.with_name(target.name) if folder.name else target, left)
+
+    return packing.write(folder, fill, NEEDED, force=force)
 
 
 def witness_text(witness: Path, writer: onefile.Writer) -> str:
@@ -190,26 +175,6 @@ def witness_text(witness: Path, writer: onefile.Writer) -> str:
     text = witness.read_text(encoding="utf-8").replace(witness.name, WITNESS)
     writer.look(results.shown(witness), text)
     return text
-
-
-def pack(folder: Path, name: str) -> tuple[bytes, list[str]]:
-    """Zip a bundle; where it is too large for an attachment, the largest files that explain least stay outside."""
-    kept = sorted(path for path in folder.rglob("*") if path.is_file())
-    needed = {WITNESS, FULL, "comment.md", "requirements.txt", "timeline.png", "timeline.svg"}
-    left: list[str] = []
-    while True:
-        with tempfile.TemporaryFile() as target:
-            with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as file:
-                file.comment = files.UNSIGNED.encode()
-                for path in kept:
-                    file.write(path, Path(name) / path.relative_to(folder))
-            others = [path for path in kept if path.name not in needed]
-            if target.seek(0, os.SEEK_END) <= ZIP_BYTES or not others:
-                target.seek(0)
-                return target.read(), left
-        largest = max(others, key=lambda path: path.stat().st_size)
-        kept.remove(largest)
-        left.append(largest.relative_to(folder).as_posix())
 
 
 def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> list[str]:
@@ -228,7 +193,5 @@ def further(record: Record, run: Path, folder: Path, redactor: Redactor) -> list
             target.write_bytes(snapshots.redacted(path, redactor))
             found.append(target.relative_to(folder).as_posix())
         else:
-            with files.open_plain(path) as file:
-                text = file.read().decode(errors="replace")
-            target.write_text(redactor.text(text), encoding="utf-8")
+            packing.take_log(path, target, redactor)
     return found

@@ -74,18 +74,26 @@ def _within_words(values: Mapping[str, Any], redactor: Redactor, script: str) ->
         clean[name] = shortened(clean[name], MOST)
     clean["witness"] = {name: shortened(str(said), MOST) for name, said in clean["witness"].items()}
     says = redactor.says().capitalize()
-    template = onefile.template("comment.md.j2")
-    text = ""
-    for shorter in ({}, {"rows": clean["together"]}, {"rows": clean["together"], "reason": ""}):
-        text = template.render(**{**clean, **shorter}, script=script, redacted=says)
+    together = {"rows": clean["together"]}
+    return shortest(
+        "comment.md.j2", {**clean, "script": script, "redacted": says}, together, {**together, "reason": ""}
+    )
+
+
+def shortest(name: str, values: Mapping[str, Any], *shorter: Mapping[str, Any]) -> str:
+    """Render a template, with what makes its head shorter as far as that is too long."""
+    template = onefile.template(name)
+    text = template.render(**values)
+    for less in shorter:
         if words(text) <= WORDS:
             break
+        text = template.render(**{**values, **less})
     return text
 
 
 def words(text: str) -> int:
     """Return how many words a comment has before its first ``<details>``, without the script."""
-    return len(re.findall(r"\S*\w\S*", without_script(text.partition("<details>")[0])))
+    return len(re.findall(r"\S*\w\S*", without_script(text).partition("<details>")[0]))
 
 
 def without_script(text: str) -> str:
@@ -118,8 +126,8 @@ def top(record: Record, mine: Sequence[Record], entry: Entry, evidence: Evidence
         "note": condition.note,
         "package": package,
         "bad": found.bad is not None,
-        "rows": tried.rows(found, together=False),
-        "together": tried.rows(found, together=True),
+        "rows": tried.rows(found.rows, together=False),
+        "together": tried.rows(found.rows, together=True),
         "fixes": " or ".join(f"{fix.package} {fix.by}" for fix in found.fixes),
         "good_with": f"{package} {found.good} is good as tried" if found.good and not found.fixes else "",
         "cure": case.proposes if record.proposed and record.proposed["effect"] == Effect.CURES else "",

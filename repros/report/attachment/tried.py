@@ -18,12 +18,25 @@ from repros.verdict import SETTLED, VOTES, Verdict
 
 @dataclass(frozen=True)
 class Commit:
-    """The commit that a bisection named as the first without the symptom."""
+    """A commit, or a release, that a bisection named; the one of an `Evidence` is the first without the symptom."""
 
     package: str
     name: str
     subject: str = ""
     url: str = ""
+
+
+@dataclass(frozen=True)
+class Bisected:
+    """Where a bisection of a script found a change."""
+
+    kind: str
+    """``first bad`` or ``first fixed``."""
+    at: Commit
+    after: str
+    """The last revision before it that answered."""
+    exact: bool = True
+    """Whether nothing lies between the two."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +102,12 @@ def deciding(affected: Sequence[Affected] | None, package: str) -> list[str]:
     return sorted(named, key=lambda name: name != package)
 
 
-def rows(found: Releases, *, together: bool) -> list[list[str]]:
-    """Return the table's rows: one a release, or those of neighbours that voted alike ``together``."""
+def rows(found: Iterable[tuple[object, str]], *, together: bool) -> list[list[str]]:
+    """Return the table's rows: one a release and vote, or those of neighbours that voted alike ``together``."""
     if not together:
-        return [[str(release), vote] for release, vote in found.rows]
+        return [[str(release), vote] for release, vote in found]
     made = []
-    for vote, several in itertools.groupby(found.rows, key=lambda one: one[1]):
+    for vote, several in itertools.groupby(found, key=lambda one: one[1]):
         releases = [str(release) for release, _ in several]
         many = f" ({len(releases)} tried)" if len(releases) > 2 else ""
         made.append([" to ".join(dict.fromkeys((releases[0], releases[-1]))) + many, vote])
