@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +235,28 @@ def test_a_sandbox_leaves_a_folder_to_write_to(ran: Ran) -> None:
 def test_a_sandboxed_script_cannot_end_what_runs_it(ran: Ran) -> None:
     seen = ran("import os, time\nos.kill(os.getppid(), 9)\ntime.sleep(5)", sandboxed=True)
     assert (seen.exit, seen.reason) == (None, "no word from the process that runs it (killed by SIGKILL)")
+
+
+ON_A_CARD = """
+import os, pathlib, sys, time
+seen = pathlib.Path(sys.argv[1])
+mine = seen / os.environ["CUDA_VISIBLE_DEVICES"]
+mine.mkdir()  # fails where another script is on this card
+time.sleep(0.5)
+mine.rmdir()
+print(mine.name)
+"""
+
+
+@pytest.mark.usefixtures("two_cards")
+def test_scripts_take_turns_on_the_cards(tmp_path: Path) -> None:
+    """Four scripts over two cards: never two on one, and both cards are used."""
+    (tmp_path / "repro.py").write_text(ON_A_CARD)
+    for name in ("logs", "busy"):
+        (tmp_path / name).mkdir()
+    runner = Runner(read(tmp_path / "repro.py", [str(tmp_path / "busy")], sandboxed=False), tmp_path / "logs")
+    there = replace(HERE, cell=Cell("there", "cuda", {"torch": "host"}))
+    with ThreadPoolExecutor(4) as pool:
+        seen = list(pool.map(lambda number: runner.run(there, f"there{number}"), range(4)))
+    assert [one.exit for one in seen] == [0] * 4
+    assert len({one.output for one in seen}) == 2

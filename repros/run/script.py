@@ -7,6 +7,7 @@ stdout and stderr. The script and the modules beside it that it imports are copi
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +25,9 @@ from repros import ROOT
 from repros.cells.envs import Environment
 from repros.errors import UserError
 from repros.machine import sandbox
+from repros.machine.cards import Card
 from repros.machine.processes import ending, runs
+from repros.machine.turns import CardLostError, Want, turn
 from repros.machine.workdir import WorkFolder
 from repros.run.link import kill_group
 from repros.run.server import MEMORY_BYTES, SETTINGS
@@ -132,17 +135,23 @@ class Runner:
         return replace(seen, figures={**again.figures, **seen.figures})
 
     def _once(self, environment: Environment, log: Path, paths: Sequence[Path], *, metered: bool) -> tuple[Seen, bool]:
-        """Run it once; return what was seen, and whether it imported torch."""
-        work = WorkFolder("script")
-        try:
-            return self._in(work.path, environment, log, paths, metered)
-        finally:
-            kill_strays(work.path)
-            work.close()
+        """Run it once, on a GPU that is its own; return what was seen, and whether it imported torch."""
+        with contextlib.ExitStack() as stack:
+            try:
+                cards = stack.enter_context(turn(Want())) if environment.cell.device == "cuda" else ()
+            except CardLostError as error:
+                return Seen(None, str(error)), False
+            work = WorkFolder("script")
+            try:
+                return self._in(work.path, environment, log, paths, metered, cards)
+            finally:
+                kill_strays(work.path)
+                work.close()
 
     def _in(
-        self, work: Path, environment: Environment, log: Path, paths: Sequence[Path], metered: bool
-    ) -> tuple[Seen, bool]:
+        self, work: Path, environment: Environment, log: Path, paths: Sequence[Path], metered: bool,
+        cards: Sequence[Card],
+    ) -> tuple[Seen, bool]:  # fmt: skip
         script = self.script
         own, report = work / "own", work / "report"
         for folder in (own, own / "tmp", report):
@@ -156,6 +165,8 @@ class Runner:
         }  # fmt: skip
         (report / "request.json").write_text(json.dumps(request), encoding="utf-8")
         environ = self._environ(environment, own, paths)
+        if cards:  # by name: where a card is lost, those after it are numbered anew
+            environ["CUDA_VISIBLE_DEVICES"] = ",".join(card.uuid for card in cards)
         command = [str(environment.python), "-c", _START, str(ROOT), str(report)]
         if script.sandboxed:
             readable = [ROOT / "repros", environment.path, *paths, *_interpreter(environment)]
