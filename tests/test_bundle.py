@@ -252,6 +252,29 @@ def test_every_committed_trial_has_its_script(run: Path) -> None:
         compile(text, run.name, "exec")
 
 
+def test_a_script_holds_arms_and_not_the_suite_and_names_of_folders_are_no_secrets(records: list[Record]) -> None:
+    """What hides `/root` in the suite's own process (`machine/sandbox.py`) is no part of any script."""
+    writer = onefile.Writer(Redactor.here({"HOME": "/root", "USER": "root"}, {}))
+    for case, condition in CHOSEN.items():
+        text = writer.of(trial(records, case, condition), KNOWN[case]).text()
+        assert "repros/worker/arm.py" in text
+        assert not re.findall(r"repros/(?:run|cells|commands|report|redaction|machine/sandbox|cases/apart)\b", text)
+
+
+def test_of_runs_the_newest_counts_whose_source_was_not_edited_since(records: list[Record], tmp_path: Path) -> None:
+    case, condition = "gh1995_strided_tensor", "every-other-row"
+    mine = trial(records, case, condition)
+    runs = []
+    for name, source in (("newest", "0" * 64), ("older", mine.source), ("oldest", mine.source)):
+        runs.append([tmp_path / name])
+        run = results.Run(tmp_path / name)
+        run.append(replace(mine, source=source, date=f"of {name}"))
+    assert bundle.look(runs, [KNOWN[case]], None, condition)[0].date == "of older"
+    found, _, entry, *_ = bundle.look(runs[:1], [KNOWN[case]], None, condition)
+    with pytest.raises(UserError, match="tried of newest, and its source was edited since"):
+        bundle.compare(found, entry)
+
+
 @pytest.mark.parametrize("label", ['x"""', "x\ny", "x\\"])
 def test_a_label_that_could_end_the_docstring_is_refused(records: list[Record], label: str) -> None:
     record = replace(trial(records, "gh1935_saved_weight", "nf4-eager"), cell=label)
@@ -265,7 +288,7 @@ def test_a_users_name_may_be_a_word_of_a_source_and_a_secret_may_not(
     record = trial(records, "gh1935_saved_weight", "nf4-eager")
     here = Redactor.here({"HOME": "/home/max", "USER": "max", "APP_TOKEN": "plain-words-token"}, {})
     assert "max(" in onefile.Writer(here).of(record, KNOWN[record.case]).text()
-    monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", "A = 'plain-words-token'\n")]))
+    monkeypatch.setattr(onefile, "sources", lambda modules, without: iter([("x.py", "A = 'plain-words-token'\n")]))
     with pytest.raises(UserError, match=r"x\.py:1: it would put something private .*in line 1, environment variable"):
         onefile.Writer(here).of(record, KNOWN[record.case])
 
@@ -347,7 +370,9 @@ def test_a_snapshot_with_code_in_it_is_refused(records: list[Record], tmp_path: 
 
 
 def test_a_source_with_a_secret_is_refused(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", "TOKEN = 'ghp_" + "a1B2" * 9 + "'\n")]))
+    monkeypatch.setattr(
+        onefile, "sources", lambda modules, without: iter([("x.py", "TOKEN = 'ghp_" + "a1B2" * 9 + "'\n")])
+    )
     record = trial(records, "gh1935_saved_weight", "nf4-eager")
     entry = KNOWN[record.case]
     with pytest.raises(UserError, match=r"x\.py:1: it would put something private into the script"):

@@ -24,9 +24,12 @@ HARNESS = (
 )
 
 
-def sources(modules: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield path and text of these modules and all of this project that they import, packages and fixtures included."""
-    waiting, done = list(modules), set[str]()
+def sources(modules: Iterable[str], without: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield path and text of these modules and all of this project that they import, packages and fixtures included.
+
+    Those ``without`` which they do are left out, and what only those import.
+    """
+    waiting, done = list(modules), set(without)
     while waiting:
         name = waiting.pop(0)
         path = ROOT.joinpath(*name.split("."))

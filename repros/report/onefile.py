@@ -144,7 +144,8 @@ class Writer:
         return found
 
     def _rendered(self, entry: Entry, recipe: str | None, device: str, pins: Pins, arms: tuple[str, ...]) -> Frame:
-        files = dict(sources([entry.module, *machinery(recipe, device)]))
+        # An arm needs no registry of cases: there its package is a folder alone.
+        files = dict(sources([entry.module, *machinery(recipe, device)], without=["repros.cases"]))
         if recipe:  # and those of the case's other conditions: a declaration may read them
             files |= fixtures({c.checkpoint for c in entry.case.conditions if c.checkpoint})
         for name, text in files.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ FULL, WITNESS = "full.py", "minimal.py"
 
 #: Of these files of a bundle none is left out of its zip.
 NEEDED = (WITNESS, FULL, "comment.md", "requirements.txt", "timeline.png", "timeline.svg")
+#: A trial, its case, the records that it stands among, their runs, and what to know of these.
+_Found = tuple[Record, Entry, list[Record], Sequence[Path], list[str]]
 #: Which trial of several is shown, by its verdict.
 ORDER = (Verdict.REPRODUCED, Verdict.ABSENT)
 
@@ -104,10 +107,13 @@ def look(
 ) -> tuple[Record, list[Record], Entry, Sequence[Path], list[str]]:
     """Find the trial that is meant in the first of these groups of runs that has one; UserError of the last, if none.
 
+    A trial of a case that was edited since counts only where no run has a newer one (see `compare`).
+
     Return it with the records that it stands among, its case, its group, and what to know of them: which runs could
     not be read, and how many have no such trial.
     """
-    unread, lacking = list[UserError](), list[UserError]()
+    unread, lacking, stale = list[UserError](), list[UserError](), list[_Found]()
+    digests = {entry.name: sources.digest(entry.module) for entry in entries}
     for folders in places:
         try:
             records, notices = results.load_all(folders)
@@ -115,14 +121,20 @@ def look(
             unread.append(error)
             continue
         where = ", ".join(results.shown(folder) for folder in folders)
+        now = [one for one in records if one.source in ("", digests.get(one.case, one.source))]
         try:
-            found, entry = choose_of(records, entries, cell, condition, where)
+            found, entry = choose_of(now, entries, cell, condition, where)
         except UserError as error:
             lacking.append(error)
+            with contextlib.suppress(UserError):
+                stale.append((*choose_of(records, entries, cell, condition, where), records, folders, notices))
             continue
         said = [*(error.what for error in unread), *(error.what for error in lacking[:1])]
         said += [f"nor in {len(lacking) - 1} older runs"] if len(lacking) > 1 else []
         return found, records, entry, folders, [*said, *notices]
+    if stale:
+        found, entry, records, folders, notices = stale[0]
+        return found, records, entry, folders, notices
     raise (lacking or unread)[-1]
 
 
