@@ -62,7 +62,7 @@ def test_a_trial_without_a_script_says_why(records: list[Record], monkeypatch: p
     made = Scripts(KNOWN, Redactor())
     assert made.of(replace(one, case="gh9_gone")) == "this version of the suite does not have the case"
     assert str(made.of(replace(one, condition="gone"))).startswith(f"no condition of {one.case} `gone`")
-    monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", f"A = '{secret}'\n")]))
+    monkeypatch.setattr(onefile, "sources", lambda modules, without: iter([("x.py", f"A = '{secret}'\n")]))
     text = html.page([one], KNOWN, ["x"], Redactor())
     (trial,) = packed(text)
     said = "x.py:1: it would put something private into the script (`ghp_a1…` in line 1, GitHub token)"

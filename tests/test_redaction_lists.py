@@ -117,7 +117,7 @@ def entry() -> Entry:
 
 
 def script(entry: Entry, monkeypatch: pytest.MonkeyPatch, source: str) -> str:
-    monkeypatch.setattr(onefile, "sources", lambda modules: iter([("x.py", source)]))
+    monkeypatch.setattr(onefile, "sources", lambda modules, without: iter([("x.py", source)]))
     record = next(r for r in results.load(results.REPORTS / "cpu")[0] if r.case == entry.name and r.arms)
     return onefile.Writer(Redactor()).of(record, entry).text()
 
