@@ -38,6 +38,7 @@ def main():
 
     def peak(folder, keep=lambda source: None):
         """Load a model in NF4; return the most bytes alive when a quantization ends."""
+        gc.collect()
         peaks = []
 
         def wait_and_quantize(source, *args, **kwargs):
@@ -59,7 +60,6 @@ def main():
         weights = [p.nbytes for name, p in model.named_parameters() if "_proj" in name]
         limit = sum(p.nbytes for p in model.parameters()) - sum(weights) + max(weights)
         del model
-        gc.collect()
         figure, over = peak(folder), peak(folder, keep=[].append)
     versions = f"torch {torch.__version__}, transformers {tf.__version__}, bitsandbytes {bnb.__version__}"
     print(f"{versions}: {figure:,} bytes alive while it loads, limit {limit:,}")

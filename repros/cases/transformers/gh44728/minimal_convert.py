@@ -39,6 +39,7 @@ def main():
 
     def peak(folder, keep=lambda source: None):
         """Load a model in NF4; return the most bytes alive when a quantization ends."""
+        gc.collect()
         peaks = []
 
         def quantize_and_count(source, *args, **kwargs):
@@ -58,7 +59,6 @@ def main():
         weights = [m.weight.nbytes for m in model.model.modules() if isinstance(m, torch.nn.Linear)]
         limit = sum(p.nbytes for p in model.parameters()) - sum(weights) + max(weights)
         del model
-        gc.collect()
         figure, over = peak(folder), peak(folder, keep=[].append)
     versions = f"torch {torch.__version__} ({device}), transformers {tf.__version__}, bitsandbytes {bnb.__version__}"
     print(f"{versions}: {figure:,} bytes alive while it loads, limit {limit:,}")
