@@ -124,7 +124,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cases") / "damaged"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
-    (folder / "minimal.py").write_text("print('good: nothing')\n")  # the real ones name their witness
+    for name in {path.name for path in (ROOT / "repros" / "cases").glob("*/gh*/minimal*.py")}:
+        (folder / name).write_text("print('good: nothing')\n")  # the real ones name their witness
     sys.path.insert(0, str(folder.parent))
     yield folder
     sys.path.remove(str(folder.parent))
