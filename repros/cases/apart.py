@@ -21,8 +21,7 @@ from repros.cases.data import contents
 from repros.cases.importing import DECLARES, Contents
 from repros.errors import MOST, shortened
 from repros.machine import sandbox
-from repros.machine.processes import ending, runs
-from repros.worker.supervisor import kill_group
+from repros.machine.processes import ending, kill_group, runs
 
 #: Seconds from the start of the process to the end of its answer. The process gives up by itself after
 #: `importing.PATIENCE_S`, with the line at which the file is busy, if the file lets it.

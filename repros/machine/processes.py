@@ -31,6 +31,12 @@ def runs(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
+def kill_group(pid: int) -> None:
+    """Kill a process group; its leader may be gone already."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def ending(code: int) -> str:
     """Return in words how a process ended, by its return code: minus a signal's number where one killed it."""
     if code >= 0:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from repros.errors import UserError
+from repros.machine.processes import kill_group
 from repros.worker.supervisor import STOPPED_WORDS, Stopped
 
 Message = Mapping[str, Any]
@@ -188,9 +187,3 @@ def _tail(log: Path) -> str:
         lines = log.read_text(errors="replace")[-500:].strip().splitlines()
         return lines[-1] if lines else ""
     return ""
-
-
-def kill_group(pid: int) -> None:
-    """Kill a process group; its leader may be gone already."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)

@@ -26,10 +26,9 @@ from repros.cells.envs import Environment
 from repros.errors import UserError
 from repros.machine import sandbox
 from repros.machine.cards import Card
-from repros.machine.processes import ending, runs
+from repros.machine.processes import ending, kill_group, runs
 from repros.machine.turns import CardLostError, Want, turn
 from repros.machine.workdir import WorkFolder
-from repros.run.link import kill_group
 from repros.run.server import MEMORY_BYTES, SETTINGS
 from repros.run.vote import Seen
 from repros.worker.script import ENDED, SEEN

@@ -22,10 +22,11 @@ from typing import Any
 
 from repros import ROOT
 from repros.machine.cards import Card, left, lost
+from repros.machine.processes import kill_group
 from repros.machine.turns import CardLostError, Seat, Want, seat, turn
 from repros.machine.workdir import WorkFolder, end_workers
 from repros.run import imports
-from repros.run.link import Link, LostError, Message, kill_group
+from repros.run.link import Link, LostError, Message
 from repros.verdict import Observation
 from repros.worker.arm import LEAVE
 from repros.worker.supervisor import STOPPED_WORDS, Stopped

@@ -22,7 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from repros.machine.processes import working_below
+from repros.machine.processes import kill_group, working_below
 
 #: An arm that prints more than this is ended: a full disk would take the other arms with it.
 LOG_LIMIT_BYTES = 256 << 20
@@ -162,12 +162,6 @@ def _report_preload(pipe: Any) -> None:
     from repros.worker import preload
 
     pipe.send(preload.FAILURES)
-
-
-def kill_group(pid: int) -> None:
-    """Kill the process group of an arm, which is its session; its leader may be gone already."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def kill_strays(folder: Path) -> None:

@@ -29,8 +29,8 @@ FULL, WITNESS = "full.py", "minimal.py"
 
 #: Of these files of a bundle none is left out of its zip.
 NEEDED = (WITNESS, FULL, "comment.md", "requirements.txt", "timeline.png", "timeline.svg")
-#: A trial, its case, the records that it stands among, their runs, and what to know of these.
-_Found = tuple[Record, Entry, list[Record], Sequence[Path], list[str]]
+#: A trial, the records that it stands among, its case, their runs, and what to know of these.
+_Found = tuple[Record, list[Record], Entry, Sequence[Path], list[str]]
 #: Which trial of several is shown, by its verdict.
 ORDER = (Verdict.REPRODUCED, Verdict.ABSENT)
 
@@ -102,9 +102,7 @@ def declared(record: Record, entry: Entry) -> Condition | None:
     return next((one for one in entry.case.conditions if one.name == record.condition), None)
 
 
-def look(
-    places: Iterable[Sequence[Path]], entries: Sequence[Entry], cell: str | None, condition: str | None
-) -> tuple[Record, list[Record], Entry, Sequence[Path], list[str]]:
+def look(places: Iterable[Sequence[Path]], entries: Sequence[Entry], cell: str | None, condition: str | None) -> _Found:
     """Find the trial that is meant in the first of these groups of runs that has one; UserError of the last, if none.
 
     A trial of a case that was edited since counts only where no run has a newer one (see `compare`).
@@ -127,14 +125,14 @@ def look(
         except UserError as error:
             lacking.append(error)
             with contextlib.suppress(UserError):
-                stale.append((*choose_of(records, entries, cell, condition, where), records, folders, notices))
+                found, entry = choose_of(records, entries, cell, condition, where)
+                stale.append((found, records, entry, folders, notices))
             continue
         said = [*(error.what for error in unread), *(error.what for error in lacking[:1])]
         said += [f"nor in {len(lacking) - 1} older runs"] if len(lacking) > 1 else []
         return found, records, entry, folders, [*said, *notices]
     if stale:
-        found, entry, records, folders, notices = stale[0]
-        return found, records, entry, folders, notices
+        return stale[0]
     raise (lacking or unread)[-1]
 
 
