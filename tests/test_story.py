@@ -12,7 +12,7 @@ from repros import ROOT, cases
 from repros.commands import cli
 from repros.errors import UserError
 from repros.evidence import story
-from repros.report import terminal
+from repros.report import rows, terminal
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict
@@ -37,7 +37,7 @@ def records() -> list[Record]:
 def test_every_report_has_a_story_and_a_reading() -> None:
     reports = {f"{e.case.package}-{e.case.number}" for e in KNOWN.values()}
     assert {report_of(path) for path in READINGS} == reports
-    assert {story.reading_path(e) for e in KNOWN.values()} == set(READINGS)
+    assert {rows.reading_path(e) for e in KNOWN.values()} == set(READINGS)
     assert {path.stem for path in STORIES} == reports
 
 
