@@ -26,7 +26,7 @@ from tests.factories import record
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["run", "gh1953"], "no case of a report `gh1953`", "`list --search WORDS` finds one"),
+        (["run", "gh1953"], "no case of a report `gh1953`", "one of: gh1995, gh1935, gh1946; "),
         (["run", "gh1935_saved_wieght"], "no case `gh1935_saved_wieght`", "one of: gh1935_saved_weight"),
         (["list", "--search", "scale", "zebra"], "no case has all of: scale, zebra", "try fewer words"),
         (
@@ -39,7 +39,8 @@ from tests.factories import record
         (["run", "gh1935", "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "write"),
         (["run", "gh1935", "--with", "bitsandbite=1.0"], "bitsandbite", "bitsandbytes"),
         (["cells", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
-        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list` shows every report"),
+        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list --search WORDS` finds one"),
+        (["bisct"], "command: there is no `bisct`", "one of: bisect, "),
         (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
         (
             ["new", "bitsandbytes", "0", "x", "--kind", "memory"],
