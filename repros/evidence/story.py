@@ -22,6 +22,7 @@ from repros.errors import UserError
 from repros.report import onefile, reported, standing
 from repros.report.escape import Safe, bold, code
 from repros.report.machine import machines
+from repros.report.rows import reading_path, title
 from repros.run.results import Record, shown
 from repros.verdict import SETTLED, Verdict, apart, multiple, show
 
@@ -77,20 +78,6 @@ def today(stories: Path, report: str) -> str:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = re.search(r"(?ms)^## What to do today\n(.*?)(?=^## |\Z)", text)
     return found[1].strip() if found else ""
-
-
-def reading_path(entry: Entry) -> Path:
-    """Return where the reading of a case's report lies: in its folder."""
-    return ROOT.joinpath(*entry.module.split(".")[:-1]) / "story.md"
-
-
-def title(entries: Sequence[Entry]) -> str:
-    """Return a report's title: that of the reading, else of the first case."""
-    try:
-        found = re.match(r"# (.+)\n", reading_path(entries[0]).read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found[1].strip() if found else entries[0].case.title
 
 
 def parts(path: Path, results: Results) -> dict[str, str]:
