@@ -109,25 +109,20 @@ def reports_table(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
     """Return one row a report: who is hit, which releases are bad, from which on it is good, what to do."""
     return escape.table(
         ["report", "who is hit", "bad", "good from", "what to do"],
-        [report_row(entries, rows.of(entries, records)) for entries in standing.by_report(known, records)],
+        [report_row(entries, _of(entries, records)) for entries in standing.by_report(known, records)],
     )
 
 
 def report_row(entries: Sequence[Entry], records: Sequence[Record]) -> list[str]:
     """Return the row of one report, of what it claims itself; a line in each cell for each of its cases that is so."""
-    found = rows.row(entries, records)
-    case = found.case
-    told = Safe(f"[{case.package}#{case.number}]({case.url}): {escape.markdown(found.title)}")
+    first, found = entries[0].case, rows.row(entries, records)
+    told = Safe(f"[{first.package}#{first.number}]({found.url}): {escape.markdown(found.title)}")
     if found.refuted:
-        told = Safe(
-            f"{told} (**refuted**)"
-            if found.refuted == found.claims
-            else f"{told} ({found.refuted} of {found.claims} claims **refuted**)"
-        )
-    hit, bad, good, upgrade = (
-        _lines([getattr(line, name) for line in found.lines]) for name in ("hit", "bad", "good", "upgrade")
-    )
-    today = f"[what to do today](reports/stories/{case.package}-{case.number}.md#what-to-do-today)"
+        few = "" if found.refuted == found.claims else f"{found.refuted} of {found.claims} claims "
+        told = Safe(f"{told} ({few}**refuted**)")
+    each = zip(*((one.hit, one.bad, one.good, one.advice) for one in found.lines), strict=True)
+    hit, bad, good, upgrade = map(_lines, each)
+    today = f"[what to do today](reports/stories/{first.package}-{first.number}.md#what-to-do-today)"
     return [told, hit, bad, good, Safe("<br>".join(filter(None, [upgrade, today])))]
 
 
@@ -163,9 +158,14 @@ def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapp
             table.append(row(entries[0].case, Safe(text), *(bold(standing.of(of).word) if of else "-" for of in each)))
         for proposes in dict.fromkeys(entry.case.proposes for entry in entries if entry.case.proposes):
             fixed = [entry for entry in entries if entry.case.proposes == proposes]
-            does = (standing.of_fix(rows.of(fixed, found), conditions=False) or "-" for found in (without, on_cards))
+            does = (standing.of_fix(_of(fixed, found), conditions=False) or "-" for found in (without, on_cards))
             table.append(row(entries[0].case, Safe(f"proposed fix: {proposes}"), *does))
     return "\n".join(table)
+
+
+def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:
+    names = {entry.name for entry in entries}
+    return [record for record in records if record.case in names]
 
 
 def row(case: Case, *cells: str) -> str:
