@@ -6,6 +6,7 @@ that, each row becomes lines of its own.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from repros.report.escape import line as shown, visible
+from repros.report.escape import line as shown
+from repros.report.escape import visible
 
 #: Characters between two columns, and at the edges of a table.
 _GAP, _EDGES = 3, 2
@@ -37,8 +39,17 @@ class Column:
     style: str = ""
 
 
-def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[str]], styles: Sequence[str] = ()) -> None:
-    """Print rows as a table, or one below the other where it would be too wide; columns without content are left out."""
+def table(
+    console: Console,
+    columns: Sequence[Column],
+    rows: Sequence[Sequence[str]],
+    styles: Sequence[str] = (),
+    apart: bool = False,
+) -> None:
+    """Print rows as a table, or one below the other where it would be too wide; columns without content are left out.
+
+    With ``apart`` an empty line lies between two rows of a table.
+    """
     full = [[shown(cell) for cell in (*row, *[""] * (len(columns) - len(row)))] for row in rows]
     kept = [at for at in range(len(columns)) if any(row[at] for row in full)]
     columns, full = [columns[at] for at in kept], [[row[at] for at in kept] for row in full]
@@ -48,7 +59,7 @@ def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
         for row, style in zip(full, styles, strict=True):
             _lines(console, columns, row, style)
         return
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, leading=int(apart))
     for column, width in zip(columns, widths, strict=True):
         made.add_column(column.name, width=width, no_wrap=not column.text, style=column.style)
     for row, style in zip(full, styles, strict=True):
@@ -57,7 +68,7 @@ def table(console: Console, columns: Sequence[Column], rows: Sequence[Sequence[s
 
 
 def paragraph(console: Console, text: str, indent: int = 0, hanging: int = 0, most: int = PROSE) -> None:
-    """Print a text in lines that break at blanks alone, the first indented by so much, the others by ``hanging`` more."""
+    """Print a text in lines that break at blanks alone, the first indented, the others by ``hanging`` more."""
     lines = textwrap.wrap(
         visible(text), max(min(console.width, most), indent + hanging + LEAST), initial_indent=" " * indent,
         subsequent_indent=" " * (indent + hanging), break_long_words=False, break_on_hyphens=False,
@@ -67,14 +78,12 @@ def paragraph(console: Console, text: str, indent: int = 0, hanging: int = 0, mo
 
 
 def prose(console: Console, text: str) -> None:
-    """Print a docstring: its paragraphs in lines of this terminal, what is indented or listed as it is."""
+    """Print a docstring: its paragraphs and the items of its lists in lines of this terminal."""
     for at, part in enumerate(text.split("\n\n")):
         if at:
             console.print()
-        if any(line[:1] in (" ", "-", "*", "|", ">") for line in part.splitlines()):
-            console.print(part, markup=False, soft_wrap=True)
-        else:
-            paragraph(console, part)
+        for item in re.split(r"\n(?=[-*] )", part):
+            paragraph(console, " ".join(item.split()), hanging=2 if item[:2] in ("- ", "* ") else 0)
 
 
 def names(console: Console, head: str, found: Sequence[str], indent: int = 0) -> None:
@@ -103,19 +112,19 @@ def _widths(room: int, columns: Sequence[Column], rows: Sequence[Sequence[str]])
 
 
 def _lines(console: Console, columns: Sequence[Column], row: Sequence[str], style: str) -> None:
-    """Print a row in lines: its first name, the other names, each text."""
-    console.print(Text(row[0], style or "bold"), soft_wrap=True)
+    """Print a row in lines: its first name, with the other names behind or below it, then each text."""
+    fields = [f"{c.name} {cell}" for c, cell in zip(columns[1:], row[1:], strict=True) if cell and not c.text]
+    behind = f"  {', '.join(fields)}" if fields and cell_len(f"{row[0]}  {', '.join(fields)}") <= console.width else ""
+    console.print(Text.assemble((row[0], style or "bold"), behind), soft_wrap=True)
     line = ""
-    for column, cell in list(zip(columns, row, strict=True))[1:]:
-        if not cell or column.text:
-            continue
-        part = f"{column.name} {cell}"
-        if line and cell_len(f"  {line}, {part}") > console.width:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
+    for field in fields if not behind else ():
+        if line and cell_len(f"  {line}, {field}") > console.width:
+            console.print(f"  {line},", markup=False, soft_wrap=True)
             line = ""
-        line = f"{line}, {part}" if line else part
+        line = f"{line}, {field}" if line else field
     if line:
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    for column, cell in zip(columns[1:], row[1:], strict=True):
-        if cell and column.text:
-            paragraph(console, f"{column.name}: {cell}", 2, hanging=2, most=console.width)
+    texts = [(column, cell) for column, cell in zip(columns[1:], row[1:], strict=True) if cell and column.text]
+    for column, cell in texts:
+        label = f"{column.name}: " if len(texts) > 1 else ""
+        paragraph(console, f"{label}{cell}", 2, hanging=2, most=console.width)

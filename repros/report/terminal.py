@@ -40,7 +40,7 @@ class Plain(Console):
 
 
 def console(**options: Any) -> Console:
-    """Return a console that breaks no line of a log or a pipe at 80 columns, unless the environment says ``COLUMNS``."""
+    """Return a console that breaks no line of a log or a pipe at 80 columns, unless ``COLUMNS`` is set."""
     found = Plain(highlight=False, markup=False, emoji=False, **options)
     if not found.is_terminal and ("file" in options or not os.environ.get("COLUMNS", "").isdigit()):
         found.width = PIPE_WIDTH
@@ -95,11 +95,11 @@ def detail(record: Record, console: Console) -> None:
     console.print(f"margins: {margins(record)}")
     layout.paragraph(console, f"reason: {line(record.reason)}", hanging=2, most=console.width)
     if heard := record.witness:
-        console.print(
-            line(f"witness: {heard['file']} votes {heard['vote']} in {heard['seconds']:.1f} s: {heard['says']}")
-        )
+        says = line(f"witness: {heard['file']} votes {heard['vote']} in {heard['seconds']:.1f} s: {heard['says']}")
+        layout.paragraph(console, says, hanging=2, most=console.width)
     if record.proposed:
-        console.print(line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}"))
+        says = line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}")
+        layout.paragraph(console, says, hanging=2, most=console.width)
 
 
 def margins(record: Record) -> str:
@@ -113,7 +113,7 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
     console.print(f"{len(records)} trial{'s' * (len(records) != 1)}: {counts(records)}")
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
-        console.print(f"unsupported in {count}: {line(reason)}")
+        layout.paragraph(console, f"unsupported in {count}: {line(reason)}", hanging=2, most=console.width)
     failed = [record for record in records if record.failed]
     for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)
