@@ -63,10 +63,10 @@ def shortened(text: str, most: int = 80) -> str:
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str:
-    """Return the hint for a name that there is not: the nearest that there are, the first few where none is near."""
+    """Return the hint for a name that there is not: the nearest that there are, then the first where few are near."""
     names = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(wrong.casefold(), names, n=_NEAREST, cutoff=0.1) or list(names)[:_NEAREST]
-    return f"one of: {', '.join(names[name] for name in near)}"
+    near = difflib.get_close_matches(wrong.casefold(), names, n=_NEAREST, cutoff=0.1)
+    return f"one of: {', '.join([names[name] for name in dict.fromkeys([*near, *names])][:_NEAREST])}"
 
 
 def printable(text: str, keep: str = "", most: int | None = None) -> str:

@@ -69,7 +69,7 @@ def reports(records: Sequence[Record], known: Mapping[str, Entry], console: Cons
             everywhere = _upgrade(mechanism) if mechanism else ""
             known_too = f"; over all evidence {everywhere}" if everywhere not in ("", line.good) else ""
             good = f"{line.good if line.upgrade or not known_too else 'none here'}{known_too}"
-            todo = (what_to_do(mechanism) if mechanism else line.advice) if line.case else "nothing"
+            todo = (what_to_do(mechanism) if mechanism else line.advice) if line.case else ""
             found.append([row.report if not at else "", line.hit, line.bad, good, todo])
     if not found:
         return
