@@ -389,7 +389,7 @@ def test_a_literal_says_the_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["bundle", "gh7"], "no case of a report `gh7`", "shows every report"),
+        (["bundle", "gh7"], "no case of a report `gh7`", "one of: gh1927, "),
         (
             ["bundle", "gh1935_saved_weight", "--condition", "nope"],
             "no condition of gh1935_saved_weight `nope`",

@@ -26,7 +26,7 @@ from tests.factories import record
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["run", "gh1953"], "no case of a report `gh1953`", "`list --search WORDS` finds one"),
+        (["run", "gh1953"], "no case of a report `gh1953`", "one of: gh1995, gh1935, gh1946; "),
         (["run", "gh1935_saved_wieght"], "no case `gh1935_saved_wieght`", "one of: gh1935_saved_weight"),
         (["list", "--search", "scale", "zebra"], "no case has all of: scale, zebra", "try fewer words"),
         (
@@ -39,7 +39,8 @@ from tests.factories import record
         (["run", "gh1935", "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "write"),
         (["run", "gh1935", "--with", "bitsandbite=1.0"], "bitsandbite", "bitsandbytes"),
         (["cells", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
-        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list` shows every report"),
+        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list --search WORDS` finds one"),
+        (["bisct"], "command: there is no `bisct`", "one of: bisect, "),
         (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
         (
             ["new", "bitsandbytes", "0", "x", "--kind", "memory"],
@@ -59,6 +60,32 @@ def test_bad_input(argv: list[str], says: str, hint: str, capsys: pytest.Capture
     said = errors([*argv, *more], capsys)
     assert says in said.splitlines()[0]
     assert hint in said.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "nearest"),
+    [
+        ("show gh1936", "gh1935"),
+        ("show bitsandbytes#1936", "bitsandbytes#1935"),
+        ("show gh1935_compild", "gh1935_compiled"),
+        ("run gh1935 --condition nf4-compile-minct", "nf4-compile-mincut"),
+        ("run gh1935 --cell tf5.2.0", "tf5.2.0-bnb0.49.2"),
+        ("bisect gh1935 --package bitsandbites", "bitsandbytes"),
+        ("run gh1935 --with torhc=2", "torch"),
+        ("bisct", "bisect"),
+        ("bundle gh1995 --cell tf5.2.0-bnb", "tf5.2.0-bnb0.49.2"),
+        ("cells --tier gp", "gpu"),
+        ("try x.py --bad-if peak_live>1MiB", "peak_live_bytes"),
+        ("findings reports/hunts/x", "reports/hunt/"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_three_nearest(
+    argv: str, nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = errors(argv.split(), capsys).splitlines()[1]
+    names = hint.removeprefix("hint: one of: ").partition(";")[0].split(", ")
+    assert len(set(names)) == 3
+    assert nearest in names[:2] or names[0].startswith(nearest)
 
 
 def test_reports_that_cannot_be_written_stop_the_run_before_anything_is_built(

@@ -29,11 +29,15 @@ _FIXED = re.compile(r"(?m)^\| `?(\w+)`? \| `?([\w.+-]+)`? \| found \| .*first fi
 
 def records(folder: Path, case: str, condition: str) -> list[Record]:
     """Return the probes of releases of a condition; of commits none, whose version says nothing of a release."""
+    return [record for record in of_releases(folder) if (record.case, record.condition) == (case, condition)]
+
+
+def of_releases(folder: Path) -> list[Record]:
+    """Return the probes of releases of a bisection, of all its cases and conditions."""
     return [
         _record(probe)
         for probe in load(folder / PROBES)
-        if (probe.case, probe.condition) == (case, condition)
-        and probe.packages.get(probe.package, "").partition("+")[0] == probe.revision
+        if probe.packages.get(probe.package, "").partition("+")[0] == probe.revision
     ]
 
 

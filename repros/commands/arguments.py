@@ -15,7 +15,7 @@ from rich.console import Console
 
 from repros import ROOT
 from repros.cells.matrix import Cell, chosen_cells, load_matrix
-from repros.errors import UserError, shortened
+from repros.errors import UserError, nearest, shortened
 from repros.files import FORCED
 
 MATRIX = ROOT / "matrix.yaml"
@@ -29,11 +29,19 @@ SCRIPTED = ("try", "bisect", "probe")
 MOST_AT_ONCE = 1024
 
 
+#: How argparse refuses a word that is none of a list.
+_CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.+)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are two lines, as all others are."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError: what is wrong with which argument, and where the arguments are told."""
+        """Raise UserError: what is wrong with which argument; the nearest names, or where the arguments are told."""
+        if chosen := _CHOICE.fullmatch(message):
+            what, wrong, choices = chosen.groups()
+            known = [choice.strip("'") for choice in choices.split(", ")]
+            raise UserError(f"{what.lower()}: there is no `{shortened(wrong)}`", nearest(wrong, known))
         raise UserError(shortened(message.removeprefix("argument "), 500), f"{self.prog} --help")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from repros import __version__
-from repros.commands import bisect, bundle, cells, hunt, new, pages, report, run, show, tries
+from repros.commands import advisories, bisect, bundle, cells, hunt, new, pages, report, run, show, tries
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     EXIT_FAULT,
@@ -28,7 +28,7 @@ from repros.errors import UserError
 from repros.machine import interrupts
 from repros.report import terminal
 
-COMMANDS = (run, tries, show, cells, report, pages, bundle, hunt, bisect, new)
+COMMANDS = (run, tries, show, cells, report, pages, advisories, bundle, hunt, bisect, new)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

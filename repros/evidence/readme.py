@@ -9,16 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from repros.case import Case, Claim
+from repros.case import Case
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.evidence import story
-from repros.report import escape, standing, terminal
+from repros.report import escape, rows, standing, terminal
 from repros.report.escape import Safe, bold
 from repros.report.machine import when
 from repros.run.results import REPORTS, RESULTS, Record, lines, load, load_all, shown
 from repros.run.schema import Benchmarks, document
-from repros.verdict import SETTLED, Verdict
+from repros.verdict import SETTLED
 
 
 class BenchmarkRun(TypedDict):
@@ -44,8 +43,6 @@ class Measured(TypedDict):
 
 
 BENCHMARKS = "benchmarks.json"
-#: How a claim begins that is not the report's.
-BESIDE = "not in the report: "
 #: The trial that the README explains line by line: case, condition, cell.
 EXAMPLE = ("gh1935_compiled", "nf4-compile-mincut", "tf5.2.0-bnb0.49.2")
 #: A page, from the project's root -> the blocks in it.
@@ -118,57 +115,21 @@ def reports_table(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
 
 def report_row(entries: Sequence[Entry], records: Sequence[Record]) -> list[str]:
     """Return the row of one report, of what it claims itself; a line in each cell for each of its cases that is so."""
-    first = entries[0].case
-    told = Safe(f"[{first.package}#{first.number}]({first.url}): {escape.markdown(story.title(entries))}")
-    refuted, claims = refuted_of(entries, records)
-    if refuted:
-        told = Safe(
-            f"{told} (**refuted**)" if refuted == claims else f"{told} ({refuted} of {claims} claims **refuted**)"
-        )
-    own = {entry.name: [r for r in _of([entry], records) if r.condition in own_conditions(entry)] for entry in entries}
-    lines = [_releases(entry, own[entry.name]) for entry in entries if _any(own[entry.name], (Verdict.REPRODUCED,))]
-    if not lines:
-        tried = any(_any(mine, SETTLED) for mine in own.values())
-        lines = [("nobody", "none", "every release tried", "") if tried else ("unknown", "untested", "untested", "")]
-    hit, bad, good, upgrade = (_lines(texts) for texts in zip(*lines, strict=True))
+    first, found = entries[0].case, rows.row(entries, records)
+    told = Safe(f"[{first.package}#{first.number}]({found.url}): {escape.markdown(found.title)}")
+    if found.refuted:
+        few = "" if found.refuted == found.claims else f"{found.refuted} of {found.claims} claims "
+        told = Safe(f"{told} ({few}**refuted**)")
+    each = zip(*((one.hit, one.bad, one.good, one.advice) for one in found.lines), strict=True)
+    hit, bad, good, upgrade = map(_lines, each)
     today = f"[what to do today](reports/stories/{first.package}-{first.number}.md#what-to-do-today)"
     return [told, hit, bad, good, Safe("<br>".join(filter(None, [upgrade, today])))]
-
-
-def _any(records: Sequence[Record], verdicts: Sequence[Verdict]) -> bool:
-    return any(record.verdict in verdicts for record in records)
-
-
-def _releases(entry: Entry, records: Sequence[Record]) -> tuple[str, str, str, str]:
-    """Return who is hit by a case, which releases have its symptom, from which on it is gone, and what to do."""
-    good = standing.good_from(records)
-    packages = [fix.package for fix in good] or [standing.deciding(records, entry.case.package)]
-    bad = " and ".join(f"{package} {standing.bad_releases(records, package)}" for package in packages)
-    releases = " and ".join(f"{fix.package} {fix.by}" for fix in good)
-    return entry.case.trigger, bad, releases or "no release tried", f"upgrade to {releases}" if releases else ""
 
 
 def _lines(texts: Sequence[str]) -> Safe:
     """Return what stands in one cell: each text on a line of its own, numbered where there are several."""
     numbers = [f"({at}) " if len(texts) > 1 else "" for at in range(1, len(texts) + 1)]
     return Safe("<br>".join(f"{at}{escape.cell(text)}" for at, text in zip(numbers, texts, strict=True) if text))
-
-
-def is_own(claim: Claim) -> bool:
-    """Return whether a claim is the report's, and not what the suite found beside it."""
-    return not claim.text.startswith(BESIDE)
-
-
-def own_conditions(entry: Entry) -> frozenset[str]:
-    """Return the conditions that speak to what the report claims itself."""
-    return frozenset().union(*(entry.case.speaking_to(claim) for claim in entry.case.claims if is_own(claim)))
-
-
-def refuted_of(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[int, int]:
-    """Return how many of a report's own claims are refuted, and how many it makes."""
-    own = [told for told in standing.claims_of(entries).values() if is_own(told[0][1])]
-    words = [standing.of(standing.spoken(told, records)).word for told in own]
-    return words.count("refuted"), len(words)
 
 
 def printed(records: Sequence[Record]) -> str:
@@ -190,16 +151,16 @@ def printed(records: Sequence[Record]) -> str:
 
 def standings(without: Sequence[Record], on_cards: Sequence[Record], known: Mapping[str, Entry]) -> str:
     """Return one row a claim: what is known of it without a GPU, and what on a card, where it was tried there."""
-    rows = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
+    table = ["| report | claim | without a GPU | on a card |", "|---|---|---|---|"]
     for entries in standing.by_report(known, (*without, *on_cards)):
         for text, told in standing.claims_of(entries).items():
             each = (standing.spoken(told, records) for records in (without, on_cards))
-            rows.append(row(entries[0].case, Safe(text), *(bold(standing.of(of).word) if of else "-" for of in each)))
+            table.append(row(entries[0].case, Safe(text), *(bold(standing.of(of).word) if of else "-" for of in each)))
         for proposes in dict.fromkeys(entry.case.proposes for entry in entries if entry.case.proposes):
             fixed = [entry for entry in entries if entry.case.proposes == proposes]
             does = (standing.of_fix(_of(fixed, found), conditions=False) or "-" for found in (without, on_cards))
-            rows.append(row(entries[0].case, Safe(f"proposed fix: {proposes}"), *does))
-    return "\n".join(rows)
+            table.append(row(entries[0].case, Safe(f"proposed fix: {proposes}"), *does))
+    return "\n".join(table)
 
 
 def _of(entries: Sequence[Entry], records: Sequence[Record]) -> list[Record]:
@@ -214,14 +175,14 @@ def row(case: Case, *cells: str) -> str:
 
 def costs(bench: Mapping[str, Any], run: str) -> str:
     """Return the measured costs."""
-    rows = ["| measured | median |", "|---|---|"]
+    table = ["| measured | median |", "|---|---|"]
     for figures in bench["figures"].values():
         for name, value in figures.items():
             unit = " s" if name.endswith("(s)") else "×"
             text = f"{value:.3g}{unit}" if isinstance(value, float) else str(value)
-            rows.append(escape.row(name.removesuffix(" (s)"), text))
+            table.append(escape.row(name.removesuffix(" (s)"), text))
     machine = f"{bench['cpu']}, {bench['cores']} cores, Python {bench['python']}, {bench['date']}"
-    return "\n".join([*rows, "", f"({escape.markdown(machine)}.)", "", run])
+    return "\n".join([*table, "", f"({escape.markdown(machine)}.)", "", run])
 
 
 def spent(evidence: Path) -> str:

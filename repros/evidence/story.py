@@ -22,10 +22,12 @@ from repros.errors import UserError
 from repros.report import onefile, reported, standing
 from repros.report.escape import Safe, bold, code
 from repros.report.machine import machines
+from repros.report.rows import reading_path, title
+from repros.report.rows import row as report_row
 from repros.run.results import Record, shown
 from repros.verdict import SETTLED, Verdict, apart, multiple, show
 
-PARTS = ("in short", "claimed", "measured", "conditions", "fix", "today")
+PARTS = ("in short", "today", "claimed", "measured", "conditions", "fix")
 STORIES = ROOT / "reports" / "stories"
 
 
@@ -59,6 +61,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         url=first.url,
         command=f"python -m repros stories {' '.join(sources)}",
         reading=shown(path),
+        lines=report_row(entries, mine).lines,
         parts=parts(path, Results(records, path, entries)),  # one report may lean on another's trials
         claims=claims,
         figures=[figures(rows) for rows in conditions(mine)],
@@ -77,20 +80,6 @@ def today(stories: Path, report: str) -> str:
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = re.search(r"(?ms)^## What to do today\n(.*?)(?=^## |\Z)", text)
     return found[1].strip() if found else ""
-
-
-def reading_path(entry: Entry) -> Path:
-    """Return where the reading of a case's report lies: in its folder."""
-    return ROOT.joinpath(*entry.module.split(".")[:-1]) / "story.md"
-
-
-def title(entries: Sequence[Entry]) -> str:
-    """Return a report's title: that of the reading, else of the first case."""
-    try:
-        found = re.match(r"# (.+)\n", reading_path(entries[0]).read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    return found[1].strip() if found else entries[0].case.title
 
 
 def parts(path: Path, results: Results) -> dict[str, str]:
@@ -131,6 +120,7 @@ class Results:
             "absent": lambda case, globs, cells="*": self._all(Verdict.ABSENT, case, globs, cells),
             "reproduced": lambda case, globs, cells="*": self._all(Verdict.REPRODUCED, case, globs, cells),
             "effect": self.effect,
+            "good": self.good,
         }
 
     def figure(self, case: str, condition: str, cell: str, arm: str = "subject", name: str = "") -> str:
@@ -176,6 +166,19 @@ class Results:
         return (
             standing.edges(rows).text if any(r.verdict is Verdict.REPRODUCED for r in rows) else "absent in every cell"
         )
+
+    def good(self, case: str, globs: str = "*", package: str = "") -> str:
+        """Return the tried releases from which on no such condition has the symptom, of one package if it is named."""
+        rows = self._settled(case, globs, "*")
+        each = [of for of in standing.by_condition(rows).values() if any(r.verdict is Verdict.REPRODUCED for r in of)]
+        ends = [standing.fixed_in(package, of) for of in each] if package else standing.good_from(rows)
+        found = [fix for fix in ends if fix]
+        if not found or len(found) < len(ends):
+            what = f"{self._place}: no release{f' of {package}' * bool(package)} that was tried ends {case} [{globs}]"
+            raise UserError(what, "name conditions that have an end, or say that there is none")
+        if package:
+            found = [max(found, key=lambda fix: fix.by)]
+        return " and ".join(f"{fix.package} {fix.by}" for fix in found)
 
     def effect(self, cases: str, kind: str, condition: str = "*") -> str:
         """Return in how many of the trials in which it was tried the proposed fix does this; both are globs."""
