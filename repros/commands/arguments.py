@@ -145,7 +145,7 @@ def need_checkout(command: str) -> None:
     """Refuse a command that writes into the project where the project is a wheel's."""
     if INSTALLED:
         raise UserError(f"{command}: it writes into the project, and this one is installed from a wheel",
-                        f"clone the project and run `python -m repros {command}` there")  # fmt: skip
+                        "clone the project and run it there")  # fmt: skip
 
 
 def add_cell_options(sub: Parser) -> None:

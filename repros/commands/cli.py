@@ -7,14 +7,15 @@ Exit codes: 0 as expected, 1 a regression or a stale record, 2 usage or environm
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from repros import __version__
-from repros.commands import bisect, bundle, cells, hunt, new, pages, report, run, show, tries
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     EXIT_FAULT,
@@ -26,9 +27,21 @@ from repros.commands.arguments import (
 )
 from repros.errors import UserError
 from repros.machine import interrupts
-from repros.report import terminal
 
-COMMANDS = (run, tries, show, cells, report, pages, bundle, hunt, bisect, new)
+#: Module -> the commands that it adds. Where one of them is asked for, no other module is imported.
+COMMANDS = {
+    "run": ("run",),
+    "tries": ("try",),
+    "show": ("list", "show"),
+    "cells": ("cells", "doctor", "env", "wheelhouse", "lock"),
+    "report": ("report",),
+    "pages": ("proxies", "fits", "stories", "readme"),
+    "bundle": ("bundle",),
+    "hunt": ("hunt", "findings"),
+    "bisect": ("bisect", "probe"),
+    "new": ("new",),
+}
+MODULE = "python -m repros"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,20 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] != ["probe"]:
         return _main(words)
-    return bisect.as_probe(_main(words))
+    from repros.commands.bisect import as_probe
+
+    return as_probe(_main(words))
 
 
 def _main(argv: Sequence[str]) -> int:
-    console = terminal.console()
+    from repros.report import terminal
+
+    console, top = terminal.console(), parser(argv)
     try:
         check_words(argv)
         words, rest = with_rest(argv)
-        arguments = parser().parse_args(words)
+        arguments = top.parse_args(words)
         arguments.rest = rest
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(str(error).replace(MODULE, called()), file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         interrupts.heard()
@@ -76,9 +93,14 @@ def _fault(error: Exception) -> int:
     return EXIT_FAULT
 
 
-def parser() -> Parser:
-    """Return the command line."""
-    top = Parser(prog="python -m repros", description=__doc__.partition("\n")[0] if __doc__ else None)
+def called() -> str:
+    """Return how this program was called: ``repros`` where it is installed, else as a module."""
+    return "repros" if Path(sys.argv[0]).name == "repros" else MODULE
+
+
+def parser(words: Sequence[str] = ()) -> Parser:
+    """Return the command line: of the module that has the command of these words, of all where none has it."""
+    top = Parser(prog=called(), description=__doc__.partition("\n")[0] if __doc__ else None)
     top.add_argument("--version", action="version", version=f"repros {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -87,6 +109,7 @@ def parser() -> Parser:
         sub.set_defaults(command=command)
         return sub
 
-    for command in COMMANDS:
-        command.register(add)
+    asked = [module for module, names in COMMANDS.items() if words and words[0] in names]
+    for module in asked or COMMANDS:
+        importlib.import_module(f"repros.commands.{module}").register(add)
     return top
