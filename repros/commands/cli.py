@@ -10,7 +10,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -28,8 +28,8 @@ from repros.commands.arguments import (
 from repros.errors import UserError
 from repros.machine import interrupts
 
-#: Module -> the commands that it adds. Where one of them is asked for, no other module is imported.
-COMMANDS = {
+#: Module of `repros.commands` -> the commands that it adds, in the order of ``--help``.
+COMMANDS: Mapping[str, tuple[str, ...]] = {
     "run": ("run",),
     "tries": ("try",),
     "show": ("list", "show"),
@@ -49,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] != ["probe"]:
         return _main(words)
-    from repros.commands.bisect import as_probe
+    from repros.commands import bisect
 
-    return as_probe(_main(words))
+    return bisect.as_probe(_main(words))
 
 
 def _main(argv: Sequence[str]) -> int:
     from repros.report import terminal
 
-    console, top = terminal.console(), parser(argv)
+    console, top = terminal.console(), parser(argv[:1])
     try:
         check_words(argv)
         words, rest = with_rest(argv)
@@ -98,8 +98,8 @@ def called() -> str:
     return "repros" if Path(sys.argv[0]).name == "repros" else MODULE
 
 
-def parser(words: Sequence[str] = ()) -> Parser:
-    """Return the command line: of the module that has the command of these words, of all where none has it."""
+def parser(first: Sequence[str] = ()) -> Parser:
+    """Return the command line; where the first word is a command, of its module alone, which is quick."""
     top = Parser(prog=called(), description=__doc__.partition("\n")[0] if __doc__ else None)
     top.add_argument("--version", action="version", version=f"repros {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -109,7 +109,7 @@ def parser(words: Sequence[str] = ()) -> Parser:
         sub.set_defaults(command=command)
         return sub
 
-    asked = [module for module, names in COMMANDS.items() if words and words[0] in names]
-    for module in asked or COMMANDS:
+    named = [module for module, adds in COMMANDS.items() if {*first} & {*adds}]
+    for module in named or COMMANDS:
         importlib.import_module(f"repros.commands.{module}").register(add)
     return top
