@@ -287,6 +287,20 @@ def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 2
 
 
+def test_each_command_is_found_by_its_module_and_starts_without_the_others() -> None:
+    for module, names in cli.COMMANDS.items():
+        for name in names:
+            (choices,) = (action.choices for action in cli.parser([name])._actions if action.metavar == "COMMAND")
+            assert tuple(choices or ()) == names, module
+    assert sum(map(len, cli.COMMANDS.values())) == len(set().union(*cli.COMMANDS.values()))
+    code = (
+        "import sys; from repros.commands import cli; cli.main(['list'])\n"
+        "print('loaded', {'matplotlib', 'jinja2', 'repros.bisect', 'repros.cells.envs'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.endswith("loaded set()\n")
+
+
 def test_cases_import_nothing_heavy() -> None:
     """The parent reads declarations; torch and the packages under test stay out of it."""
     code = (

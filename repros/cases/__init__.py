@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from repros import ROOT
+from repros import INSTALLED, ROOT
 from repros.case import ARMS, Case, Condition
 from repros.cases import aliases
 from repros.errors import UserError, nearest
@@ -214,7 +214,8 @@ def module_of(path: Path) -> str:
     try:
         parts = path.resolve().relative_to(ROOT).with_suffix("").parts
     except (ValueError, OSError, RuntimeError):
-        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", "put it below reports/runs/") from None
+        hint = "clone the project and put it there, below reports/runs/" if INSTALLED else "put it below reports/runs/"
+        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", hint) from None
     wrong = next((part for part in parts if not part.isidentifier()), None)
     if wrong is not None:
         raise UserError(f"{path}: Python cannot import a folder or file called `{wrong}`", "name it like a variable")

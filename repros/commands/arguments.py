@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from repros import ROOT
+from repros import INSTALLED, ROOT
 from repros.cells.matrix import Cell, chosen_cells, load_matrix
 from repros.errors import UserError, nearest, shortened
 from repros.files import FORCED
@@ -147,6 +147,13 @@ def _looked_at(text: str) -> tuple[Path, int | None]:
     except (OSError, RuntimeError, ValueError) as error:  # too long, unreadable, a loop, no such user, a NUL
         says = getattr(error, "strerror", None) or str(error)
         raise argparse.ArgumentTypeError(f"`{shortened(text)}`: {says}") from None
+
+
+def need_checkout(command: str) -> None:
+    """Refuse a command that writes into the project where the project is a wheel's."""
+    if INSTALLED:
+        raise UserError(f"{command}: it writes into the project, and this one is installed from a wheel",
+                        "clone the project and run it there")  # fmt: skip
 
 
 def add_cell_options(sub: Parser) -> None:

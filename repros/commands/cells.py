@@ -18,6 +18,7 @@ from repros.commands.arguments import (
     add_cell_options,
     add_force,
     cells_of,
+    need_checkout,
     python_version,
 )
 from repros.machine.host import probe_host
@@ -138,6 +139,7 @@ def cmd_lock(arguments: argparse.Namespace, console: Console) -> int:
     """Make locks anew."""
     from repros.cells.locks import write_locks
 
+    need_checkout("lock")
     matrix = load_matrix(MATRIX)
     for path, changed in write_locks(matrix.tier(arguments.tier), root=ROOT).items():
         console.print(f"{results.shown(path)}{' (changed)' if changed else ''}", markup=False)

@@ -14,6 +14,7 @@ from repros.commands.arguments import (
     a_folder,
     a_run,
     add_force,
+    need_checkout,
 )
 from repros.evidence import committed
 from repros.run import results
@@ -98,6 +99,7 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
 
     from repros.evidence import oracle, readme
 
+    need_checkout("readme")
     found = None if arguments.evidence and arguments.card else readme.committed()
     evidence = readme.Evidence(
         arguments.evidence or (found.without if found else ()), arguments.card or (found.cards if found else ())

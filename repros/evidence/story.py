@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 
-from repros import ROOT
+from repros import REPORTS, ROOT
 from repros.case import Claim, unit_of
 from repros.cases import Entry
 from repros.errors import UserError
@@ -28,7 +28,7 @@ from repros.run.results import Record, shown
 from repros.verdict import SETTLED, Verdict, apart, multiple, show
 
 PARTS = ("in short", "today", "claimed", "measured", "conditions", "fix")
-STORIES = ROOT / "reports" / "stories"
+STORIES = REPORTS / "stories"
 
 
 def stories(records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str]) -> dict[str, str]:

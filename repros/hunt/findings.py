@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repros import ROOT, cases
+from repros import REPORTS, ROOT, cases
 from repros.case import PACKAGES
 from repros.cells.overrides import is_version
 from repros.errors import UserError, nearest, shortened
@@ -19,7 +19,7 @@ from repros.hunt import write
 from repros.hunt.known import number_of
 from repros.hunt.life import SPEC, STEPS, Departure, Life
 from repros.hunt.search import Finding
-from repros.run.folders import REPORTS, shown
+from repros.run.folders import shown
 from repros.run.schema import Hunted, document
 
 FILE = "findings.json"

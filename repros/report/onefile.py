@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +219,7 @@ def template(name: str) -> jinja2.Template:
     In one of Markdown what is put in shows as text, but for what is `escape.Safe` or goes through the filter ``ours``.
     """
     try:
-        text = (resources.files("repros") / "templates" / name).read_text(encoding="utf-8")
+        text = (ROOT / "repros" / "templates" / name).read_text(encoding="utf-8")
     except (OSError, ModuleNotFoundError) as error:
         raise UserError(
             f"repros/templates/{name}: {getattr(error, 'strerror', None) or error}",
