@@ -38,12 +38,16 @@ class Outputs:
         """Return what takes out the private words of this machine."""
         return Redactor.here(settings=pip_settings())
 
-    def html(self) -> str:
-        """Return the page."""
+    def html(self, place: Path | None = None) -> str:
+        """Return the page; ``place`` is the folder that it is for."""
+        from repros.advisory import model
         from repros.report.page import html
 
         with results.collector_paused():
-            return html.page(self._records, self._known, self._sources, self.redactor, self._against, self._notices)
+            return html.page(
+                self._records, self._known, self._sources, self.redactor, self._against, self._notices, place,
+                model.load(),
+            )  # fmt: skip
 
     def markdown(self) -> str:
         """Return the page as Markdown."""
@@ -103,5 +107,5 @@ def commit(
         outputs = Outputs(records, known, [target / results.RESULTS])
         results.keep(folders, out.staging / results.RESULTS, records, outputs.redactor.value)
         out.write("README.md", outputs.markdown())
-        out.write(PAGE, outputs.html())
+        out.write(PAGE, outputs.html(target))
     return target / results.RESULTS
