@@ -81,6 +81,16 @@ def test_a_mechanism_that_this_run_did_not_reproduce_is_named_all_the_same() -> 
     assert (alone["hit"], alone["bad"]) == (rows.NOBODY, {"here": "none", "all": ""})
 
 
+def test_a_mechanism_that_this_run_did_not_try_is_named_all_the_same() -> None:
+    tried = [one for one in results.load(EVIDENCE)[0] if one.case == "gh1935_int8"]
+    (one,) = answers.answers(tried, KNOWN, ADVISORIES, None)
+    whole = ADVISORIES["bitsandbytes#1935"].about.lines
+    assert [line["hit"] for line in one["lines"]] == [line.hit for line in whole]
+    here = {best.case: line["bad"]["here"] for line, best in zip(one["lines"], whole, strict=True)}
+    assert here.pop("gh1935_int8") == "torch 2.13.0"
+    assert set(here.values()) == {"not tried in this run"}
+
+
 @pytest.mark.parametrize(
     ("newest", "said"),
     [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 
 from rich.console import Console
 from rich.text import Text
@@ -57,10 +56,9 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     if any(wanted):
         for path in filter(None, wanted):
             committed.check(path, force=arguments.force)
-        outputs = committed.Outputs(records, known, folders, arguments.against, notices)
         place = arguments.html.parent if arguments.html else None
-        page = partial(outputs.html, place)
-        for path, make in zip(wanted, (page, outputs.markdown, outputs.summary, outputs.junit), strict=True):
+        outputs = committed.Outputs(records, known, folders, arguments.against, notices, place)
+        for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
             if path:
                 committed.write(path, make(), force=arguments.force)
                 print(f"wrote {path}; {outputs.redactor.says()}", file=sys.stderr)

@@ -19,7 +19,7 @@ PAGE = "index.html"
 
 
 class Outputs:
-    """The texts that can be made of some runs."""
+    """The texts that can be made of some runs; ``place`` is the folder that the page is for."""
 
     def __init__(
         self,
@@ -28,8 +28,10 @@ class Outputs:
         sources: Sequence[Path],
         against: Path | None = None,
         notices: Sequence[str] = (),
+        place: Path | None = None,
     ) -> None:
         self._records, self._known, self._notices = records, known, notices
+        self._place = place
         self._sources = [results.shown(source) for source in sources]
         self._against = (results.shown(against), results.load_all([against])[0]) if against else None
 
@@ -38,14 +40,14 @@ class Outputs:
         """Return what takes out the private words of this machine."""
         return Redactor.here(settings=pip_settings())
 
-    def html(self, place: Path | None = None) -> str:
-        """Return the page; ``place`` is the folder that it is for."""
+    def html(self) -> str:
+        """Return the page."""
         from repros.advisory import model
         from repros.report.page import html
 
         with results.collector_paused():
             return html.page(
-                self._records, self._known, self._sources, self.redactor, self._against, self._notices, place,
+                self._records, self._known, self._sources, self.redactor, self._against, self._notices, self._place,
                 model.load(),
             )  # fmt: skip
 
@@ -104,8 +106,8 @@ def commit(
 ) -> Path:
     """Keep runs as evidence: their trials, the page as Markdown and as HTML; return the results file."""
     with files.Folder(target, "evidence", force=force) as out:
-        outputs = Outputs(records, known, [target / results.RESULTS])
+        outputs = Outputs(records, known, [target / results.RESULTS], place=target)
         results.keep(folders, out.staging / results.RESULTS, records, outputs.redactor.value)
         out.write("README.md", outputs.markdown())
-        out.write(PAGE, outputs.html(target))
+        out.write(PAGE, outputs.html())
     return target / results.RESULTS

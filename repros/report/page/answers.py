@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from repros import ROOT
-from repros.advisory.model import Advisory
+from repros.advisory.model import Advisory, Mechanism
 from repros.cases import Entry
 from repros.report import rows, standing
 from repros.report.rows import Line, Row
@@ -23,6 +23,7 @@ from repros.verdict import SETTLED, Verdict
 
 #: Where the stories of reports and the bisections of releases lie.
 STORIES, BISECTIONS = REPORTS / "stories", "reports/bisect/"
+STILL = "still bad"
 #: The heading of a story's last part.
 TODAY = "#what-to-do-today"
 
@@ -41,9 +42,12 @@ def answers(
 ) -> list[dict[str, Any]]:
     """Return a row for each report; ``advisories`` are by report, ``place`` is the folder that the page is for."""
     found = []
-    for entries in standing.by_report(known, records):
-        here, report = rows.row(entries, records), entries[0].case.report
-        found.append(answer(entries, here, advisories.get(report), records, place, f"#{anchor(report)}"))
+    for tried in standing.by_report(known, records):
+        report = tried[0].case.report
+        entries = of_report(known, report)  # of those that were not tried here, too, all evidence may say something
+        found.append(
+            answer(entries, rows.row(tried, records), advisories.get(report), records, place, f"#{anchor(report)}")
+        )
     return found
 
 
@@ -51,10 +55,14 @@ def of_all(known: Mapping[str, Entry], advisories: Iterable[Advisory], place: Pa
     """Return a row for each report over all evidence, for a page that has no trials of its own."""
     found = []
     for one in advisories:
-        entries = [entry for entry in known.values() if entry.case.report == one.about.report]
-        if entries:
+        if entries := of_report(known, one.about.report):
             found.append(answer(entries, over_all(one), one, (), place, story(entries, place).href))
     return found
+
+
+def of_report(known: Mapping[str, Entry], report: str) -> list[Entry]:
+    """Return the cases of a report."""
+    return [entry for entry in known.values() if entry.case.report == report]
 
 
 def over_all(advisory: Advisory) -> Row:
@@ -75,11 +83,9 @@ def answer(
     """Return the row of one report, a line for each of its mechanisms; ``href`` is where its name leads."""
     whole = over_all(advisory) if advisory else here
     seen, more = ({one.case: one for one in row.lines if one.case} for row in (here, whole))
-    helps = (
-        {one.case: [remedy.text for remedy in one.remedies] for one in advisory.about.mechanisms} if advisory else {}
-    )
+    mechanisms = {one.case: one for one in advisory.about.mechanisms} if advisory else {}
     lines = [
-        line(entry, seen.get(entry.name), more.get(entry.name), records, helps.get(entry.name, ()))
+        line(entry, seen.get(entry.name), more.get(entry.name), records, mechanisms.get(entry.name))
         for entry in entries
         if entry.name in seen or entry.name in more
     ]
@@ -96,12 +102,12 @@ def answer(
 
 
 def line(
-    entry: Entry, here: Line | None, whole: Line | None, records: Sequence[Record], remedies: Sequence[str]
+    entry: Entry, here: Line | None, whole: Line | None, records: Sequence[Record], mechanism: Mechanism | None
 ) -> dict[str, Any]:
     """Return what is said of one mechanism, by the page's trials and by all evidence; what to do is of all."""
     best = whole or here
     assert best is not None
-    own = rows.own_records(entry, records)
+    own, remedies = rows.own_records(entry, records), mechanism.remedies if mechanism else ()
     if here is None:
         tried = any(record.verdict in SETTLED for record in own)
         here = Line(entry.name, best.hit, "none in this run" if tried else "not tried in this run", "", {}, "")
@@ -113,8 +119,10 @@ def line(
         "ends": bool(best.upgrade),
         "bad": both(here.bad, best.bad),
         "good": both(here.good, best.good),
+        "still": state(best.newest).startswith(STILL),
         "newest": both(state(here.newest), state(best.newest)),
-        "todo": [*filter(None, [best.advice]), *remedies],
+        "todo": [text for text in (best.advice, *(one.text for one in remedies)) if text],
+        "useless": [one.text for one in mechanism.useless] if mechanism else [],
     }
 
 
@@ -133,7 +141,7 @@ def no_line(one: Line) -> dict[str, Any]:
     """Return the line of a report of which nothing was reproduced anywhere."""
     return {
         "hit": one.hit, "severity": "", "ends": True, "bad": both(one.bad, one.bad),
-        "good": both(one.good, one.good), "newest": both("", ""), "todo": [],
+        "good": both(one.good, one.good), "still": False, "newest": both("", ""), "todo": [], "useless": [],
     }  # fmt: skip
 
 
@@ -145,7 +153,7 @@ def anchor(report: str) -> str:
 def state(newest: str) -> str:
     """Return in a reader's words what is known of the newest release, such as ``reproduced in torch 2.15.0``."""
     verdict, joint, releases = newest.partition(" in ")
-    return f"{'still bad' if verdict == Verdict.REPRODUCED.value else 'good'}{joint}{releases}" if newest else ""
+    return f"{STILL if verdict == Verdict.REPRODUCED.value else 'good'}{joint}{releases}" if newest else ""
 
 
 def both(here: str, whole: str) -> dict[str, str]:
