@@ -1,4 +1,4 @@
-"""``stories``, ``readme``, ``fits``, ``proxies``: pages made of committed evidence."""
+"""``stories``, ``readme``, ``site``, ``fits``, ``proxies``: pages made of committed evidence."""
 
 from __future__ import annotations
 
@@ -45,7 +45,15 @@ def register(add: Add) -> None:
     readme.add_argument(
         "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` as evidence first"
     )
-    add_force(proxies, fits, stories, readme)
+    site = add(
+        "site", cmd_site, "write what is published of the evidence: the answer in front, a page a run, the stories"
+    )
+    site.add_argument("--to", type=a_folder, metavar="DIR", required=True, help="folder of the site")
+    site.add_argument(
+        "--source", metavar="URL", required=True,
+        help="where the project's files are read, such as https://github.com/OWNER/NAME/blob/main",
+    )  # fmt: skip
+    add_force(proxies, fits, stories, readme, site)
 
 
 def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
@@ -115,4 +123,17 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
         files.write(ROOT / page, text)
     sources = ", ".join(map(results.shown, (*evidence.without, *evidence.cards)))
     console.print(f"{' and '.join(texts)}: figures from {sources}", markup=False)
+    return EXIT_AS_EXPECTED
+
+
+def cmd_site(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the site."""
+    from repros.advisory import model
+    from repros.evidence import site
+
+    front = site.front(results.REPORTS, {e.name: e for e in cases.find()}, model.load())
+    with files.Folder(arguments.to, "site", force=arguments.force, prune=True) as out:
+        for name, data in site.files(results.REPORTS, arguments.source, front):
+            out.write(name, data)
+    console.print(f"wrote {results.shown(arguments.to / 'index.html')}", markup=False)
     return EXIT_AS_EXPECTED

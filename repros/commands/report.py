@@ -56,7 +56,8 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     if any(wanted):
         for path in filter(None, wanted):
             committed.check(path, force=arguments.force)
-        outputs = committed.Outputs(records, known, folders, arguments.against, notices)
+        place = arguments.html.parent if arguments.html else None
+        outputs = committed.Outputs(records, known, folders, arguments.against, notices, place)
         for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
             if path:
                 committed.write(path, make(), force=arguments.force)

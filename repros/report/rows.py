@@ -21,6 +21,8 @@ from repros.verdict import SETTLED, Verdict
 #: How a claim begins that is not the report's.
 BESIDE = "not in the report: "
 NOBODY, UNTRIED = "nobody", "unknown"
+#: What is said to be good from where no release that was tried is.
+NO_RELEASE = "no release tried"
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def line(entry: Entry, records: Sequence[Record]) -> Line:
     bad = " and ".join(f"{package} {standing.bad_releases(records, package)}" for package in packages)
     upgrade = {fix.package: str(fix.by) for fix in fixes}
     releases = " and ".join(f"{package} {release}" for package, release in upgrade.items())
-    return Line(entry.name, entry.case.trigger, bad, releases or "no release tried", upgrade, newest(records, packages))
+    return Line(entry.name, entry.case.trigger, bad, releases or NO_RELEASE, upgrade, newest(records, packages))
 
 
 def newest(records: Sequence[Record], packages: Sequence[str]) -> str:
