@@ -22,7 +22,7 @@ def as_json(result: Result) -> str:
         "versions": result.found.versions,
         "devices": list(result.devices),
         "findings": [_row(one, result) for one in result.findings],
-        "ignored": [_row(one, result) for one in result.ignored],
+        "ignored": [{**_row(one, result), "reason": by.reason} for one, by in result.ignored],
         "notes": list(result.found.notes),
         "version": __version__,
     }
@@ -45,13 +45,8 @@ def _row(one: Finding, result: Result) -> dict[str, Any]:
         "conditions": {each.condition.name: str(each.answer) for each in one.decisions},
         "url": about.url,
         "advisory": one.advisory.id,
-        "proofs": {name: {"vote": vote, "says": says} for name, (vote, says) in _proofs(one, result).items()},
+        "proofs": {name: {"vote": vote, "says": says} for name, (vote, says) in result.proofs_of(one).items()},
     }
-
-
-def _proofs(one: Finding, result: Result) -> dict[str, tuple[str, str]]:
-    mine = {each.condition.witness for each in one.of_answer}
-    return {name: proof for name, proof in result.proofs.items() if name in mine}
 
 
 def as_markdown(result: Result) -> str:
@@ -71,7 +66,7 @@ def as_markdown(result: Result) -> str:
                 "<br>".join(map(_cell, todo(one))),
             ]
             if result.proofs:
-                cells.append(", ".join(vote for vote, _ in _proofs(one, result).values()) or "no witness")
+                cells.append(", ".join(vote for vote, _ in result.proofs_of(one).values()) or "no witness")
             lines.append(f"| {' | '.join(cells)} |")
         lines += [""] if rows else []
     if not result.of(Answer.HIT):

@@ -53,13 +53,13 @@ def read(path: Path) -> list[Ignored]:
 
 def split(
     findings: Iterable[Finding], ignored: Sequence[Ignored]
-) -> tuple[list[Finding], list[Finding], list[Ignored]]:
+) -> tuple[list[Finding], list[tuple[Finding, Ignored]], list[Ignored]]:
     """Return the findings that are left, those that are ignored, and what ignores nothing that hits or is unknown."""
     left: list[Finding] = []
-    out: list[Finding] = []
-    used: set[Ignored] = set()
+    out: list[tuple[Finding, Ignored]] = []
     for finding in findings:
         by = [one for one in ignored if finding.answer is not Answer.NOT_HIT and one.matches(finding)]
-        used.update(by)
-        (out if by else left).append(finding)
+        out += [(finding, one) for one in by[:1]]
+        left += [] if by else [finding]
+    used = {one for finding, _ in out for one in ignored if one.matches(finding)}
     return left, out, [one for one in ignored if one not in used]

@@ -19,7 +19,7 @@ class Result:
     found: Found
     devices: Sequence[str]
     findings: Sequence[Finding]
-    ignored: Sequence[Finding] = ()
+    ignored: Sequence[tuple[Finding, Ignored]] = ()
     unused: Sequence[Ignored] = ()
     proofs: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Script of a witness -> its vote and last words."""
@@ -27,6 +27,11 @@ class Result:
     def of(self, answer: Answer) -> list[Finding]:
         """Return the findings of one answer."""
         return [one for one in self.findings if one.answer is answer]
+
+    def proofs_of(self, one: Finding) -> dict[str, tuple[str, str]]:
+        """Return script -> vote and last words, of the witnesses of what a finding says."""
+        mine = {each.condition.witness for each in one.of_answer}
+        return {name: proof for name, proof in self.proofs.items() if name in mine}
 
     @property
     def claimed(self) -> list[Finding]:
@@ -75,7 +80,7 @@ def feet(result: Result) -> list[str]:
         lines += [f"  {why}: {_reports(each)}" for why, each in _by_reason(unknown).items()]
     for device in result.devices if len(result.devices) > 1 else ():
         lines += _unknown_on(device, result)
-    lines += [f"ignored: {one.advisory.about.report} ({one.mechanism.case})" for one in result.ignored]
+    lines += [f"ignored: {one.advisory.about.report} ({one.mechanism.case}): {by.reason}" for one, by in result.ignored]
     lines += [f"{one.place}: {one.name} is ignored, and hits nothing here" for one in result.unused]
     lines += result.found.notes
     return lines

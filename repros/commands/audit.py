@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from repros.advisory import decide, formats, ignore, installed, model, prove
@@ -73,33 +72,37 @@ def found_by(arguments: argparse.Namespace) -> installed.Found:
 def table(result: Result, console: Console) -> None:
     """Print a row a finding, the worst first, and what else is to be said."""
     _say(console, f"{result.found.source}: {formats.versions(result)}")
-    for title, rows in (("", result.claimed), ("found beside these reports", result.beside)):
-        if rows and title:
+    width = max((len(one.advisory.about.report) for one in result.findings), default=0)
+    for title, found in (("", result.claimed), ("found beside these reports", result.beside)):
+        if found and title:
             _say(console, f"\n{title}")
-        if rows:
-            console.print(_table(rows, result))
-    hits = len(result.of(Answer.HIT))
-    reports = len({one.advisory.about.report for one in result.of(Answer.HIT)})
-    _say(console, f"{hits} hit, of {reports} reports" if hits else "no report hits")
+        for one in found:
+            console.print(_row(one, result, width, console.width), soft_wrap=True)
+    hits = [*result.claimed, *result.beside]
+    reports = len({one.advisory.about.report for one in hits})
+    _say(console, f"\n{len(hits)} hit, of {reports} report{'s' * (reports > 1)}" if hits else "no report hits")
     for line in feet(result):
         _say(console, line)
 
 
-def _table(rows: Iterable[Finding], result: Result) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True, overflow="fold")
-    grid.add_column(no_wrap=True, overflow="fold")
-    grid.add_column(overflow="fold")
-    for one in rows:
-        text = Text(trigger(one, result.devices))
-        for line in todo(one):
-            text.append(f"\n→ {line}", style="green" if "no release" not in line else "dim")
-        for script, (vote, says) in result.proofs.items():
-            if script in {each.condition.witness for each in one.of_answer}:
-                text.append(f"\n{vote} here: {says}", style="bold")
-        severity = one.mechanism.severity
-        grid.add_row(Text(severity, style=STYLES[severity]), Text(one.advisory.about.report), text)
-    return grid
+def _row(one: Finding, result: Result, width: int, columns: int) -> Text:
+    """Return the lines of a finding: severity and report, never cut, and beside them what is to be said of it."""
+    severity = one.mechanism.severity
+    row = Text(f"{severity:<{max(map(len, STYLES))}}", style=STYLES[severity])
+    row.append(f"  {one.advisory.about.report:<{width}}  ", style="bold")
+    indent = len(row.plain)
+    said = [(trigger(one, result.devices), "none"), *((f"→ {line}", "green") for line in todo(one))]
+    said += [(f"{vote} here: {says}", "bold") for vote, says in result.proofs_of(one).values()]
+    lines = [(line, style) for text, style in said for line in _wrapped(text, columns - indent)]
+    for number, (line, style) in enumerate(lines):
+        row.append(f"\n{' ' * indent}" if number else "")
+        row.append(line, style=style)
+    return row
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Return a text in lines; a word that is longer than a line stays whole."""
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def proved(result: Result, *, quiet: bool, console: Console) -> dict[str, tuple[str, str]]:
