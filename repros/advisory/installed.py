@@ -58,7 +58,10 @@ def of_interpreter(python: Path | None = None) -> Found:
     """Return what an interpreter has, the one that runs this by default; a folder is that of an environment."""
     if python is None:
         return _found(inside.installed(PACKAGES), platform.python_version(), Path(sys.executable))
-    path = next((p for name in ("bin/python", "Scripts/python.exe") if (p := python / name).is_file()), python)
+    inner = (python / name for name in ("bin/python", "Scripts/python.exe"))
+    path = next((one for one in inner if one.is_file()), python)
+    if len(python.parts) == 1 and not python.exists() and (named := shutil.which(python.name)):
+        path = Path(named)  # as a shell finds it
     if path.is_dir():
         raise UserError(f"{python}: no Python in that folder", "name an interpreter, or an environment's folder")
     script = Path(inside.__file__).read_text(encoding="utf-8")
