@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from repros import ROOT, cases
-from repros.advisory import ignore, inside, installed
+from repros.advisory import ignore, inside, installed, prove
 from repros.advisory.installed import Found
 from repros.case import PACKAGES
 from repros.commands import cli
@@ -314,6 +314,22 @@ def test_every_command_is_of_the_module_that_adds_it() -> None:
 
         importlib.import_module(f"repros.commands.{module}").register(add)
         assert tuple(added) == names, module
+
+
+@pytest.mark.parametrize(
+    ("script", "vote", "says"),
+    [
+        ("witness_good.py", "good", ""),
+        ("witness_bad.py", "bad", ""),
+        ("witness_skip.py", "skip", ""),
+        ("witness_raises.py", "skip", "exit 1: "),
+        ("witness_hangs.py", "skip", "no end after 2 s"),
+    ],
+)
+def test_a_witness_votes_in_a_process_of_its_own(script: str, vote: str, says: str) -> None:
+    found = prove.run(ROOT / "tests" / "selftest" / script, Path(sys.executable), 2.0)
+    assert found[0] == vote
+    assert found[1].startswith(says)
 
 
 @pytest.mark.slow

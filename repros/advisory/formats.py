@@ -9,7 +9,7 @@ from typing import Any
 
 from repros import __version__
 from repros.advisory.decide import Answer, Finding
-from repros.advisory.result import Result, feet, good, todo, trigger
+from repros.advisory.result import Result, feet, good, todo, trigger, useless
 
 SARIF = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS = {"wrong numbers": "error", "memory": "warning", "raises": "warning"}
@@ -41,12 +41,17 @@ def _row(one: Finding, result: Result) -> dict[str, Any]:
         "devices": {device: str(answer) for device, (answer, _) in one.by_device.items()},
         "own": one.own,
         "remedies": [remedy.text for remedy in mechanism.remedies],
+        "useless": useless(one),
         "upgrade": one.upgrade,
         "conditions": {each.condition.name: str(each.answer) for each in one.decisions},
         "url": about.url,
         "advisory": one.advisory.id,
-        "proofs": {name: {"vote": vote, "says": says} for name, (vote, says) in result.proofs_of(one).items()},
+        "proofs": _proofs(one, result),
     }
+
+
+def _proofs(one: Finding, result: Result) -> dict[str, dict[str, str]]:
+    return {name: {"vote": vote, "says": says} for name, (vote, says) in result.proofs_of(one).items()}
 
 
 def as_markdown(result: Result) -> str:
@@ -122,7 +127,7 @@ def _result(one: Finding, rules: list[str], result: Result) -> dict[str, Any]:
         "message": {"text": text},
         "locations": [{"physicalLocation": _location(one, result)}],
         "partialFingerprints": {"case/v1": one.mechanism.case},
-        "properties": {"case": one.mechanism.case, "own": one.own, "good": good(one)},
+        "properties": {"case": one.mechanism.case, "own": one.own, "good": good(one), "proofs": _proofs(one, result)},
     }
 
 

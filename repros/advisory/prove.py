@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from repros import ROOT
-from repros.advisory.decide import Answer, Finding
+from repros.advisory.decide import CUDA, Answer, Finding
 from repros.errors import printable, shortened
 from repros.machine.processes import ending, kill_group
 
@@ -36,36 +37,46 @@ def witnesses(findings: Iterable[Finding], devices: Sequence[str]) -> list[str]:
 
 
 def prove(
-    scripts: Sequence[str], python: Path, say: Callable[[str, str, str, float], None], all_s: float = ALL_S
+    scripts: Sequence[str], python: Path, devices: Sequence[str], say: Callable[[str, str, str, float], None]
 ) -> dict[str, tuple[str, str]]:
-    """Run witnesses with an interpreter; return script -> vote and its last words, and say each as it comes."""
-    until = time.monotonic() + all_s
+    """Run witnesses with an interpreter; return script -> vote and its last words, and say each as it comes.
+
+    They take the card of this machine, unless they are asked about a CPU alone.
+    """
+    until = time.monotonic() + ALL_S
     found = {}
     for script in scripts:
         began = time.monotonic()
         left = min(EACH_S, until - began)
-        vote, says = run(ROOT / script, python, left) if left > 0 else ("skip", f"not run: {all_s:g} s were over")
+        vote, says = "skip", f"not run: {ALL_S:g} s were over"
+        if left > 0:
+            vote, says = run(ROOT / script, python, left, card=CUDA in devices)
         found[script] = (vote, says)
         say(script, vote, says, time.monotonic() - began)
     return found
 
 
-def run(script: Path, python: Path, timeout_s: float) -> tuple[str, str]:
+def run(script: Path, python: Path, timeout_s: float, *, card: bool = True) -> tuple[str, str]:
     """Return the vote of a witness and what it says; skip where it came to no end of its own, with the reason."""
     with tempfile.TemporaryDirectory(prefix="repros-prove-") as folder:
+        alone = shutil.copy(script, folder)  # without the modules beside it, which it does not import
         env = {**os.environ, "TMPDIR": folder, "TORCHINDUCTOR_CACHE_DIR": folder, "HF_HUB_OFFLINE": "1"}
-        process = subprocess.Popen(
-            [python, script], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+        env |= {} if card else {"CUDA_VISIBLE_DEVICES": ""}
+        said = Path(folder, "said")
+        with said.open("wb") as out:
+            process = subprocess.Popen(
+                [python, alone], cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
         try:
-            raw, _ = process.communicate(timeout=timeout_s)
+            process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return "skip", f"no end after {timeout_s:.0f} s"
         finally:
             kill_group(process.pid)
             process.wait()
-    lines = [line for line in raw.decode(errors="replace").splitlines() if line.strip()]
+        text = said.read_text(encoding="utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     last = printable(shortened(lines[-1].strip(), 300)) if lines else ""
     vote = VOTES.get(process.returncode, "")
     if not vote or not last.startswith(f"{vote}: "):  # Python ends with 1, too, where a script cannot be read

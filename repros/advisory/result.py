@@ -63,6 +63,11 @@ def todo(finding: Finding) -> list[str]:
     return [*(remedy.text for remedy in mechanism.remedies), good(finding)]
 
 
+def useless(finding: Finding) -> list[str]:
+    """Return what is recommended and does not help, with what it does."""
+    return [f"{remedy.text} ({remedy.standing})" for remedy in finding.mechanism.useless]
+
+
 def good(finding: Finding) -> str:
     """Return the release to upgrade to."""
     releases = " and ".join(f"{package} {release}" for package, release in finding.upgrade.items())

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from repros.advisory import decide, formats, ignore, installed, model, prove
 from repros.advisory.decide import Answer, Finding
-from repros.advisory.result import Result, feet, todo, trigger
+from repros.advisory.result import Result, feet, todo, trigger, useless
 from repros.commands.arguments import EXIT_AS_EXPECTED, Add, a_file
 from repros.errors import UserError
 
@@ -92,6 +92,7 @@ def _row(one: Finding, result: Result, width: int, columns: int) -> Text:
     row.append(f"  {one.advisory.about.report:<{width}}  ", style="bold")
     indent = len(row.plain)
     said = [(trigger(one, result.devices), "none"), *((f"→ {line}", "green") for line in todo(one))]
+    said += [(f"does not help: {line}", "dim") for line in useless(one)]
     said += [(f"{vote} here: {says}", "bold") for vote, says in result.proofs_of(one).values()]
     lines = [(line, style) for text, style in said for line in _wrapped(text, columns - indent)]
     for number, (line, style) in enumerate(lines):
@@ -114,7 +115,7 @@ def proved(result: Result, *, quiet: bool, console: Console) -> dict[str, tuple[
             _say(console, f"{vote:<5}{seconds:5.1f} s  {'/'.join(Path(script).parts[-2:])}: {says}")
 
     scripts = prove.witnesses(result.findings, result.devices)
-    found = prove.prove(scripts, result.found.python, say)
+    found = prove.prove(scripts, result.found.python, result.devices, say)
     votes = [vote for vote, _ in found.values()]
     if not quiet:
         words = ", ".join(
