@@ -240,6 +240,7 @@ def test_damaged_input(
         (["--python", "/nowhere/python"], "/nowhere/python: No such file or directory"),
         (["--python", "/"], "/: no Python in that folder"),
         (["--python", "/bin/true"], "/bin/true: it does not say what is installed: exit code 0"),
+        (["--device=--"], "`--device=--` gives the option no value"),
         (["--prove", "torch==2.13.0"], "--prove: witnesses run in an interpreter"),
     ],
 )
