@@ -30,6 +30,7 @@ from repros.machine import interrupts
 
 #: Module of `repros.commands` -> the commands that it adds, in the order of ``--help``.
 COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "audit": ("audit",),
     "run": ("run",),
     "tries": ("try",),
     "show": ("list", "show"),
