@@ -58,15 +58,20 @@ def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
             console.print(f"claim: {claim.text}" + (f" ({numbers})" if numbers else ""), markup=False)
         if case.proposes:
             console.print(f"proposed fix: {case.proposes}", markup=False)
+        if case.fix:
+            console.print(f"fixed upstream by: {case.fix}", markup=False)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("condition", "figure", "budget", "arms", "note"):
             table.add_column(name, no_wrap=name == "condition")
         for condition in case.conditions:
-            budget, arms = condition.budget, ", ".join(e.arms_of(condition))
+            budget, arms = condition.budget, ", ".join([*e.arms_of(condition), *condition.remedy_arms()])
             table.add_row(condition.name, budget.figure, show(budget.limit, budget.unit), arms, condition.note)
         console.print(table)
         for condition in case.conditions:
             console.print(f"affected: {condition.name}: {affected(condition)}", markup=False)
+            for arm, one in condition.remedy_arms().items():
+                says = f" (recommended by {one.recommended})" if one.recommended else ""
+                console.print(f"{arm}: {condition.name}: {one.text}{says}", markup=False)
     return EXIT_AS_EXPECTED
 
 

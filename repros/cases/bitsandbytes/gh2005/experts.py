@@ -21,7 +21,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
+from repros.case import Affected, Case, Claim, Condition, Needs, Remedy, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact
 from repros.reference.formats import FourBit, layers, layers_that_save_their_weight
 
@@ -32,6 +32,11 @@ LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap ro
 BISECTED = "reports/bisect/gh1935-bitsandbytes"
 PARAMETRIZE = Needs({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
 CACHED = Claim("the cache keeps dequantized experts after a step under non-reentrant checkpointing")
+REENTRANT = Remedy("checkpoint in the reentrant mode, `use_reentrant=True`", arm="remedy_reentrant")
+TO_THE_END = Remedy(
+    "recompute to the end: `with torch.utils.checkpoint.set_checkpoint_early_stop(False)` around the forward",
+    arm="remedy_to_the_end",
+)
 SAVED = Claim("not in the report: without checkpointing autograd saves the dequantized experts")
 
 
@@ -39,6 +44,7 @@ def experts(name: str, claim: Claim, versions: str, twice: bool, note: str, witn
     shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), "checkpointed_twice": twice}
     window = Affected({"bitsandbytes": versions}, BISECTED)
     declared: dict[str, Any] = {"affected": (window,), "claims": (claim,), "note": note, "witness": witness}
+    declared["remedies"] = (REENTRANT, TO_THE_END) if twice else (REENTRANT,)
     return Condition(name, held(LIMIT), shape, PARAMETRIZE, **declared)
 
 
@@ -59,6 +65,7 @@ CASE = Case(
     title="parametrized experts stay dequantized under non-reentrant checkpointing",
     kind="issue",
     status="closed",
+    fix="bitsandbytes#1999",
     severity="memory",
     trigger="a mixture of experts whose 4-bit weights are one parameter, trained with non-reentrant checkpointing",
     claims=(CACHED, SAVED),
@@ -86,7 +93,7 @@ def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
 CACHE: dict[int, Any] = {}
 
 
-def train(c: Condition, block: Any, x: Any, grad: Any) -> Arm:
+def train(c: Condition, block: Any, x: Any, grad: Any, use_reentrant: bool = False) -> Arm:
     """Warm up, then run one step, or two checkpointed ones; the last is the one at whose backward it is counted."""
     from torch.utils.checkpoint import checkpoint
 
@@ -94,7 +101,7 @@ def train(c: Condition, block: Any, x: Any, grad: Any) -> Arm:
         run(x).backward(grad)
         x.grad = None
 
-    judged = partial(checkpoint, block, use_reentrant=False) if c.checkpointed_twice else block
+    judged = partial(checkpoint, block, use_reentrant=use_reentrant) if c.checkpointed_twice else block
     step(block)
     CACHE.clear()
     if not c.checkpointed_twice:
@@ -108,7 +115,7 @@ def train(c: Condition, block: Any, x: Any, grad: Any) -> Arm:
     return {"output": output, "grad_input": x.grad}
 
 
-def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def subject(c: Condition, x: Any, weights: Any, grad: Any, use_reentrant: bool = False) -> Arm:
     import torch
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
 
@@ -122,7 +129,18 @@ def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
 
     experts = Experts()
     replace_parameter_4bit(experts, "weight", compress_statistics=False, quant_type="nf4")
-    return train(c, experts, x, grad)
+    return train(c, experts, x, grad, use_reentrant)
+
+
+def remedy_reentrant(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return subject(c.but(checkpointed_twice=True), x, weights, grad, use_reentrant=True)
+
+
+def remedy_to_the_end(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    from torch.utils.checkpoint import set_checkpoint_early_stop
+
+    with set_checkpoint_early_stop(False):
+        return (yield from subject(c, x, weights, grad))
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
