@@ -425,6 +425,11 @@ class Condition(_Declared):
         """Return each remedy by the name of its arm in a record: ``remedy``, ``remedy-2`` and so on."""
         return {f"{REMEDY}-{n}" if n > 1 else REMEDY: one for n, one in enumerate(self.remedies, 1)}
 
+    def runs(self, arm: str) -> tuple[str, dict[str, str]]:
+        """Return the function of the case file that an arm of a record ran, and what its process had in `env`."""
+        remedy = self.remedy_arms().get(arm)
+        return (remedy.arm or "subject", {**self.env, **remedy.env}) if remedy else (arm, dict(self.env))
+
     def on_card(self, size: str, budget: Budget, params: Params | None = None, **declared: Any) -> Condition:
         """Return the same on a GPU, as ``NAME-SIZE-cuda``, at the size that ``params`` give; this one is its proxy.
 

@@ -137,7 +137,7 @@ class Running:
         shared = condition.budget.unit != "bytes" and condition.needs.cards == 1
         declared_arms = [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]
         for arm in [*declared_arms, *self._remedies]:
-            function, env = run_by(condition, arm)
+            function, env = condition.runs(arm)
             request = {
                 "module": entry.module,
                 "condition": condition.name,
@@ -218,12 +218,6 @@ class Running:
             control=condition.control,
             witness=witness,
         )
-
-
-def run_by(condition: Condition, arm: str) -> tuple[str, dict[str, str]]:
-    """Return the function of the case file that an arm runs, and the environment of its process."""
-    remedy = condition.remedy_arms().get(arm)
-    return (remedy.arm or "subject", {**condition.env, **remedy.env}) if remedy else (arm, dict(condition.env))
 
 
 def kept(

@@ -111,6 +111,8 @@ def subject(c, checkpoint):
 
 
 def remedy_parametrized(c, checkpoint):
+    """Quantize the experts of the loaded model, and see that it still runs."""
+    import torch
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
 
     found = yield from load_installed(c, checkpoint)
@@ -118,6 +120,8 @@ def remedy_parametrized(c, checkpoint):
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.dim() == 3:
                 replace_parameter_4bit(module, name, quant_type="nf4", compress_statistics=False)
+    with torch.no_grad():
+        found["model"](torch.tensor([[1, 2, 3]]))
     return {**found, **bytes_of(c, installed_tensors(found["model"]))}
 
 

@@ -33,29 +33,20 @@ BISECTED = "reports/bisect/gh1935-bitsandbytes"
 PARAMETRIZE = Needs({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
 CACHED = Claim("the cache keeps dequantized experts after a step under non-reentrant checkpointing")
 REENTRANT = Remedy("checkpoint in the reentrant mode, `use_reentrant=True`", arm="remedy_reentrant")
-TO_THE_END = Remedy(
-    "recompute to the end: `with torch.utils.checkpoint.set_checkpoint_early_stop(False)` around the forward",
-    arm="remedy_to_the_end",
-)
+TO_THE_END = Remedy("run the forward under `set_checkpoint_early_stop(False)`", arm="remedy_to_the_end")
 SAVED = Claim("not in the report: without checkpointing autograd saves the dequantized experts")
 
 
-def experts(name: str, claim: Claim, versions: str, twice: bool, note: str, witness: str = "") -> Condition:
+def experts(name: str, claim: Claim, versions: str, twice: bool, **more: Any) -> Condition:
     shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), "checkpointed_twice": twice}
     window = Affected({"bitsandbytes": versions}, BISECTED)
-    declared: dict[str, Any] = {"affected": (window,), "claims": (claim,), "note": note, "witness": witness}
-    declared["remedies"] = (REENTRANT, TO_THE_END) if twice else (REENTRANT,)
-    return Condition(name, held(LIMIT), shape, PARAMETRIZE, **declared)
+    return Condition(name, held(LIMIT), shape, PARAMETRIZE, affected=(window,), claims=(claim,), **more)
 
 
-AFTER_A_STEP = experts(
-    "nf4-experts-checkpoint-nonreentrant",
-    CACHED,
-    ">=0.48,<0.50",
-    twice=True,
-    note="the second step is judged: what the first one leaves in the cache of parametrize counts",
-    witness="minimal.py",
-)
+NOTE = "the second step is judged: what the first one leaves in the cache of parametrize counts"
+TWICE: dict[str, Any] = {"note": NOTE, "witness": "minimal.py", "remedies": (REENTRANT, TO_THE_END)}
+AFTER_A_STEP = experts("nf4-experts-checkpoint-nonreentrant", CACHED, ">=0.48,<0.50", True, **TWICE)
+EAGER: dict[str, Any] = {"note": "applied by F.linear, as such blocks do", "remedies": (REENTRANT,)}
 # On a GPU: as wide as a model of 7B, where an expert has 32 MiB in 16 bits.
 WIDE, CARD_LIMIT = {"widths": (4096, 4096)}, 2 * TOKENS * 4096 + 64 * KIB
 UNTIL_0_50_CUDA = (Affected({"bitsandbytes": ">=0.48,<0.50"}, "reports/h100"),)
@@ -72,7 +63,7 @@ CASE = Case(
     conditions=(
         AFTER_A_STEP,
         AFTER_A_STEP.on_card("", held_on_card(CARD_LIMIT), WIDE, affected=UNTIL_0_50_CUDA, witness="minimal.py"),
-        experts("nf4-experts-eager", SAVED, ">=0.48", twice=False, note="applied by F.linear, as such blocks do"),
+        experts("nf4-experts-eager", SAVED, ">=0.48", False, **EAGER),
     ),
     timeout_s=180.0,
 )

@@ -19,7 +19,7 @@ Planted (must break the limit): the reference, but it reads every source before 
 from functools import partial
 
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading
-from repros.cases._loading import GATE, POOL, RACE, SYNC, load_installed, load_reference, published
+from repros.cases._loading import GATE, POOL, RACE, SWITCH, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
 from repros.cases.transformers.gh44387._report import REPORT
 from repros.worker.sizes import sizes
@@ -73,9 +73,16 @@ CASE = Case(
     trigger="a 16-bit checkpoint that is quantized to 4 bits while `from_pretrained` loads it",
     claims=(RESERVES,),
     conditions=(
-        on_cpu("nf4", affected=(READS_AHEAD,), witness="minimal.py"),
+        on_cpu("nf4", affected=(READS_AHEAD,), witness="minimal.py", remedies=(SWITCH,)),
         on_cpu("nf4-sync", affected=(), needs=POOL, env=SYNC),
-        on_card("nf4-7b-cuda", needs=ROOM, affected=(READS_AHEAD_ON_CARD,), proxy="nf4", witness="minimal_7b.py"),
+        on_card(
+            "nf4-7b-cuda",
+            needs=ROOM,
+            affected=(READS_AHEAD_ON_CARD,),
+            proxy="nf4",
+            witness="minimal_7b.py",
+            remedies=(SWITCH,),
+        ),
         on_card("nf4-sync-7b-cuda", needs=INSIDE, affected=(), proxy="nf4-sync", env=SYNC),
     ),
     gate=GATE,
