@@ -36,7 +36,7 @@ def document(records: Sequence[Record], redactor: Redactor) -> str:
             if record.proposed:
                 Xml.SubElement(properties, "property", name="proposed fix", value=line(record.proposed["effect"]))
             for arm, one in record.remedies.items():
-                Xml.SubElement(properties, "property", name=arm, value=line(f"{one['text']}: {one['effect']}"))
+                Xml.SubElement(properties, "property", name=line(arm), value=line(f"{one['text']}: {one['effect']}"))
             counts["tests"] += 1
             kind, tag = ending(record)
             if tag:
