@@ -177,8 +177,8 @@ def plant_where_it_may_be_read(record: Record, text: str) -> Record:
     )
     proposed = record.proposed and {**record.proposed, "reason": text}
     remedies = {arm: {**one, "reason": text} for arm, one in record.remedies.items()}
-    kept = {"reason": record.reason, "margins": record.margins, "proposed": proposed, "remedies": remedies}
-    return replace(planted, arms=arms, **kept)
+    decided = replace(planted, reason=record.reason, margins=record.margins, arms=arms)
+    return replace(decided, proposed=proposed, remedies=remedies)
 
 
 @pytest.fixture(scope="module")

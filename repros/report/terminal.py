@@ -104,8 +104,8 @@ def detail(record: Record, console: Console) -> None:
         )
     if record.proposed:
         console.print(line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}"))
-    for arm, one in record.remedies.items():
-        console.print(line(f"{arm}: {one['text']}: {one['effect']}: {one['reason']}"))
+    for name, tried in record.remedies.items():
+        console.print(line(f"{name}: {tried['text']}: {tried['effect']}: {tried['reason']}"))
 
 
 def margins(record: Record) -> str:
