@@ -111,6 +111,7 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
     assert seen["verdict"] == record.verdict.value
     assert seen["readings"] == record.readings
     assert seen["effect"] == (record.proposed["effect"] if record.proposed else None)
+    assert seen["remedies"] == {arm: told["effect"] for arm, told in record.remedies.items()}
     assert seen["versions"]["bitsandbytes"] == record.environment["packages"]["bitsandbytes"]
     assert seen["budget"]["figure"] == record.budget["figure"]
     loads = bool(KNOWN[case].condition(record.condition).checkpoint)

@@ -211,6 +211,19 @@ def test_every_case_keeps_the_rules_of_a_case() -> None:
                 assert (ROOT / window.source).exists(), (e.name, window.source)
 
 
+def test_every_report_has_a_remedy_that_is_tried_where_the_bug_is() -> None:
+    """No two of a case say the same, and each names an arm that is there, or an environment."""
+    found = cases.find()
+    for e in found:
+        said = {(one.text, one.arm, *one.env.items()) for c in e.case.conditions for one in c.remedies}
+        assert len(said) == len({text for text, *_ in said}) == len({tuple(does) for _, *does in said}), e.name
+        source = e.path.read_text(encoding="utf-8")
+        assert all(f"\ndef {arm}(" in source if arm else variables for _, arm, *variables in said), e.name
+        assert all(c.affected != () and not c.control for c in e.case.conditions if c.remedies), e.name
+    tried = {e.case.report for e in found if any(c.remedies for c in e.case.conditions)}
+    assert tried == {e.case.report for e in found}
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [

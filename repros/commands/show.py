@@ -69,6 +69,8 @@ def _show(e: Entry, console: Console) -> None:
         say(f"claim: {claim.text}" + (f" ({numbers})" if numbers else ""))
     if case.proposes:
         say(f"proposed fix: {case.proposes}")
+    if case.fix:
+        say(f"fixed upstream by: {case.fix}")
     for told, names in _alike(e).items():
         console.print()
         layout.names(console, "condition: " if len(names) == 1 else "conditions: ", names)
@@ -80,11 +82,15 @@ def _alike(e: Entry) -> dict[tuple[str, ...], list[str]]:
     """Return what is declared of conditions, in lines -> the names of those of which it is the same."""
     found: dict[tuple[str, ...], list[str]] = {}
     for condition in e.case.conditions:
-        budget = condition.budget
+        budget, arms = condition.budget, (*e.arms_of(condition), *condition.remedy_arms())
         lines = (
             condition.note,
-            f"{budget.figure} of at most {show(budget.limit, budget.unit)}; arms: {', '.join(e.arms_of(condition))}",
+            f"{budget.figure} of at most {show(budget.limit, budget.unit)}; arms: {', '.join(arms)}",
             f"affected: {affected(condition)}",
+            *(
+                f"{arm}: {one.text}" + (f" (recommended by {one.recommended})" if one.recommended else "")
+                for arm, one in condition.remedy_arms().items()
+            ),
         )
         found.setdefault(tuple(filter(None, lines)), []).append(condition.name)
     return found

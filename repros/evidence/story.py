@@ -107,6 +107,7 @@ class Results:
     def __init__(self, records: Sequence[Record], path: Path, entries: Sequence[Entry]) -> None:
         self._records = records
         self._place = shown(path)
+        self._cases = {entry.name: entry.case for entry in entries}
         self._claims = [(entry.name, claim) for entry in entries for claim in entry.case.claims]
 
     def functions(self) -> dict[str, Callable[..., str]]:
@@ -121,6 +122,7 @@ class Results:
             "reproduced": lambda case, globs, cells="*": self._all(Verdict.REPRODUCED, case, globs, cells),
             "effect": self.effect,
             "good": self.good,
+            "remedy": self.remedy,
         }
 
     def figure(self, case: str, condition: str, cell: str, arm: str = "subject", name: str = "") -> str:
@@ -188,6 +190,15 @@ class Results:
             if r.proposed and fnmatchcase(r.case, cases) and fnmatchcase(r.condition, condition)
         ]
         return f"{sum(bool(r.proposed and r.proposed['effect'] == kind) for r in tried)} of {len(tried)} trials"
+
+    def remedy(self, case: str, words: str) -> str:
+        """Return what the one remedy of a case that has these words in its text does, over all trials."""
+        tried = standing.of_remedies(self._cases[case], (r for r in self._records if r.case == case))
+        found = [one for one in tried if words in one.text]
+        if len(found) != 1:
+            known = ", ".join(one.text for one in tried) or "none"
+            raise UserError(f"{self._place}: {len(found)} remedies of {case} say `{words}`", f"tried were: {known}")
+        return f"{found[0].word}: {found[0].because}"
 
     def _all(self, verdict: Verdict, case: str, globs: str, cells: str) -> str:
         rows = self._settled(case, globs, cells)

@@ -89,12 +89,12 @@ class Writer:
 
     def of(self, record: Record, entry: Entry) -> Script:
         """Return the script of a trial; UserError where its condition is no more or a source would tell a secret."""
-        arms = [name for name in ARMS if record.arm(name)]
-        if not arms:
+        if not record.arms:
             raise UserError("no arm of this trial ran", "try it where it can run")
         if entry.name not in self._conditions:
             self._conditions[entry.name] = {c.name: c for c in entry.case.conditions}
         condition = self._conditions[entry.name].get(record.condition) or entry.condition(record.condition)
+        arms = [name for name in (*ARMS, *condition.remedy_arms()) if record.arm(name)]
         return self.script(entry, condition, record.cell, record.device, self.pins_of(record.environment), arms)
 
     def script(

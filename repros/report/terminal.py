@@ -100,6 +100,9 @@ def detail(record: Record, console: Console) -> None:
     if record.proposed:
         says = line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}")
         layout.paragraph(console, says, hanging=2, most=console.width)
+    for name, tried in record.remedies.items():
+        says = line(f"{name}: {tried['text']}: {tried['effect']}: {tried['reason']}")
+        layout.paragraph(console, says, hanging=2, most=console.width)
 
 
 def margins(record: Record) -> str:

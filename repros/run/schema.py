@@ -123,6 +123,15 @@ class Proposed(TypedDict):
     reason: str
 
 
+class RemedyKept(TypedDict):
+    """What a user can do, who recommends it, and what it does."""
+
+    text: str
+    recommended: str
+    effect: Effect
+    reason: str
+
+
 class WitnessKept(TypedDict):
     """What a witness said."""
 
@@ -181,6 +190,7 @@ class TrialLine(TypedDict):
     source: NotRequired[str]
     control: NotRequired[bool]
     witness: NotRequired[WitnessKept]
+    remedies: NotRequired[dict[str, RemedyKept]]
 
 
 class TimeLine(TypedDict):

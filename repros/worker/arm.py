@@ -253,7 +253,7 @@ class Driver:
         condition = case.condition(request["condition"])
         if "params" in request:
             condition = replace(condition, params=request["params"])
-        arm: Callable[..., Any] = getattr(module, request["arm"])
+        arm: Callable[..., Any] = getattr(module, request.get("function", request["arm"]))
         seed()
         snapshot = Path(request["log"]).with_suffix(".pickle") if request.get("snapshot") else None
         meters = self._meters = meters_of(condition.device, case.gate, request.get("shared", False), snapshot)

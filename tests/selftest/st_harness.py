@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from repros.case import Case, Claim, Condition, Symptom, held
+from repros.case import Case, Claim, Condition, Needs, Remedy, Symptom, held
 
 SIZE = 1 << 20
 
@@ -23,6 +23,15 @@ def condition(name: str, subject: str = "inside", witness: str = "", **arms: str
     does = {"subject": subject, "reference": "inside", "planted": "over", "proposed": "inside", **arms}
     return Condition(name, held(SIZE + SIZE // 4), {"does": does}, affected=(), claims=(HELD,), witness=witness)
 
+
+REMEDIES = (
+    Remedy("hold one tensor", arm="remedy_cures", recommended="the report"),
+    Remedy("hold them all the same", arm="remedy_does_nothing"),
+    Remedy("raise", arm="remedy_fails"),
+    Remedy("set `REPROS_HOLDS=inside`", env={"REPROS_HOLDS": "inside"}),
+    Remedy("compute something else", arm="remedy_is_wrong"),
+    Remedy("use what no release has", arm="remedy_of_the_future", needs=Needs({"torch": ">=99"})),
+)
 
 CASE = Case(
     report="repros#0",
@@ -67,6 +76,9 @@ CASE = Case(
         condition("witness-raises", "over", witness="witness_raises.py"),
         condition("witness-hangs", witness="witness_hangs.py"),
         condition("witness-of-an-error", "raise_other", witness="witness_good.py"),
+        replace(condition("remedies", "over", subject_heeds_env="yes"), remedies=REMEDIES, proposed=False),
+        replace(condition("remedies-where-nothing-is-wrong"), remedies=REMEDIES[:1], proposed=False),
+        replace(condition("remedies-of-what-is-unsettled", planted="inside"), remedies=REMEDIES[:1], proposed=False),
         replace(condition("control"), control=True),
         replace(condition("control-breaks", "over"), control=True),
         replace(condition("nothing-recorded"), affected=None),
@@ -84,7 +96,8 @@ def oracle(c):
 
 
 def subject(c):
-    yield from act(c.does["subject"])
+    heeds = os.environ.get("REPROS_HOLDS") if "subject_heeds_env" in c.does else None
+    yield from act(heeds or c.does["subject"])
     return output(c.does["subject"])
 
 
@@ -101,6 +114,26 @@ def planted(c):
 def proposed(c):
     yield from act(c.does["proposed"])
     return output(c.does["proposed"])
+
+
+def remedy_cures(c):
+    return subject(c.but(does={"subject": "inside"}))
+
+
+def remedy_does_nothing(c):
+    return subject(c)
+
+
+def remedy_fails(c):
+    return subject(c.but(does={"subject": "raise_other"}))
+
+
+def remedy_is_wrong(c):
+    return subject(c.but(does={"subject": "wrong"}))
+
+
+def remedy_of_the_future(c):
+    return subject(c.but(does={"subject": "segfault"}))
 
 
 def output(what):

@@ -29,7 +29,9 @@ def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTH
     size = "layer" if layers == 1 else f"{layers}-layers"
     needs = replace(needs, card_bytes=layers * CARD_BYTES)
     params = {"tokens": 128, "widths": LAYER_9B + (layers - 1) * LAYER_9B[1:]}
-    return proxy.on_card(size, budget, params, needs=needs, **{"affected": (), "proposed": False, **declared})
+    return proxy.on_card(
+        size, budget, params, needs=needs, **{"affected": (), "proposed": False, "remedies": (), **declared}
+    )
 
 
 def wrapped(c: Any, run: Any) -> Any:

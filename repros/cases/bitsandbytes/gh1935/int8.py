@@ -14,7 +14,9 @@ one dequantized weight at a time, an output and a recomputed one for each layer,
 Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
-from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card
+from dataclasses import replace
+
+from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, Remedy, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
 from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
@@ -42,6 +44,9 @@ SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not e
 BOTH = (SAVED, SUSPECTED)
 
 
+APART = Remedy("wrap each quantized layer in `torch.compiler.disable`, and compile the rest", arm="remedy_apart")
+
+
 def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), claims=(SAVED,), **how):
     """Declare frozen layers; inputs over the threshold are multiplied in 16 bits (0: none)."""
     params = {"quant": EightBit(threshold), "training": True, **shape, **how}
@@ -50,6 +55,7 @@ def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), 
 
 PLAIN = int8("int8-eager", LIMIT)
 INDUCTOR = int8("int8-compile-inductor", COMPILED, backend="inductor", needs=KERNELS, affected=SINCE_0_48, claims=BOTH)
+INDUCTOR = replace(INDUCTOR, remedies=(APART,))
 
 CASE = Case(
     **REPORT,
@@ -75,6 +81,13 @@ inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weight
 
 def subject(c, x, weights, grad):
     return train(c, installed(c, weights).train(c.training), x, grad)
+
+
+def remedy_apart(c, x, weights, grad):
+    import torch
+
+    layers = installed(c, weights).train(c.training)
+    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, layers)), x, grad)
 
 
 def reference(c, x, weights, grad):

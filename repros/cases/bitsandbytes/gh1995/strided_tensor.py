@@ -11,12 +11,15 @@ codes either may be taken: a step of the code table.
 Planted (must break the limit): the formula over the memory that the view begins at.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Remedy, error
 
 SIDE, BLOCK = 64, 64
 LIMIT = 0.9 / 64  # the largest step of the dynamic code table: 0.1 to 1 in 64 steps
 UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1995-bitsandbytes"),)
 UNTIL_0_49_CUDA = (Affected({"bitsandbytes": "<0.49.2"}, "reports/h100"),)
+CONTIGUOUS = Remedy(
+    "call `.contiguous()` on it before you quantize or dequantize it", arm="remedy_contiguous", recommended="the report"
+)
 READ = Claim("on a CPU blockwise quantization reads a non-contiguous tensor as if it were contiguous")
 
 
@@ -26,7 +29,11 @@ def view(name, takes, codes_too=False, **declared):
 
 
 EVERY_OTHER = view(
-    "every-other-row", lambda x: x[:, :SIDE].contiguous()[::2], affected=UNTIL_0_50, witness="minimal.py"
+    "every-other-row",
+    lambda x: x[:, :SIDE].contiguous()[::2],
+    affected=UNTIL_0_50,
+    witness="minimal.py",
+    remedies=(CONTIGUOUS,),
 )
 
 CASE = Case(
@@ -35,7 +42,8 @@ CASE = Case(
     kind="issue",
     status="closed, fixed by #1996",
     severity="wrong numbers",
-    trigger="`quantize_blockwise` or `dequantize_blockwise` of a sliced or transposed tensor, on a CPU",
+    trigger="`quantize_blockwise` or `dequantize_blockwise` of a sliced or transposed tensor",
+    fix="bitsandbytes#1996",
     also=("bitsandbytes#1690", "bitsandbytes#1342"),
     claims=(READ,),
     conditions=(
@@ -43,7 +51,13 @@ CASE = Case(
         EVERY_OTHER.on_card("", error(LIMIT), affected=UNTIL_0_49_CUDA, witness="minimal.py"),
         view("every-other-column", lambda x: x[:SIDE, ::2], affected=UNTIL_0_50),
         view("transposed", lambda x: x[:SIDE, :SIDE].contiguous().t(), affected=()),
-        view("transposed-codes", lambda x: x[:SIDE, :SIDE].contiguous(), codes_too=True, affected=UNTIL_0_50),
+        view(
+            "transposed-codes",
+            lambda x: x[:SIDE, :SIDE].contiguous(),
+            codes_too=True,
+            affected=UNTIL_0_50,
+            remedies=(CONTIGUOUS,),
+        ),
         view("contiguous", lambda x: x[:SIDE, :SIDE].contiguous(), control=True),
     ),
 )
@@ -70,12 +84,17 @@ def oracle(c, x):
     return {"numbers": formula(c, x.double())}
 
 
-def subject(c, x):
+def subject(c, x, given=lambda tensor: tensor):
+    """Quantize and dequantize with bitsandbytes; both get a tensor as it is ``given``."""
     from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
     yield "quantize"
-    codes, state = quantize_blockwise(x, blocksize=BLOCK)
-    return {"numbers": dequantize_blockwise(codes.t().contiguous().t() if c.codes_too else codes, state)}
+    codes, state = quantize_blockwise(given(x), blocksize=BLOCK)
+    return {"numbers": dequantize_blockwise(given(codes.t().contiguous().t() if c.codes_too else codes), state)}
+
+
+def remedy_contiguous(c, x):
+    return subject(c, x, given=lambda tensor: tensor.contiguous())
 
 
 def reference(c, x, read=lambda tensor: tensor):
