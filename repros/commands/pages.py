@@ -105,7 +105,9 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     """Make the blocks of both pages anew."""
     import json
 
+    from repros.advisory import model
     from repros.evidence import oracle, readme
+    from repros.report import rows
 
     need_checkout("readme")
     found = None if arguments.evidence and arguments.card else readme.committed()
@@ -116,7 +118,7 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
         figures = readme.trimmed(arguments.benchmarks)
         with files.Folder(evidence.without[0], "evidence", force=arguments.force) as out:
             out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
-    made = readme.blocks(evidence, {e.name: e for e in cases.find()})
+    made = readme.blocks(evidence, {e.name: e for e in cases.find()}, map(rows.of_advisory, model.load()))
     made["oracle"] = oracle.block(ROOT / "reports")
     texts = {page: readme.refreshed(page, (ROOT / page).read_text(encoding="utf-8"), made) for page in readme.PAGES}
     for page, text in texts.items():

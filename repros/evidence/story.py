@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 
-from repros import REPORTS, ROOT
+from repros import REPORTS
 from repros.case import Claim, unit_of
 from repros.cases import Entry
 from repros.errors import UserError

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from repros import ROOT
+from repros.advisory.model import Advisory
 from repros.case import Claim
 from repros.cases import Entry
 from repros.report import standing
@@ -69,6 +72,13 @@ def row(entries: Sequence[Entry], records: Sequence[Record]) -> Row:
         lines = (Line("", *words, {}, ""),)
     first = entries[0].case
     return Row(first.report, first.url, title(entries), lines, *refuted_of(entries, records))
+
+
+def of_advisory(advisory: Advisory) -> Row:
+    """Return the row of a report over all evidence."""
+    about = advisory.about
+    lines = tuple(Line(**msgspec.structs.asdict(one)) for one in about.lines)
+    return Row(about.report, about.url, advisory.summary, lines, about.refuted, about.claims)
 
 
 def line(entry: Entry, records: Sequence[Record]) -> Line:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from repros import ROOT
 from repros.advisory.model import Advisory, Mechanism
 from repros.cases import Entry
@@ -56,20 +54,13 @@ def of_all(known: Mapping[str, Entry], advisories: Iterable[Advisory], place: Pa
     found = []
     for one in advisories:
         if entries := of_report(known, one.about.report):
-            found.append(answer(entries, over_all(one), one, (), place, story(entries, place).href))
+            found.append(answer(entries, rows.of_advisory(one), one, (), place, story(entries, place).href))
     return found
 
 
 def of_report(known: Mapping[str, Entry], report: str) -> list[Entry]:
     """Return the cases of a report."""
     return [entry for entry in known.values() if entry.case.report == report]
-
-
-def over_all(advisory: Advisory) -> Row:
-    """Return the row of a report over all evidence."""
-    about = advisory.about
-    lines = tuple(Line(**msgspec.structs.asdict(one)) for one in about.lines)
-    return Row(about.report, about.url, advisory.summary, lines, about.refuted, about.claims)
 
 
 def answer(
@@ -81,7 +72,7 @@ def answer(
     href: str,
 ) -> dict[str, Any]:
     """Return the row of one report, a line for each of its mechanisms; ``href`` is where its name leads."""
-    whole = over_all(advisory) if advisory else here
+    whole = rows.of_advisory(advisory) if advisory else here
     seen, more = ({one.case: one for one in row.lines if one.case} for row in (here, whole))
     mechanisms = {one.case: one for one in advisory.about.mechanisms} if advisory else {}
     lines = [
