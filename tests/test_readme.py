@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from repros import ROOT, cases
+from repros.advisory import model
 from repros.commands import cli
 from repros.errors import UserError
 from repros.evidence import readme
@@ -50,7 +51,10 @@ def commands(page: str) -> list[str]:
 def made() -> dict[str, str]:
     from repros.evidence import oracle
 
-    return {**readme.blocks(readme.committed(), KNOWN), "oracle": oracle.block(ROOT / "reports")}
+    return {
+        **readme.blocks(readme.committed(), KNOWN, map(rows.of_advisory, model.load())),
+        "oracle": oracle.block(ROOT / "reports"),
+    }
 
 
 def test_there_is_evidence_of_both_kinds() -> None:
