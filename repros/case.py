@@ -438,8 +438,8 @@ class Condition(_Declared):
         remedy = self.remedy_arms().get(arm)
         if remedy is None:
             return arm, self
-        changed = {"params": {**self.params, **remedy.params}, "env": {**self.env, **remedy.env}}
-        return remedy.arm or "subject", replace(self, **changed)
+        under = replace(self, params={**self.params, **remedy.params}, env={**self.env, **remedy.env})
+        return remedy.arm or "subject", under
 
     def on_card(self, size: str, budget: Budget, params: Params | None = None, **declared: Any) -> Condition:
         """Return the same on a GPU, as ``NAME-SIZE-cuda``, at the size that ``params`` give; this one is its proxy.

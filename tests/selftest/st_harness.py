@@ -32,7 +32,12 @@ REMEDIES = (
     Remedy("compute something else", arm="remedy_is_wrong"),
     Remedy("use what no release has", arm="remedy_of_the_future", needs=Needs({"torch": ">=99"})),
 )
-NEW = {"affected": None, "proposed": False}
+
+
+def remedied(name: str, remedies: tuple[Remedy, ...], **does: str) -> Condition:
+    """Declare a condition of which nothing is recorded: there remedies are tried."""
+    return replace(condition(name, **does), remedies=remedies, affected=None, proposed=False)
+
 
 CASE = Case(
     report="repros#0",
@@ -77,9 +82,9 @@ CASE = Case(
         condition("witness-raises", "over", witness="witness_raises.py"),
         condition("witness-hangs", witness="witness_hangs.py"),
         condition("witness-of-an-error", "raise_other", witness="witness_good.py"),
-        replace(condition("remedies", "over", subject_heeds_env="yes"), remedies=REMEDIES, **NEW),
-        replace(condition("remedies-where-nothing-is-wrong"), remedies=REMEDIES[:1], **NEW),
-        replace(condition("remedies-of-what-is-unsettled", planted="inside"), remedies=REMEDIES[:1], **NEW),
+        remedied("remedies", REMEDIES, subject="over", subject_heeds_env="yes"),
+        remedied("remedies-where-nothing-is-wrong", REMEDIES[:1]),
+        remedied("remedies-of-what-is-unsettled", REMEDIES[:1], planted="inside"),
         replace(condition("remedies-of-what-is-not-affected"), remedies=REMEDIES[:1]),
         replace(condition("control"), control=True),
         replace(condition("control-breaks", "over"), control=True),

@@ -30,9 +30,8 @@ def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTH
     size = "layer" if layers == 1 else f"{layers}-layers"
     needs = replace(needs, card_bytes=layers * CARD_BYTES)
     params = {"tokens": 128, "widths": LAYER_9B + (layers - 1) * LAYER_9B[1:]}
-    return proxy.on_card(
-        size, budget, params, needs=needs, **{"affected": (), "proposed": False, "remedies": (), **declared}
-    )
+    declared = {"affected": (), "proposed": False, "remedies": (), **declared}
+    return proxy.on_card(size, budget, params, needs=needs, **declared)
 
 
 def wrapped(c: Any, run: Any) -> Any:
@@ -67,8 +66,6 @@ def train(c: Any, run: Any, x: Any, grad: Any) -> Arm:
 
 
 def remedy_apart(c: Any, x: Any, weights: Any, grad: Any) -> Arm:
-    """Compile around the layers, and leave them as they are."""
     import torch
 
-    layers = installed(c, weights).train(c.training)
-    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, layers)), x, grad)
+    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, installed(c, weights).train(c.training))), x, grad)

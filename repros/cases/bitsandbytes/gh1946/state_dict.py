@@ -22,8 +22,15 @@ RAISES = Claim("load_state_dict of a 4-bit layer's own state dict raises")
 WRONG = Claim("with strict=False it is silently wrong")
 REBUILD = Remedy("build each weight of the state dict by `Params4bit.from_prequantized`", arm="remedy_prequantized")
 LOOSE = Remedy("load with `strict=False`", params={"strict": False})
-SILENT = {"claims": (WRONG,), "witness": "minimal.py", "remedies": (REBUILD,)}
-NOT_STRICT = Condition("not-strict", error(LIMIT), {"strict": False}, affected=ALL, **SILENT)
+NOT_STRICT = Condition(
+    "not-strict",
+    error(LIMIT),
+    {"strict": False},
+    affected=ALL,
+    claims=(WRONG,),
+    witness="minimal.py",
+    remedies=(REBUILD,),
+)
 
 CASE = Case(
     report="bitsandbytes#1946",
