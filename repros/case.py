@@ -32,6 +32,7 @@ names a checkpoint, ``inputs`` gets its folder too, as ``checkpoint``.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 import sys
@@ -342,12 +343,14 @@ class Remedy(_Declared):
     """What a user can do today, in the user's words; it is tried as an arm, and counts only where it cures.
 
     ``arm`` names the function of the case file that does it, such as ``remedy_contiguous``; without one the subject
-    runs, under ``env``, which is set on top of the condition's. ``recommended`` says who recommends it (``the report``,
-    ``bitsandbytes#1935``); empty where this suite found it. Where ``needs`` are not met it is not tried, nor offered.
+    runs. Either gets ``params`` and ``env`` in the place of the condition's of these names. ``recommended`` says who
+    recommends it (``the report``, ``bitsandbytes#1935``); empty where this suite found it. Where ``needs`` are not met
+    it is not tried, nor offered.
     """
 
     text: str
     arm: str = ""
+    params: Params = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     recommended: str = ""
     needs: Needs = NOTHING
@@ -358,8 +361,9 @@ class Remedy(_Declared):
         if self.arm and not (self.arm.isidentifier() and self.arm.startswith(REMEDY)):
             what = f"Remedy.arm: `{shortened(self.arm)}` is not the name of a remedy"
             raise self.error(what, f"call the function `{REMEDY}`, or `{REMEDY}_…`")
-        if not self.arm and not self.env:
-            raise self.error("Remedy: it does what the subject does", "write `arm`, a function's name, or `env`")
+        if not (self.arm or self.params or self.env):
+            hint = "write `arm`, a function's name, `params` or `env`"
+            raise self.error("Remedy: it does what the subject does", hint)
         _check_variables(self, self.env)
 
 
@@ -416,6 +420,10 @@ class Condition(_Declared):
         for one in self.remedies:
             if [other.text for other in self.remedies].count(one.text) > 1:
                 raise one.error(f"condition `{self.name}`: a remedy twice: `{shortened(one.text)}`", "take one out")
+            for name in one.params:
+                if name not in self.params:
+                    what = f"condition `{self.name}` has no parameter `{shortened(name)}`, which a remedy changes"
+                    raise one.error(what, f"one of: {', '.join(self.params)}" if self.params else "it has none")
 
     def but(self, **params: Any) -> Condition:
         """Return the same with other parameters, as an arm passes it on to another arm."""
@@ -425,10 +433,13 @@ class Condition(_Declared):
         """Return each remedy by the name of its arm in a record: ``remedy``, ``remedy-2`` and so on."""
         return {f"{REMEDY}-{n}" if n > 1 else REMEDY: one for n, one in enumerate(self.remedies, 1)}
 
-    def runs(self, arm: str) -> tuple[str, dict[str, str]]:
-        """Return the function of the case file that an arm of a record ran, and what its process had in `env`."""
+    def runs(self, arm: str) -> tuple[str, Condition]:
+        """Return the function of the case file that an arm of a record runs, and the condition that it gets."""
         remedy = self.remedy_arms().get(arm)
-        return (remedy.arm or "subject", {**self.env, **remedy.env}) if remedy else (arm, dict(self.env))
+        if remedy is None:
+            return arm, self
+        under = replace(self, params={**self.params, **remedy.params}, env={**self.env, **remedy.env})
+        return remedy.arm or "subject", under
 
     def on_card(self, size: str, budget: Budget, params: Params | None = None, **declared: Any) -> Condition:
         """Return the same on a GPU, as ``NAME-SIZE-cuda``, at the size that ``params`` give; this one is its proxy.
@@ -527,12 +538,12 @@ class Case(_Declared):
             if names.count(condition.name) > 1:
                 what = f"condition `{condition.name}`: the name of another condition too"
                 raise condition.error(what, "give each condition a name of its own")
-        said: dict[tuple[object, ...], str] = {}
-        for one in (one for condition in self.conditions for one in condition.remedies):
-            does = (one.arm, *sorted(one.env.items()))
-            if said.setdefault(does, one.text) != one.text or list(said.values()).count(one.text) > 1:
-                what = f"Remedy: `{shortened(one.text)}` is one of two that say or do the same"
-                raise one.error(what, "declare it once, and name it under each condition that tries it")
+        remedies = [one for condition in self.conditions for one in condition.remedies]
+        for one, other in itertools.combinations(remedies, 2):
+            does, others = ((each.arm, each.params, each.env) for each in (one, other))
+            if (one.text == other.text) != (does == others):
+                what = f"Remedy: `{shortened(other.text)}` is one of two that say or do the same"
+                raise other.error(what, "declare it once, and name it under each condition that tries it")
         if all(condition.control for condition in self.conditions):
             what = "Case.conditions: control conditions alone"
             raise self.error(what, "write one under which the bug is to be seen: a control shows nothing by itself")

@@ -62,6 +62,7 @@ VERDICTS = {
     "remedies": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "remedies-where-nothing-is-wrong": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "remedies-of-what-is-unsettled": (Verdict.INCONCLUSIVE, "the planted arm is not over the budget"),
+    "remedies-of-what-is-not-affected": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
 }
 EFFECTS = {
     "fix-cures": "cures",
@@ -99,7 +100,7 @@ def test_remedies_are_arms_and_each_is_judged(bench: Bench, harness: Entry) -> N
     assert record.remedies["remedy"]["recommended"] == "the report"
     assert "something else" in record.remedies["remedy-3"]["reason"]
     assert record.readings["remedy"] == "inside"
-    assert (record.verdict, record.outcome) == (Verdict.REPRODUCED, Outcome.REGRESSION)
+    assert (record.verdict, record.outcome) == (Verdict.REPRODUCED, Outcome.NEW)
     assert contradiction(record) == ""
     assert Record.from_json(json.loads(record.to_line())) == record
 
@@ -107,6 +108,7 @@ def test_remedies_are_arms_and_each_is_judged(bench: Bench, harness: Entry) -> N
 def test_a_remedy_cures_nothing_where_nothing_is_wrong_or_nothing_is_known(bench: Bench, harness: Entry) -> None:
     absent = bench.run(harness, "remedies-where-nothing-is-wrong")
     assert absent.remedies["remedy"]["effect"] == "changes nothing"
+    assert bench.run(harness, "remedies-of-what-is-not-affected").remedies == {}
     unsettled = bench.run(harness, "remedies-of-what-is-unsettled")
     assert unsettled.remedies["remedy"]["effect"] == "unsettled"
     assert unsettled.remedies["remedy"]["reason"] == "the trial is inconclusive"

@@ -121,10 +121,12 @@ class Running:
         self._machine = machine
         self._source = digest(trial.entry.module)
         self._missing = trial.missing(place.versions)
+        # Where the record says that nothing is wrong there is nothing to remedy.
+        wanted = remedies and trial.expected(place.versions) is not False
         self._remedies = {
             arm: one
             for arm, one in trial.condition.remedy_arms().items()
-            if remedies and not unmet(one.needs, place.versions)
+            if wanted and not unmet(one.needs, place.versions)
         }
         self._futures: list[tuple[str, Future[Observation]]] = []
         self._witness: Future[Observation] | None = None
@@ -137,14 +139,12 @@ class Running:
         shared = condition.budget.unit != "bytes" and condition.needs.cards == 1
         declared_arms = [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]
         for arm in [*declared_arms, *self._remedies]:
-            function, env = condition.runs(arm)
             request = {
                 "module": entry.module,
                 "condition": condition.name,
                 "arm": arm,
-                "function": function,
                 "checkpoint": checkpoint,
-                "env": env,
+                "env": dict(condition.runs(arm)[1].env),
                 "timeout_s": entry.case.timeout_s,
                 "shared": shared,
                 "card_bytes": condition.needs.card_bytes,

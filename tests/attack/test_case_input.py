@@ -264,6 +264,7 @@ MISTAKES = [
     ('env={"B": "1"}', "env={}", "Remedy: it does what the subject does", "write `arm`"),
     ('env={"B": "1"}', 'env={"B=": "1"}', "Remedy.env: `B=` is not a name of a variable", "such as"),
     ('{"torch": ">=2.1"}', '{"torch": "2.1"}', "Needs.packages: `2.1` is not a specifier", "such as"),
+    ('env={"B": "1"}', 'params={"dtipe": 1}', "condition `eager` has no parameter `dtipe`, which a remedy changes", "one of: dtype"),
     ("remedies=(", "remedies=3 or (", "Condition.remedies: `3` is not a tuple of Remedy", "write a tuple of Remedy"),
     ("control=True", 'control=True, remedies=(Remedy("x", env={"C": "1"}),)', "condition `fine`: a control condition with a remedy", "try it where"),
     ('fix="bitsandbytes#2"', 'fix="0.50"', "Case.fix: `0.50` is no pull request and no commit", "write package and number or commit"),

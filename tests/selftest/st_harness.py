@@ -25,13 +25,19 @@ def condition(name: str, subject: str = "inside", witness: str = "", **arms: str
 
 
 REMEDIES = (
-    Remedy("hold one tensor", arm="remedy_cures", recommended="the report"),
+    Remedy("hold one tensor", params={"does": {"subject": "inside"}}, recommended="the report"),
     Remedy("hold them all the same", arm="remedy_does_nothing"),
     Remedy("raise", arm="remedy_fails"),
     Remedy("set `REPROS_HOLDS=inside`", env={"REPROS_HOLDS": "inside"}),
     Remedy("compute something else", arm="remedy_is_wrong"),
     Remedy("use what no release has", arm="remedy_of_the_future", needs=Needs({"torch": ">=99"})),
 )
+
+
+def remedied(name: str, remedies: tuple[Remedy, ...], **does: str) -> Condition:
+    """Declare a condition of which nothing is recorded: there remedies are tried."""
+    return replace(condition(name, **does), remedies=remedies, affected=None, proposed=False)
+
 
 CASE = Case(
     report="repros#0",
@@ -76,9 +82,10 @@ CASE = Case(
         condition("witness-raises", "over", witness="witness_raises.py"),
         condition("witness-hangs", witness="witness_hangs.py"),
         condition("witness-of-an-error", "raise_other", witness="witness_good.py"),
-        replace(condition("remedies", "over", subject_heeds_env="yes"), remedies=REMEDIES, proposed=False),
-        replace(condition("remedies-where-nothing-is-wrong"), remedies=REMEDIES[:1], proposed=False),
-        replace(condition("remedies-of-what-is-unsettled", planted="inside"), remedies=REMEDIES[:1], proposed=False),
+        remedied("remedies", REMEDIES, subject="over", subject_heeds_env="yes"),
+        remedied("remedies-where-nothing-is-wrong", REMEDIES[:1]),
+        remedied("remedies-of-what-is-unsettled", REMEDIES[:1], planted="inside"),
+        replace(condition("remedies-of-what-is-not-affected"), remedies=REMEDIES[:1]),
         replace(condition("control"), control=True),
         replace(condition("control-breaks", "over"), control=True),
         replace(condition("nothing-recorded"), affected=None),
@@ -114,10 +121,6 @@ def planted(c):
 def proposed(c):
     yield from act(c.does["proposed"])
     return output(c.does["proposed"])
-
-
-def remedy_cures(c):
-    return subject(c.but(does={"subject": "inside"}))
 
 
 def remedy_does_nothing(c):

@@ -18,7 +18,7 @@ DOUBLE = LIMIT + 0.9 / 64
 UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1729-bitsandbytes"),)
 UNTIL_0_50_CUDA = (Affected({"bitsandbytes": "<0.50"}, "reports/h100"),)
 RAISES = Claim("QuantState.from_dict(as_dict()) raises")
-PACKED = Remedy("write `as_dict(packed=True)`", arm="remedy_packed", recommended="the report")
+PACKED = Remedy("write `as_dict(packed=True)`", params={"packed": True}, recommended="the report")
 
 
 def state(name, limit=LIMIT, *, packed, double=False, **more):
@@ -68,10 +68,6 @@ def subject(c, weight):
     yield "restore"
     restored = QuantState.from_dict(kept.as_dict(packed=c.packed), device=weight.device)
     return {"weight": dequantize_4bit(codes, restored)}
-
-
-def remedy_packed(c, weight):
-    return subject(c.but(packed=True), weight)
 
 
 def reference(c, weight, read=lambda kept: kept):

@@ -44,13 +44,9 @@ def cleared(name, note, *, clear, recompute="reentrant", **more):
     return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOSES_SCALE,), note=note, **more)
 
 
-LEFT_ALONE = Remedy("leave the state of a frozen layer alone: it has no gradient to reset", arm="remedy_left_alone")
-RESET_BETWEEN = cleared(
-    "reset-grads-between",
-    "state.reset_grads() between forward and recompute",
-    clear=reset_grads,
-    remedies=(LEFT_ALONE,),
-)
+LEFT_ALONE = Remedy("leave the state of a frozen layer alone: it has no gradient to reset", params={"clear": None})
+RESET = "state.reset_grads() between forward and recompute"
+RESET_BETWEEN = cleared("reset-grads-between", RESET, clear=reset_grads, remedies=(LEFT_ALONE,))
 
 CASE = Case(
     **_int8.REPORT,
@@ -75,10 +71,6 @@ def subject(c, frozen, batch):
     yield "load"
     layer = _int8.installed_layer(frozen)
     return (yield from train(layer, batch, recompute=c.recompute, between=c.clear))
-
-
-def remedy_left_alone(c, frozen, batch):
-    return subject(c.but(clear=None), frozen, batch)
 
 
 def reference(c, frozen, batch):

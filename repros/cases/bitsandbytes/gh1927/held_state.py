@@ -43,18 +43,20 @@ SINCE_5_CUDA = Affected({"transformers": ">=5"}, "reports/h200")
 
 PILES_UP = Claim("every layer's state piles up")
 
-IN_REENTRANT = Remedy(
-    'call `gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})`',
-    arm="remedy_reentrant",
-)
-OTHER_ORDER = Remedy(
-    "call `train()` before `gradient_checkpointing_enable()`", arm="remedy_train_first", recommended="the report"
-)
-
 # Options of gradient_checkpointing_enable().
 DEFAULT: dict[str, object] = {}
 REENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NONREENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
+
+IN_REENTRANT = Remedy(
+    'call `gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})`',
+    params={"options": REENTRANT},
+)
+OTHER_ORDER = Remedy(
+    "call `train()` before `gradient_checkpointing_enable()`",
+    params={"order": train_then_enable},
+    recommended="the report",
+)
 
 
 def on_cpu(name, order, options, bits, **more):
@@ -119,14 +121,6 @@ def subject(c, ids, grad):
     model.enable_input_require_grads()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return (yield from second_step(lambda: model(input_ids=ids)[0], calls, trained, grad))
-
-
-def remedy_reentrant(c, ids, grad):
-    return subject(c.but(options=REENTRANT), ids, grad)
-
-
-def remedy_train_first(c, ids, grad):
-    return subject(c.but(order=train_then_enable), ids, grad)
 
 
 def reference(c, ids, grad):

@@ -79,7 +79,7 @@ def frozen_parameter(tensor):
     return torch.nn.Parameter(tensor, requires_grad=False)
 
 
-ASK_LATER = Remedy("call `state_dict()` when the model is loaded, not while it is", arm="remedy_ask_later")
+ASK_LATER = Remedy("call `state_dict()` when the model is loaded, not while it is", params={"materialize": pop_unasked})
 
 
 def popped(name, materialize, **more):
@@ -109,10 +109,6 @@ def subject(c, frozen, batch):
     layer, weight = installed_layer_on_meta(), frozen.weight.half()
     layer = c.materialize(layer, weight, frozen)
     return (yield from train(layer, batch))
-
-
-def remedy_ask_later(c, frozen, batch):
-    return subject(c.but(materialize=pop_unasked), frozen, batch)
 
 
 def reference(c, frozen, batch):

@@ -65,7 +65,8 @@ def codes_alone(frozen):
     return frozen.codes, None
 
 
-DEEPCOPY = Remedy("copy it by `copy.deepcopy`, not by pickle", arm="remedy_deepcopy")
+DEEPCOPY = Remedy("copy it by `copy.deepcopy`, not by pickle", params={"copied": copy.deepcopy})
+PICKLED = {"affected": (ALL_TRIED,), "remedies": (DEEPCOPY,)}
 
 
 def on_meta(name, copied, gets, claim, note, **more):
@@ -82,15 +83,7 @@ CASE = Case(
     conditions=(
         on_meta("meta-16bit", itself, in_16_bits, RAISES, "16-bit weights by accelerate", affected=()),
         on_meta("meta-deepcopy", copy.deepcopy, in_16_bits, RAISES, "deepcopy() on meta first", affected=()),
-        on_meta(
-            "meta-pickle",
-            unpickled,
-            in_16_bits,
-            LOST,
-            "pickled on meta first",
-            affected=(ALL_TRIED,),
-            remedies=(DEEPCOPY,),
-        ),
+        on_meta("meta-pickle", unpickled, in_16_bits, LOST, "pickled on meta first", **PICKLED),
         on_meta(
             "meta-int8", itself, codes_and_scale, LOST, "codes and SCB by accelerate", affected=(FROM_0_47_TO_0_48_0,)
         ),
@@ -114,10 +107,6 @@ def subject(c, frozen, batch):
     set_module_tensor_to_device(layer, "bias", frozen.device, value=frozen.bias)
     set_module_tensor_to_device(layer, "weight", frozen.device, value=weight, fp16_statistics=scale)
     return (yield from train(layer, batch))
-
-
-def remedy_deepcopy(c, frozen, batch):
-    return subject(c.but(copied=copy.deepcopy), frozen, batch)
 
 
 def reference(c, frozen, batch):

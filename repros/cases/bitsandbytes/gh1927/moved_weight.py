@@ -70,10 +70,11 @@ def keep_apart(layer, frozen, batch):
 
 MOVE_LAYER = Remedy(
     "move the whole layer, `layer.to(device)`, not its weight",
-    arm="remedy_move_layer",
+    params={"move": move_after_forward},
     needs=Needs({"bitsandbytes": ">=0.47"}, reason="before 0.47 a layer, too, is moved only once"),
 )
-OWN_WEIGHT = Remedy("quantize each layer from the 16-bit weight: share no int8 weight", arm="remedy_own_weight")
+WEIGHT_MOVED = {"affected": (BEFORE_0_47, SINCE_0_48_1), "remedies": (MOVE_LAYER,)}
+OWN_WEIGHT = Remedy("quantize each layer from the 16-bit weight: share no int8 weight", params={"move": keep_apart})
 
 
 def moved(name, move, *, affected, **more):
@@ -94,12 +95,7 @@ CASE = Case(
     conditions=(
         moved("second-to", move_again, affected=(BEFORE_0_47,)),
         moved("to-after-forward", move_after_forward, affected=(BEFORE_0_47,)),
-        moved(
-            "weight-to-after-forward",
-            move_weight_after_forward,
-            affected=(BEFORE_0_47, SINCE_0_48_1),
-            remedies=(MOVE_LAYER,),
-        ),
+        moved("weight-to-after-forward", move_weight_after_forward, **WEIGHT_MOVED),
         moved("tied-weight", tie_weight, affected=(ALL_TRIED,), remedies=(OWN_WEIGHT,)),
         on_card("weight-to-after-forward", move_weight_after_forward, affected=(SINCE_0_48_1_CUDA,)),
         on_card("tied-weight", tie_weight, affected=(ALL_TRIED_CUDA,)),
@@ -115,14 +111,6 @@ def subject(c, frozen, batch):
     yield "move"
     layer = c.move(_int8.installed_layer(frozen), frozen, batch)
     return (yield from train(layer, batch))
-
-
-def remedy_move_layer(c, frozen, batch):
-    return subject(c.but(move=move_after_forward), frozen, batch)
-
-
-def remedy_own_weight(c, frozen, batch):
-    return subject(c.but(move=keep_apart), frozen, batch)
 
 
 def reference(c, frozen, batch):

@@ -30,14 +30,22 @@ HOOKS = Claim("not in the report: accelerate's offload hooks lose the scale, wit
 
 def offload(name, note, claim=HOOKS, *, recompute="reentrant", training=True, scale_in_map=True, **more):
     """Return a condition on a CPU; accelerate brings the weights from a map of names to tensors."""
-    params = {"recompute": recompute, "training": training, "scale_in_map": scale_in_map}
+    params = {"recompute": recompute, "training": training, "scale_in_map": scale_in_map, "make": _int8.installed_layer}
     return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(claim,), note=note, **more)
+
+
+def in_16_bits(frozen):
+    import torch
+
+    layer = torch.nn.Linear(_int8.IN, _int8.OUT, device=frozen.device)
+    layer.load_state_dict({"weight": frozen.weight, "bias": frozen.bias})
+    return layer.requires_grad_(False).bfloat16()
 
 
 KEEP = Remedy("keep int8 layers on the device: offload the others alone", arm="remedy_keep")
 IN_16_BITS = Remedy(
     "leave what is offloaded in 16 bits, as `llm_int8_enable_fp32_cpu_offload=True` does",
-    arm="remedy_16_bits",
+    params={"make": in_16_bits},
     recommended="the documentation of transformers",
 )
 AROUND = "accelerate.cpu_offload around checkpointed training"
@@ -67,7 +75,7 @@ def subject(c, frozen, batch):
     import accelerate
 
     yield "offload"
-    layer = _int8.installed_layer(frozen)
+    layer = c.make(frozen)
     weights = {name: tensor.to("cpu", copy=True) for name, tensor in layer.state_dict().items()}
     if not c.scale_in_map:
         weights.pop("SCB")
@@ -78,17 +86,6 @@ def subject(c, frozen, batch):
 def remedy_keep(c, frozen, batch):
     yield "offload"
     return (yield from train(_int8.installed_layer(frozen), batch, recompute=c.recompute, training=c.training))
-
-
-def remedy_16_bits(c, frozen, batch):
-    import accelerate
-    import torch
-
-    yield "offload"
-    layer = torch.nn.Linear(_int8.IN, _int8.OUT, device=frozen.device)
-    layer.load_state_dict({"weight": frozen.weight, "bias": frozen.bias})
-    layer = accelerate.cpu_offload(layer.to(batch.x.dtype).requires_grad_(False), execution_device=frozen.device)
-    return (yield from train(layer, batch, recompute=c.recompute, training=c.training))
 
 
 def reference(c, frozen, batch):

@@ -65,7 +65,7 @@ def int8_weight(frozen, scale):
 
 WEIGHT_FIRST = Remedy(
     "move the weight before you give it to the layer: `layer.weight = Int8Params(codes, SCB=scale).to(device)`",
-    arm="remedy_weight_first",
+    params={"load": scale_before_move},
     needs=Needs({"bitsandbytes": ">=0.48.1"}, reason="before 0.48.1 a weight loses its scale where it is moved"),
 )
 
@@ -101,10 +101,6 @@ def subject(c, frozen, batch):
     yield "load"
     layer = c.load(_int8.installed_layer(frozen), frozen)
     return (yield from train(layer, batch))
-
-
-def remedy_weight_first(c, frozen, batch):
-    return subject(c.but(load=scale_before_move), frozen, batch)
 
 
 def reference(c, frozen, batch):

@@ -32,7 +32,6 @@ ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandb
 LOST_BY_HEAD = Symptom("AttributeError", r"^`lm_head\.SCB` is neither a parameter, buffer, nor extra state\.$")
 LOST = Claim("not in the report: it raises wherever the attributes were lost on the way")
 
-NOTHING = Needs()
 LOADS_INT8 = Needs({"bitsandbytes": "<0.50"}, reason="0.50 refuses by design to load int8 into an unquantized layer")
 
 
@@ -86,11 +85,10 @@ def head_tied_to_embedding(layer, weight, frozen):
 NO_META = Remedy("build the layer on the CPU, not on meta: load its 16-bit weights, then move it", arm="remedy_no_meta")
 
 
-def remade(name, materialize, *, assign=False, bias=True, needs=NOTHING, remedies=()):
+def remade(name, materialize, *, assign=False, bias=True, **more):
     """Return a condition; ``assign``: the reference loads by assignment too; ``bias``: the layer has one."""
     params, note = {"materialize": materialize, "assign": assign, "bias": bias}, materialize.__doc__
-    declared = {"affected": (ALL_TRIED,), "claims": (LOST,), "note": note, "remedies": remedies}
-    return Condition(name, error(LIMIT), params, needs, **declared)
+    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOST,), note=note, **more)
 
 
 CASE = Case(

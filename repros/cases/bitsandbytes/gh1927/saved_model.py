@@ -59,7 +59,7 @@ def converted_and_saved(layer, frozen):
 
 FROM_16_BITS = Remedy(
     "save and load the 16-bit model, and quantize it as it is loaded",
-    arm="remedy_from_16_bits",
+    params={"load": converted},
     needs=Needs({"bitsandbytes": ">=0.47"}, reason="before 0.47 that loses the scale too"),
 )
 
@@ -93,10 +93,6 @@ def subject(c, frozen, batch):
     yield "load"
     layer = c.load(_int8.installed_layer(frozen), frozen)
     return (yield from train(layer, batch))
-
-
-def remedy_from_16_bits(c, frozen, batch):
-    return subject(c.but(load=converted), frozen, batch)
 
 
 def reference(c, frozen, batch):

@@ -30,8 +30,9 @@ NO_TRAIN = Claim("not in the report: without train(), enable() silently does not
 BARE = Claim("not in the report: in either order, where no input needs a gradient")
 
 
-TRAIN = Remedy("call `train()`, before `gradient_checkpointing_enable()` or after it", arm="remedy_train")
-INPUT_GRADS = Remedy("call `enable_input_require_grads()`", arm="remedy_input_grads")
+TRAIN = Remedy("call `train()`, before `gradient_checkpointing_enable()` or after", params={"order": enable_then_train})
+INPUT_GRADS = Remedy("call `enable_input_require_grads()`", params={"bare": False})
+NO_GRADS = {"bare": True, "affected": (BEFORE_5,), "remedies": (INPUT_GRADS,)}
 
 
 def order(name, calls, *claims, bits=8, bare=False, **more):
@@ -53,15 +54,8 @@ CASE = Case(
         # The report calls this order fine.
         order("order-train-enable-default-8bit", train_then_enable, control=True, affected=()),
         order("order-enable-only-default-8bit", enable_only, NO_TRAIN, affected=(ALL_TRIED,), remedies=(TRAIN,)),
-        order(
-            "order-enable-train-default-8bit-bare",
-            enable_then_train,
-            BARE,
-            bare=True,
-            affected=(BEFORE_5,),
-            remedies=(INPUT_GRADS,),
-        ),
-        order("order-train-enable-default-8bit-bare", train_then_enable, BARE, bare=True, affected=(BEFORE_5,)),
+        order("order-enable-train-default-8bit-bare", enable_then_train, BARE, **NO_GRADS),
+        order("order-train-enable-default-8bit-bare", train_then_enable, BARE, **NO_GRADS),
         order("order-enable-train-default-4bit", enable_then_train, ENABLE_FIRST, bits=4, affected=()),
     ),
 )
@@ -79,14 +73,6 @@ def subject(c, ids, grad):
         model.enable_input_require_grads()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return (yield from _llama.train(lambda: model(input_ids=ids)[0], calls, trained, grad))
-
-
-def remedy_train(c, ids, grad):
-    return subject(c.but(order=enable_then_train), ids, grad)
-
-
-def remedy_input_grads(c, ids, grad):
-    return subject(c.but(bare=False), ids, grad)
 
 
 def reference(c, ids, grad):

@@ -16,7 +16,7 @@ Planted (must break the limit): the reference, but it multiplies by a dequantize
 from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, Remedy, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
+from repros.cases.bitsandbytes.gh1935._step import APART, NEWEST, REPORT, of_9b, remedy_apart, train  # noqa: F401 - an arm
 from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
@@ -42,7 +42,6 @@ MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inducto
 NF4, FP4 = FourBit("nf4"), FourBit("fp4", double=True)
 
 
-APART = Remedy("wrap each quantized layer in `torch.compiler.disable`, and compile the rest", arm="remedy_apart")
 RECOMPUTE = Remedy(
     "have the compiler recompute: `torch._functorch.config.activation_memory_budget = 0`", arm="remedy_recompute"
 )
@@ -80,13 +79,6 @@ inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weight
 
 def subject(c, x, weights, grad):
     return train(c, installed(c, weights).train(c.training), x, grad)
-
-
-def remedy_apart(c, x, weights, grad):
-    import torch
-
-    layers = installed(c, weights).train(c.training)
-    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, layers)), x, grad)
 
 
 def remedy_recompute(c, x, weights, grad):

@@ -14,12 +14,10 @@ one dequantized weight at a time, an output and a recomputed one for each layer,
 Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
-from dataclasses import replace
-
-from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, Remedy, held, held_on_card
+from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
+from repros.cases.bitsandbytes.gh1935._step import APART, NEWEST, REPORT, of_9b, remedy_apart, train  # noqa: F401 - an arm
 from repros.reference.formats import EightBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
@@ -44,18 +42,15 @@ SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not e
 BOTH = (SAVED, SUSPECTED)
 
 
-APART = Remedy("wrap each quantized layer in `torch.compiler.disable`, and compile the rest", arm="remedy_apart")
-
-
-def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), claims=(SAVED,), **how):
+def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), claims=(SAVED,), remedies=(), **how):
     """Declare frozen layers; inputs over the threshold are multiplied in 16 bits (0: none)."""
     params = {"quant": EightBit(threshold), "training": True, **shape, **how}
-    return Condition(name, budget, params, needs, affected, claims)
+    return Condition(name, budget, params, needs, affected, claims, remedies=remedies)
 
 
 PLAIN = int8("int8-eager", LIMIT)
-INDUCTOR = int8("int8-compile-inductor", COMPILED, backend="inductor", needs=KERNELS, affected=SINCE_0_48, claims=BOTH)
-INDUCTOR = replace(INDUCTOR, remedies=(APART,))
+KNOWN = {"affected": SINCE_0_48, "claims": BOTH, "remedies": (APART,)}
+INDUCTOR = int8("int8-compile-inductor", COMPILED, backend="inductor", needs=KERNELS, **KNOWN)
 
 CASE = Case(
     **REPORT,
@@ -81,13 +76,6 @@ inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weight
 
 def subject(c, x, weights, grad):
     return train(c, installed(c, weights).train(c.training), x, grad)
-
-
-def remedy_apart(c, x, weights, grad):
-    import torch
-
-    layers = installed(c, weights).train(c.training)
-    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, layers)), x, grad)
 
 
 def reference(c, x, weights, grad):

@@ -18,23 +18,26 @@ LIMIT = 0.9 / 64  # the largest step of the dynamic code table: 0.1 to 1 in 64 s
 UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1995-bitsandbytes"),)
 UNTIL_0_49_CUDA = (Affected({"bitsandbytes": "<0.49.2"}, "reports/h100"),)
 CONTIGUOUS = Remedy(
-    "call `.contiguous()` on it before you quantize or dequantize it", arm="remedy_contiguous", recommended="the report"
+    "call `.contiguous()` on it before you quantize or dequantize it",
+    params={"given": lambda tensor: tensor.contiguous()},
+    recommended="the report",
 )
+BAD = {"affected": UNTIL_0_50, "remedies": (CONTIGUOUS,)}
 READ = Claim("on a CPU blockwise quantization reads a non-contiguous tensor as if it were contiguous")
+
+
+def as_it_is(tensor):
+    return tensor
 
 
 def view(name, takes, codes_too=False, **declared):
     """Declare a view of a square of twice the side; with ``codes_too`` its codes lie transposed in memory."""
-    return Condition(name, error(LIMIT), {"takes": takes, "codes_too": codes_too}, claims=(READ,), **declared)
+    return Condition(
+        name, error(LIMIT), {"takes": takes, "codes_too": codes_too, "given": as_it_is}, claims=(READ,), **declared
+    )
 
 
-EVERY_OTHER = view(
-    "every-other-row",
-    lambda x: x[:, :SIDE].contiguous()[::2],
-    affected=UNTIL_0_50,
-    witness="minimal.py",
-    remedies=(CONTIGUOUS,),
-)
+EVERY_OTHER = view("every-other-row", lambda x: x[:, :SIDE].contiguous()[::2], witness="minimal.py", **BAD)
 
 CASE = Case(
     report="bitsandbytes#1995",
@@ -49,15 +52,9 @@ CASE = Case(
     conditions=(
         EVERY_OTHER,
         EVERY_OTHER.on_card("", error(LIMIT), affected=UNTIL_0_49_CUDA, witness="minimal.py"),
-        view("every-other-column", lambda x: x[:SIDE, ::2], affected=UNTIL_0_50),
+        view("every-other-column", lambda x: x[:SIDE, ::2], **BAD),
         view("transposed", lambda x: x[:SIDE, :SIDE].contiguous().t(), affected=()),
-        view(
-            "transposed-codes",
-            lambda x: x[:SIDE, :SIDE].contiguous(),
-            codes_too=True,
-            affected=UNTIL_0_50,
-            remedies=(CONTIGUOUS,),
-        ),
+        view("transposed-codes", lambda x: x[:SIDE, :SIDE].contiguous(), codes_too=True, **BAD),
         view("contiguous", lambda x: x[:SIDE, :SIDE].contiguous(), control=True),
     ),
 )
@@ -69,7 +66,7 @@ def inputs(c):
     return {"x": c.takes(torch.randn(2 * SIDE, 2 * SIDE, device=c.device))}
 
 
-def formula(c, x, read=lambda tensor: tensor):
+def formula(c, x, read=as_it_is):
     """Quantize and dequantize by the code table; ``read`` takes a tensor's numbers, row by row."""
     from repros.reference.codebook import table_dynamic
 
@@ -84,20 +81,16 @@ def oracle(c, x):
     return {"numbers": formula(c, x.double())}
 
 
-def subject(c, x, given=lambda tensor: tensor):
-    """Quantize and dequantize with bitsandbytes; both get a tensor as it is ``given``."""
+def subject(c, x):
     from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
     yield "quantize"
-    codes, state = quantize_blockwise(given(x), blocksize=BLOCK)
-    return {"numbers": dequantize_blockwise(given(codes.t().contiguous().t() if c.codes_too else codes), state)}
+    codes, state = quantize_blockwise(c.given(x), blocksize=BLOCK)
+    codes = codes.t().contiguous().t() if c.codes_too else codes
+    return {"numbers": dequantize_blockwise(c.given(codes), state)}
 
 
-def remedy_contiguous(c, x):
-    return subject(c, x, given=lambda tensor: tensor.contiguous())
-
-
-def reference(c, x, read=lambda tensor: tensor):
+def reference(c, x, read=as_it_is):
     yield "quantize"
     return {"numbers": formula(c, x, read)}
 

@@ -32,13 +32,16 @@ LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap ro
 BISECTED = "reports/bisect/gh1935-bitsandbytes"
 PARAMETRIZE = Needs({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
 CACHED = Claim("the cache keeps dequantized experts after a step under non-reentrant checkpointing")
-REENTRANT = Remedy("checkpoint in the reentrant mode, `use_reentrant=True`", arm="remedy_reentrant")
+REENTRANT = Remedy(
+    "checkpoint in the reentrant mode, `use_reentrant=True`", params={"checkpointed_twice": True, "reentrant": True}
+)
 TO_THE_END = Remedy("run the forward under `set_checkpoint_early_stop(False)`", arm="remedy_to_the_end")
 SAVED = Claim("not in the report: without checkpointing autograd saves the dequantized experts")
 
 
 def experts(name: str, claim: Claim, versions: str, twice: bool, **more: Any) -> Condition:
-    shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), "checkpointed_twice": twice}
+    shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
+    shape |= {"checkpointed_twice": twice, "reentrant": False}
     window = Affected({"bitsandbytes": versions}, BISECTED)
     return Condition(name, held(LIMIT), shape, PARAMETRIZE, affected=(window,), claims=(claim,), **more)
 
@@ -84,7 +87,7 @@ def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
 CACHE: dict[int, Any] = {}
 
 
-def train(c: Condition, block: Any, x: Any, grad: Any, use_reentrant: bool = False) -> Arm:
+def train(c: Condition, block: Any, x: Any, grad: Any) -> Arm:
     """Warm up, then run one step, or two checkpointed ones; the last is the one at whose backward it is counted."""
     from torch.utils.checkpoint import checkpoint
 
@@ -92,7 +95,7 @@ def train(c: Condition, block: Any, x: Any, grad: Any, use_reentrant: bool = Fal
         run(x).backward(grad)
         x.grad = None
 
-    judged = partial(checkpoint, block, use_reentrant=use_reentrant) if c.checkpointed_twice else block
+    judged = partial(checkpoint, block, use_reentrant=c.reentrant) if c.checkpointed_twice else block
     step(block)
     CACHE.clear()
     if not c.checkpointed_twice:
@@ -106,7 +109,7 @@ def train(c: Condition, block: Any, x: Any, grad: Any, use_reentrant: bool = Fal
     return {"output": output, "grad_input": x.grad}
 
 
-def subject(c: Condition, x: Any, weights: Any, grad: Any, use_reentrant: bool = False) -> Arm:
+def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
     import torch
     from bitsandbytes.nn.parametrize import replace_parameter_4bit
 
@@ -120,11 +123,7 @@ def subject(c: Condition, x: Any, weights: Any, grad: Any, use_reentrant: bool =
 
     experts = Experts()
     replace_parameter_4bit(experts, "weight", compress_statistics=False, quant_type="nf4")
-    return train(c, experts, x, grad, use_reentrant)
-
-
-def remedy_reentrant(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
-    return subject(c.but(checkpointed_twice=True), x, weights, grad, use_reentrant=True)
+    return train(c, experts, x, grad)
 
 
 def remedy_to_the_end(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
