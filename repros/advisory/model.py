@@ -74,7 +74,9 @@ class Mechanism(msgspec.Struct, omit_defaults=True):
     """Those that have a part in it: its arms import them, or a window names them."""
     conditions: list[Condition]
     upgrade: dict[str, str] = {}
-    """Package -> release that was tried, from which on nobody is hit; empty where no such release was tried."""
+    """Package -> release that was tried, from which on what the report claims hits nobody; empty where none was."""
+    upgrade_beside: dict[str, str] = {}
+    """The same of what was found beside the report."""
     remedies: list[Remedy] = []
     useless: list[Remedy] = []
     """What is recommended and does nothing."""

@@ -51,9 +51,13 @@ Add = Callable[[str, Callable[[argparse.Namespace, Console], int], str], Parser]
 
 def check_words(words: Iterable[str]) -> None:
     """Refuse words that no file, case or cell can be called, and that no terminal shows as they are."""
+    rest = False
     for word in words:
         if len(word) > MOST_WORD:
             raise UserError(f"an argument of {len(word):,} characters: `{shortened(word)}`", f"at most {MOST_WORD:,}")
+        rest = rest or word == "--"
+        if not rest and re.fullmatch(r"--?[\w-]+=--", word):  # argparse takes it for an option without a value
+            raise UserError(f"`{word}` gives the option no value", "write its value after the `=`")
         wrong = next((c for c in word if unicodedata.category(c) in ("Cc", "Cs")), None)
         if wrong is not None:
             what = f"the character U+{ord(wrong):04X} in the argument `{shortened(word)}`"

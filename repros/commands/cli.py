@@ -7,14 +7,14 @@ Exit codes: 0 as expected, 1 a regression or a stale record, 2 usage or environm
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
 from repros import __version__
-from repros.commands import advisories, bisect, bundle, cells, hunt, new, pages, report, run, show, tries
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     EXIT_FAULT,
@@ -28,7 +28,21 @@ from repros.errors import UserError
 from repros.machine import interrupts
 from repros.report import terminal
 
-COMMANDS = (run, tries, show, cells, report, pages, advisories, bundle, hunt, bisect, new)
+#: Module of `repros.commands` -> the commands that it adds, in the order of ``--help``.
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "audit": ("audit",),
+    "run": ("run",),
+    "tries": ("try",),
+    "show": ("list", "show"),
+    "cells": ("cells", "doctor", "env", "wheelhouse", "lock"),
+    "report": ("report",),
+    "pages": ("proxies", "fits", "stories", "readme"),
+    "advisories": ("advisories",),
+    "bundle": ("bundle",),
+    "hunt": ("hunt", "findings"),
+    "bisect": ("bisect", "probe"),
+    "new": ("new",),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] != ["probe"]:
         return _main(words)
+    from repros.commands import bisect
+
     return bisect.as_probe(_main(words))
 
 
@@ -44,7 +60,7 @@ def _main(argv: Sequence[str]) -> int:
     try:
         check_words(argv)
         words, rest = with_rest(argv)
-        arguments = parser().parse_args(words)
+        arguments = parser(words[:1]).parse_args(words)
         arguments.rest = rest
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
@@ -76,8 +92,8 @@ def _fault(error: Exception) -> int:
     return EXIT_FAULT
 
 
-def parser() -> Parser:
-    """Return the command line."""
+def parser(first: Sequence[str] = ()) -> Parser:
+    """Return the command line; where the first word is a command, of its module alone, which is quick."""
     top = Parser(prog="python -m repros", description=__doc__.partition("\n")[0] if __doc__ else None)
     top.add_argument("--version", action="version", version=f"repros {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -87,6 +103,7 @@ def parser() -> Parser:
         sub.set_defaults(command=command)
         return sub
 
-    for command in COMMANDS:
-        command.register(add)
+    named = [module for module, adds in COMMANDS.items() if {*first} & {*adds}]
+    for module in named or COMMANDS:
+        importlib.import_module(f"repros.commands.{module}").register(add)
     return top

@@ -173,15 +173,17 @@ def _mechanism(entry: Entry, trials: Sequence[Record], every: Sequence[Record]) 
         for one in case.conditions
         if not one.control
     ]
-    told = rows.own_records(entry, trials) or [record for record in trials if record.case == entry.name]
-    good = standing.good_from(told)
+    mine = [record for record in trials if record.case == entry.name]
+    sides = [[record for record in mine if (record.condition in own) is claimed] for claimed in (True, False)]
+    good, good_beside = ({fix.package: str(fix.by) for fix in standing.good_from(side)} for side in sides)
     return model.Mechanism(
         case=entry.name,
         severity=case.severity,  # type: ignore[arg-type]  # a declaration is checked to be one of them
         trigger=case.trigger,
         packages=[package for package in PACKAGES if any(package in one.tried for one in conditions)],
         conditions=[one for one in conditions if one.tried],
-        upgrade={fix.package: str(fix.by) for fix in good},
+        upgrade=good,
+        upgrade_beside=good_beside,
         **_remedies(entry, trials),
     )
 
