@@ -37,12 +37,12 @@ def known_mechanisms() -> dict[str, Mechanism]:
 
 
 def what_to_do(mechanism: Mechanism | None) -> str:
-    """Return the remedies of a case in words: releases and switches that were tried."""
+    """Return the remedies of a case in words, releases and switches that were tried; empty where none is known."""
     if mechanism is None:
-        return "nothing is known yet"
+        return ""
     each = [f"upgrade to {releases}"] if (releases := _upgrade(mechanism)) else []
     each += [one.text for one in mechanism.remedies]
-    return "; or ".join(each) or "see its story"
+    return "; or ".join(each)
 
 
 def _upgrade(mechanism: Mechanism) -> str:
@@ -69,7 +69,7 @@ def reports(records: Sequence[Record], known: Mapping[str, Entry], console: Cons
             everywhere = _upgrade(mechanism) if mechanism else ""
             known_too = f"; over all evidence {everywhere}" if everywhere not in ("", line.good) else ""
             good = f"{line.good if line.upgrade or not known_too else 'none here'}{known_too}"
-            todo = (what_to_do(mechanism) if mechanism else line.advice) if line.case else ""
+            todo = (what_to_do(mechanism) or line.advice or "see its story") if line.case else ""
             found.append([row.report if not at else "", line.hit, line.bad, good, todo])
     if not found:
         return
@@ -94,11 +94,10 @@ def after(records: Sequence[Record], known: Mapping[str, Entry], run: Path, cons
     mechanisms = known_mechanisms()
     for case, mine in by_case.items():
         story = story_of(known[case].case.report)
-        more = f"; more in {shown(story)}" if story else ""
-        layout.paragraph(
-            console, f"what to do about {known[case].case.report}: {what_to_do(mechanisms.get(case))}{more}",
-            hanging=2, most=console.width,
-        )  # fmt: skip
+        each = [what_to_do(mechanisms.get(case)), f"see {shown(story)}" if story else ""]
+        todo = "; ".join(filter(None, each)) or "nothing is known yet"
+        says = f"what to do about {known[case].case.report}: {todo}"
+        layout.paragraph(console, says, hanging=2, most=console.width)
         for label, command in _commands(known[case], mine[0], run):
             _next(console, label, command)
 

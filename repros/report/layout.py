@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.cells import cell_len
@@ -52,7 +52,10 @@ def table(
     """
     full = [[shown(cell) for cell in (*row, *[""] * (len(columns) - len(row)))] for row in rows]
     kept = [at for at in range(len(columns)) if any(row[at] for row in full)]
-    columns, full = [columns[at] for at in kept], [[row[at] for at in kept] for row in full]
+    columns, full = (
+        [replace(columns[at], name=shown(columns[at].name)) for at in kept],
+        [[row[at] for at in kept] for row in full],
+    )
     styles = styles or [""] * len(full)
     widths = _widths(console.width, columns, full)
     if widths is None:
