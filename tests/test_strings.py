@@ -24,9 +24,9 @@ from repros.hunt import write
 from repros.hunt.life import Departure, Life
 from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
-from repros.report import escape, junit, markdown, onefile, plot, tries
+from repros.report import escape, junit, markdown, onefile, tries
 from repros.report import terminal as screen
-from repros.report.attachment import comment, script, script_comment
+from repros.report.attachment import comment, plot, script, script_comment
 from repros.report.attachment.tried import Bisected, Commit
 from repros.report.clean import redacted
 from repros.report.machine import machines

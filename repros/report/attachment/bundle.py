@@ -14,8 +14,8 @@ from repros.case import Condition
 from repros.cases import Entry, sources
 from repros.errors import UserError, nearest
 from repros.redaction.redact import Redactor
-from repros.report import onefile, plot, snapshots, standing
-from repros.report.attachment import packing, tried
+from repros.report import onefile, standing
+from repros.report.attachment import packing, plot, snapshots, tried
 from repros.report.attachment.comment import NOTHING, comment
 from repros.report.attachment.packing import Bundle
 from repros.report.attachment.tried import Evidence
