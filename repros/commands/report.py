@@ -20,7 +20,7 @@ from repros.commands.arguments import (
 )
 from repros.evidence import advice, committed
 from repros.report import standing, terminal
-from repros.report.layout import paragraph
+from repros.report.terminal.layout import paragraph
 from repros.run import ending, results
 from repros.run.results import Record
 
