@@ -15,8 +15,10 @@ from repros import cases
 from repros.cells.matrix import load_matrix
 from repros.commands import cli
 from repros.commands.arguments import MATRIX
-from repros.report import advice, layout, terminal, tries
-from repros.report.layout import Column
+from repros.evidence import advice
+from repros.report import terminal, tries
+from repros.report.terminal import layout
+from repros.report.terminal.layout import Column
 from repros.report.tries import Row, Tries
 from repros.run import results
 from repros.run.results import Record

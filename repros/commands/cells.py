@@ -22,8 +22,9 @@ from repros.commands.arguments import (
     python_version,
 )
 from repros.machine.host import probe_host
-from repros.report import layout, terminal
-from repros.report.layout import Column
+from repros.report import terminal
+from repros.report.terminal import layout
+from repros.report.terminal.layout import Column
 from repros.requirements import demand
 from repros.run import results
 from repros.run.trial import Trial

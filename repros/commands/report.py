@@ -18,9 +18,9 @@ from repros.commands.arguments import (
     a_run,
     add_force,
 )
-from repros.evidence import committed
-from repros.report import advice, standing, terminal
-from repros.report.layout import paragraph
+from repros.evidence import advice, committed
+from repros.report import standing, terminal
+from repros.report.terminal.layout import paragraph
 from repros.run import ending, results
 from repros.run.results import Record
 

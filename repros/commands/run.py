@@ -20,8 +20,9 @@ from repros.commands.arguments import (
     whole,
 )
 from repros.errors import UserError
+from repros.evidence import advice
 from repros.machine import interrupts
-from repros.report import advice, escape, terminal
+from repros.report import escape, terminal
 from repros.run import ending, results
 from repros.run.results import Record, Run
 from repros.run.trial import Trial

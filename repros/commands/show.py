@@ -16,8 +16,8 @@ from repros.commands.arguments import (
     Add,
 )
 from repros.errors import UserError
-from repros.report import layout
-from repros.report.layout import Column
+from repros.report.terminal import layout
+from repros.report.terminal.layout import Column
 from repros.verdict import show
 
 

@@ -15,9 +15,9 @@ from xml.etree import ElementTree as Xml
 from rich.console import Console
 
 from repros.redaction.redact import Redactor
-from repros.report import layout
 from repros.report.escape import Safe, code, fence, head, line, markdown, row
-from repros.report.layout import Column
+from repros.report.terminal import layout
+from repros.report.terminal.layout import Column
 from repros.run.vote import BAD, FIGURES, GOOD, METERED, NO_CONTROLS, SKIP, Seen
 from repros.verdict import show
 

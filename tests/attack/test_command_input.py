@@ -196,7 +196,7 @@ def test_any_words(argv: list[str]) -> None:
         ),
         (["wheelhouse", "--out", "w", "--python", "python"], "--python: `python` is not a Python, such as `3.12`"),
         (["wheelhouse", "--out", "w", "--tier", "nope"], "no tier `nope`"),
-        (["nope"], "COMMAND: invalid choice: 'nope'"),
+        (["nope"], "command: there is no `nope`"),
         ([], "the following arguments are required: COMMAND"),
         (["show"], "the following arguments are required: case"),
         (["show", "gh1935", "--nope"], "unrecognized arguments: --nope"),

@@ -17,8 +17,9 @@ from repros.advisory import model
 from repros.advisory.model import Mechanism
 from repros.cases import Entry
 from repros.errors import UserError
-from repros.report import layout, rows, standing
-from repros.report.layout import Column
+from repros.report import rows, standing
+from repros.report.terminal import layout
+from repros.report.terminal.layout import Column
 from repros.run.results import REPORTS, Record, shown
 from repros.verdict import Verdict
 

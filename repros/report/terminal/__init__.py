@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from repros.cells.matrix import AXES
-from repros.report import layout
 from repros.report.escape import line, visible
-from repros.report.layout import Column
 from repros.report.standing import by_case
+from repros.report.terminal import layout
+from repros.report.terminal.layout import Column
 from repros.run.results import Record
 from repros.run.trial import two_lines
 from repros.verdict import Outcome, Verdict, apart, multiple, show
