@@ -86,7 +86,7 @@ def test_a_wheel_holds_the_checkout_without_tests_and_evidence(wheel: Wheel) -> 
     assert {name: data for name, data in held.items() if ".dist-info/" not in name} == wanted
     for name in ("matrix.yaml", f"fixtures/locks/{CELL}.cpu.txt", "repros/cases/bitsandbytes/gh1995/minimal.py",
                  "repros/templates/comment.md.j2", "repros/report/page/page.css", "repros/redaction/forms.toml",
-                 "repros/cases/bitsandbytes/gh1995/story.md"):  # fmt: skip
+                 "repros/cases/bitsandbytes/gh1995/story.md", "reports/advisories/bitsandbytes-1995.json"):  # fmt: skip
         assert f"repros/root/{name}" in held
     assert wheel.file.stat().st_size < 5 << 20
 
@@ -99,12 +99,16 @@ def test_an_sdist_has_what_its_wheel_is_made_of(wheel: Wheel) -> None:
     assert not [name for name in names if name.startswith("reports/") and not name.startswith("reports/advisories/")]
 
 
-@pytest.mark.parametrize("words", [["list"], ["show", "gh1995"], ["cells"]], ids=" ".join)
+AUDIT = ["audit", "torch==2.13.0", "transformers==5.2.0", "bitsandbytes==0.49.2"]
+
+
+@pytest.mark.parametrize("words", [["list"], ["show", "gh1995"], ["cells"], AUDIT], ids=" ".join)
 def test_it_says_what_the_checkout_says(wheel: Wheel, words: list[str], tmp_path: Path) -> None:
     done = wheel.start(*words, here=tmp_path)
     command = [sys.executable, "-m", "repros", *words]
     ours = subprocess.run(command, cwd=ROOT, env={**os.environ, "COLUMNS": "100"}, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, ours.stdout), done.stderr
+    assert (done.returncode, done.stdout) == (int(words is AUDIT), ours.stdout), done.stderr
+    assert words is not AUDIT or "bitsandbytes#1995" in done.stdout
     assert not list(tmp_path.iterdir())
 
 
@@ -155,11 +159,14 @@ def test_a_script_is_tried_and_sees_nothing_that_is_installed_beside_the_wheel(w
     assert log.read_text().startswith("[] ") and str(wheel.bin.parent) not in log.read_text()
 
 
-@pytest.mark.parametrize("words", [["lock"], ["new", "torch", "1", "a", "--kind", "memory"], ["readme"]], ids=" ".join)
-def test_what_writes_into_the_project_is_refused(wheel: Wheel, words: list[str], tmp_path: Path) -> None:
+REFUSED = (["lock"], ["new", "torch", "1", "a", "--kind", "memory"], ["readme"], ["advisories"])
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_what_needs_a_checkout_is_refused(wheel: Wheel, words: list[str], tmp_path: Path) -> None:
     done = wheel.start(*words, here=tmp_path)
     assert (done.returncode, done.stderr) == (2, (
-        f"{words[0]}: it writes into the project, and this one is installed from a wheel\n"
+        f"{words[0]}: it needs a checkout, and this package is installed from a wheel\n"
         "hint: clone the project and run it there\n"
     ))  # fmt: skip
 

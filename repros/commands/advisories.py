@@ -9,7 +9,7 @@ from rich.console import Console
 from repros import cases, files
 from repros.advisory import model
 from repros.bisect import committed as bisections
-from repros.commands.arguments import EXIT_AS_EXPECTED, Add, a_folder, add_force
+from repros.commands.arguments import EXIT_AS_EXPECTED, Add, a_folder, add_force, need_checkout
 from repros.evidence import advisories, readme
 from repros.run import results
 
@@ -28,6 +28,7 @@ def register(add: Add) -> None:
 
 def cmd_advisories(arguments: argparse.Namespace, console: Console) -> int:
     """Write the advisories, or say which are stale."""
+    need_checkout("advisories")
     target = arguments.to or model.folder()
     made = advisories.files(advisories.advisories(evidence(), {e.name: e for e in cases.find()}))
     if arguments.check:

@@ -154,9 +154,9 @@ def _looked_at(text: str) -> tuple[Path, int | None]:
 
 
 def need_checkout(command: str) -> None:
-    """Refuse a command that writes into the project where the project is a wheel's."""
+    """Refuse a command that reads the evidence or writes into the project where that is a wheel's."""
     if INSTALLED:
-        raise UserError(f"{command}: it writes into the project, and this one is installed from a wheel",
+        raise UserError(f"{command}: it needs a checkout, and this package is installed from a wheel",
                         "clone the project and run it there")  # fmt: skip
 
 
