@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from repros import ROOT
@@ -101,6 +102,20 @@ def test_a_mechanism_that_this_run_did_not_try_is_named_all_the_same() -> None:
 )
 def test_the_newest_release_in_a_readers_words(newest: str, said: str) -> None:
     assert answers.state(newest) == said
+
+
+def test_what_helps_is_said_and_what_does_not_help_is_said_to_do_so(records: list[Record]) -> None:
+    known = ADVISORIES["transformers#44387"]
+    helps, useless = model.Remedy("set `A=1`", "works", ["a"]), model.Remedy("wait <b>", "changes nothing", ["b"])
+    told = [
+        msgspec.structs.replace(one, remedies=[helps], useless=[useless]) for one in known.about.mechanisms
+    ]  # fmt: skip
+    known = msgspec.structs.replace(known, database_specific=msgspec.structs.replace(known.about, mechanisms=told))
+    tried = [one for one in records if KNOWN[one.case].case.report == known.about.report]
+    text = html.page(tried, KNOWN, ["x"], Redactor(), advisories=[known])
+    (said,) = re.findall(r'<td data-name="what to do">(.*?)</td>', text, re.DOTALL)
+    words = ("upgrade to transformers 5.4.0<", "or set <code>A=1</code>", "does not help: wait &lt;b&gt;")
+    assert sorted(words, key=said.index) == list(words)
 
 
 def test_links_lead_to_files_that_are_there(made: list[dict[str, Any]]) -> None:
