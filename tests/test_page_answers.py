@@ -106,7 +106,8 @@ def test_the_newest_release_in_a_readers_words(newest: str, said: str) -> None:
 
 def test_what_helps_is_said_and_what_does_not_help_is_said_to_do_so(records: list[Record]) -> None:
     known = ADVISORIES["transformers#44387"]
-    helps, useless = model.Remedy("set `A=1`", "works", ["a"]), model.Remedy("wait <b>", "changes nothing", ["b"])
+    remedy: Any = model.Remedy
+    helps, useless = remedy("set `A=1`", "works", "a trial"), remedy("wait <b>", "changes nothing", "another")
     told = [
         msgspec.structs.replace(one, remedies=[helps], useless=[useless]) for one in known.about.mechanisms
     ]  # fmt: skip
