@@ -220,10 +220,9 @@ def test_a_printed_page_has_no_empty_heads(tab: Any, records: list[Record]) -> N
     tab.emulate_media(media="print")
     assert tab.evaluate(EMPTY) == []
     assert tab.locator(".heat:visible").count() == len({r.case for r in records if "dora" in r.condition})
-    apart = (
-        "[...document.querySelectorAll('h2, h3, thead')].filter(h => getComputedStyle(h).breakAfter !== 'avoid').length"
-    )
-    assert tab.evaluate(apart) == 0
+    style = "([names, property]) => [...document.querySelectorAll(names)].map((one) => getComputedStyle(one)[property])"
+    assert set(tab.evaluate(style, ["h2, h3, thead, .report > header", "breakAfter"])) == {"avoid"}
+    assert set(tab.evaluate(style, [".case, .report > header, h2, footer", "breakInside"])) == {"avoid"}
     tab.add_style_tag(content="tbody { display: none; }")
     assert tab.evaluate(EMPTY)
 

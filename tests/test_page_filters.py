@@ -8,7 +8,7 @@ from typing import Any
 
 from repros.run.results import Record
 from repros.verdict import Verdict
-from tests.chromium import Chromium, until
+from tests.chromium import until
 
 SHOWN = """verdict => document.querySelectorAll(`.heat tr:not([hidden]) td.v-${verdict}:not(.off) button`).length"""
 
@@ -69,18 +69,17 @@ def test_the_filter_is_in_the_address(written: Path, tab: Any, records: list[Rec
     address, count = tab.evaluate("location.href"), tab.inner_text("#count")
     assert address == f"{written.as_uri()}?find=gh1935+nf4&without=unsupported&differs=1&fix=changes+nothing"
     assert count != f"{len(records)} trials"
-    with Chromium() as (_, context):
-        other = context.new_page()
-        other.goto(address)
-        assert other.inner_text("#count") == count
-        assert other.input_value("#find") == "gh1935 nf4"
-        assert other.is_checked("#differs") and not other.is_checked("[name=verdict][value=unsupported]")
-        other.goto(f"{written.as_uri()}?find=dora&without=nothing&fix=nothing#trial-5")
-        other.wait_for_selector("dialog[open] .arms")
-        other.keyboard.press("Escape")
-        until(other, "location.hash === ''")
-        assert other.evaluate("location.search") == "?find=dora&without=nothing&fix=nothing"
-        assert int(other.inner_text("#count").split()[0]) == sum("dora" in r.condition for r in records)
+    other = tab.context.new_page()
+    other.goto(address)
+    assert other.inner_text("#count") == count
+    assert other.input_value("#find") == "gh1935 nf4"
+    assert other.is_checked("#differs") and not other.is_checked("[name=verdict][value=unsupported]")
+    other.goto(f"{written.as_uri()}?find=dora&without=nothing&fix=nothing#trial-5")
+    other.wait_for_selector("dialog[open] .arms")
+    other.keyboard.press("Escape")
+    until(other, "location.hash === ''")
+    assert other.evaluate("location.search") == "?find=dora&without=nothing&fix=nothing"
+    assert int(other.inner_text("#count").split()[0]) == sum("dora" in r.condition for r in records)
     tab.click("text=Clear")
     until(tab, "location.search === ''")
     assert tab.evaluate("location.href") == written.as_uri()

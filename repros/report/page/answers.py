@@ -16,11 +16,11 @@ from repros.advisory.model import Advisory, Mechanism
 from repros.cases import Entry
 from repros.report import rows, standing
 from repros.report.rows import Line, Row
-from repros.run.results import REPORTS, Record
+from repros.run.results import Record
 from repros.verdict import SETTLED, Verdict
 
 #: Where the stories of reports and the bisections of releases lie.
-STORIES, BISECTIONS = REPORTS / "stories", "reports/bisect/"
+STORIES, BISECTIONS = ROOT / "reports" / "stories", "reports/bisect/"
 STILL = "still bad"
 #: The heading of a story's last part.
 TODAY = "#what-to-do-today"

@@ -34,6 +34,7 @@ from repros.report.escape import visible
 from repros.report.machine import machines, rank
 from repros.report.page import answers, changes, pack
 from repros.report.page.scripts import Scripts
+from repros.report.rows import title
 from repros.report.terminal import as_recorded
 from repros.run.results import Record
 from repros.verdict import SCHEMA, SETTLED, Verdict, multiple, show, show_pair
@@ -260,7 +261,7 @@ def section(
     return {
         "name": name,
         "anchor": answers.anchor(name),
-        "title": entry.case.title if entry else "a case that this version of the suite does not have",
+        "title": title([entry]) if entry else "a case that this version of the suite does not have",
         "url": entry.case.url if entry else "",
         "kind": f"{entry.case.kind}, {entry.case.status}" if entry else "",
         "standings": Counter(claim["standing"].partition(" in ")[0] for claim in claims).most_common(),
