@@ -338,7 +338,7 @@ def test_witnesses_prove_what_is_listed(capsys: pytest.CaptureFixture[str]) -> N
     """In this very interpreter, which has the pins of a cell: what hits and has a witness votes bad."""
     if shutil.which("nvidia-smi"):
         pytest.skip("the witnesses would take the GPU, whose windows are others")
-    code, out, _ = audit(capsys, "--prove", "--format", "json")
+    code, out, _ = audit(capsys, "--prove", "--timeout", "600", "--format", "json")
     found = json.loads(out)
     assert code == 1
     votes = {name: proof["vote"] for one in found["findings"] for name, proof in one["proofs"].items()}

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 from packaging.version import Version
 
-from repros import ROOT, cases
+from repros import ROOT
 from repros.advisory import model
 from repros.case import AXES, COMPANIONS, REPOSITORIES, Case
 from repros.case import Condition as Declared
@@ -208,7 +208,6 @@ def _condition(
         card_bytes=declared.needs.card_bytes,
         reason=declared.needs.reason,
     )
-    witness = cases.witness_of(entry.path, declared)
     verdicts = [record.verdict for record in records]
     tried = {package: found for package in PACKAGES if package in part and (found := releases(records, package))}
     return model.Condition(
@@ -220,13 +219,8 @@ def _condition(
         reproduced=verdicts.count(Verdict.REPRODUCED),
         absent=verdicts.count(Verdict.ABSENT),
         needs=needs,
-        witness=shown(witness) if witness and cases.is_own(witness, entry.path, declared) else "",
+        witness=entry.path.with_name(declared.witness).relative_to(ROOT).as_posix() if declared.witness else "",
     )
-
-
-def shown(path: Path) -> str:
-    """Return a path from the folder that holds the package."""
-    return path.relative_to(ROOT).as_posix()
 
 
 def imported(entry: Entry) -> frozenset[str]:
