@@ -32,6 +32,7 @@ names a checkpoint, ``inputs`` gets its folder too, as ``checkpoint``.
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 import sys
@@ -45,6 +46,8 @@ from repros import ROOT
 from repros.errors import UserError, shortened
 
 ARMS = ("subject", "reference", "planted", "proposed")
+#: How the name of a remedy's arm begins, in a case file and in a record.
+REMEDY = "remedy"
 #: What a cell pins.
 AXES = ("torch", "transformers", "bitsandbytes")
 COMPANIONS = ("accelerate", "peft", "huggingface_hub", "tokenizers")
@@ -124,7 +127,10 @@ KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
         "a mapping from names to tuples of Reading",
     ),
     "tuple[str, ...]": (lambda v: _each(v, _is_text), "a tuple of texts"),
-    **{f"tuple[{name}, ...]": (_tuple_of(name), f"a tuple of {name}") for name in ("Claim", "Condition", "Symptom")},
+    **{
+        f"tuple[{name}, ...]": (_tuple_of(name), f"a tuple of {name}")
+        for name in ("Claim", "Condition", "Remedy", "Symptom")
+    },
     "tuple[Affected, ...] | None": (
         lambda v: v is None or _tuple_of("Affected")(v),
         "a tuple of Affected, empty where no release is affected",
@@ -333,6 +339,35 @@ class Affected(_Declared):
 
 
 @dataclass(frozen=True)
+class Remedy(_Declared):
+    """What a user can do today, in the user's words; it is tried as an arm, and counts only where it cures.
+
+    ``arm`` names the function of the case file that does it, such as ``remedy_contiguous``; without one the subject
+    runs. Either gets ``params`` and ``env`` in the place of the condition's of these names. ``recommended`` says who
+    recommends it (``the report``, ``bitsandbytes#1935``); empty where this suite found it. Where ``needs`` are not met
+    it is not tried, nor offered.
+    """
+
+    text: str
+    arm: str = ""
+    params: Params = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    recommended: str = ""
+    needs: Needs = NOTHING
+
+    def _check(self) -> None:
+        if not self.text.strip():
+            raise self.error("Remedy.text: it says nothing", "write what a user does: `call X before Y`")
+        if self.arm and not (self.arm.isidentifier() and self.arm.startswith(REMEDY)):
+            what = f"Remedy.arm: `{shortened(self.arm)}` is not the name of a remedy"
+            raise self.error(what, f"call the function `{REMEDY}`, or `{REMEDY}_…`")
+        if not (self.arm or self.params or self.env):
+            hint = "write `arm`, a function's name, `params` or `env`"
+            raise self.error("Remedy: it does what the subject does", hint)
+        _check_variables(self, self.env)
+
+
+@dataclass(frozen=True)
 class Condition(_Declared):
     """One way to run a case, with the limit, the needs and the affected releases that belong to it.
 
@@ -360,7 +395,10 @@ class Condition(_Declared):
     proxy: str = ""
     #: File of the report's folder, such as ``minimal.py``, whose vote must be this trial's verdict; empty for none.
     witness: str = ""
-    #: Largest relative error of the numbers that `proposed` computes; where an error is judged, that limit counts.
+    #: What a user can do today, each tried here.
+    remedies: tuple[Remedy, ...] = ()
+    #: Largest relative error of the numbers that `proposed` and remedies compute; where an error is judged, that limit
+    #: counts.
     numbers: Limit | None = None
     note: str = ""
 
@@ -369,20 +407,44 @@ class Condition(_Declared):
             what = f"Condition.name: `{shortened(self.name)}` is not a name"
             raise self.error(what, "use letters, digits, `-`, `.`, `_` and `+`: it is chosen by globs and names files")
         self._within("device", self.device, DEVICES)
-        for name in self.env:
-            if not name or "=" in name:
-                raise self.error(f"Condition.env: `{name}` is not a name of a variable", "such as `OMP_NUM_THREADS`")
+        _check_variables(self, self.env)
         if self.witness and not re.fullmatch(r"[a-z][a-z0-9_]{0,99}\.py", self.witness):
             what = f"condition `{self.name}`: the witness `{shortened(self.witness)}` is not a file name"
             raise self.error(what, "write a file of the report's folder, such as `minimal.py`")
         if self.control and self.affected:
             what = f"condition `{self.name}`: a control condition that is affected"
             raise self.error(what, "a control is one that the report calls fine; take `control` or `affected` out")
+        if self.control and self.remedies:
+            what = f"condition `{self.name}`: a control condition with a remedy"
+            raise self.error(what, "try it where the bug is to be seen: where nothing is wrong it cures nothing")
+        for one in self.remedies:
+            if [other.text for other in self.remedies].count(one.text) > 1:
+                raise one.error(f"condition `{self.name}`: a remedy twice: `{shortened(one.text)}`", "take one out")
+            for name in one.params:
+                if name not in self.params:
+                    what = f"condition `{self.name}` has no parameter `{shortened(name)}`, which a remedy changes"
+                    raise one.error(what, f"one of: {', '.join(self.params)}" if self.params else "it has none")
+
+    def but(self, **params: Any) -> Condition:
+        """Return the same with other parameters, as an arm passes it on to another arm."""
+        return replace(self, params={**self.params, **params})
+
+    def remedy_arms(self) -> dict[str, Remedy]:
+        """Return each remedy by the name of its arm in a record: ``remedy``, ``remedy-2`` and so on."""
+        return {f"{REMEDY}-{n}" if n > 1 else REMEDY: one for n, one in enumerate(self.remedies, 1)}
+
+    def runs(self, arm: str) -> tuple[str, Condition]:
+        """Return the function of the case file that an arm of a record runs, and the condition that it gets."""
+        remedy = self.remedy_arms().get(arm)
+        if remedy is None:
+            return arm, self
+        under = replace(self, params={**self.params, **remedy.params}, env={**self.env, **remedy.env})
+        return remedy.arm or "subject", under
 
     def on_card(self, size: str, budget: Budget, params: Params | None = None, **declared: Any) -> Condition:
         """Return the same on a GPU, as ``NAME-SIZE-cuda``, at the size that ``params`` give; this one is its proxy.
 
-        Its windows are its own: what is affected on a CPU may not be on a card.
+        Its windows are its own: what is affected on a CPU may not be on a card. Its remedies are the same.
         """
         name = "-".join(filter(None, [self.name, size, "cuda"]))
         changes = {
@@ -400,6 +462,13 @@ class Condition(_Declared):
         if name not in params:
             raise AttributeError(f"condition `{self.__dict__.get('name')}` has no `{name}`; it has {', '.join(params)}")
         return params[name]
+
+
+def _check_variables(of: Condition | Remedy, env: Mapping[str, str]) -> None:
+    for name in env:
+        if not name or "=" in name:
+            what = f"{type(of).__name__}.env: `{name}` is not a name of a variable"
+            raise of.error(what, "such as `OMP_NUM_THREADS`")
 
 
 @dataclass(frozen=True)
@@ -442,6 +511,8 @@ class Case(_Declared):
     symptoms: tuple[Symptom, ...] = ()
     #: Reports of the same family, such as `transformers#43032`: they are found under their own number, too.
     also: tuple[str, ...] = ()
+    #: What ended the symptom upstream, a pull request or a commit, such as `bitsandbytes#1996`; empty if not known.
+    fix: str = ""
     #: What the report proposes as a fix, in a line; None if it proposes none.
     proposes: str | None = None
     #: What the `proposed` arm needs beyond the condition; where it is missing, that arm alone is left out.
@@ -455,6 +526,9 @@ class Case(_Declared):
             if not re.fullmatch(r"[a-z_]+#[0-9]{1,9}", report):
                 what = f"Case.{name}: `{shortened(report)}` is not a report"
                 raise self.error(what, "write package and number, such as `bitsandbytes#1935`")
+        if self.fix and not re.fullmatch(r"[a-z_]+(#[0-9]{1,9}|@[0-9a-f]{7,40})", self.fix):
+            what = f"Case.fix: `{shortened(self.fix)}` is no pull request and no commit"
+            raise self.error(what, "write package and number or commit: `bitsandbytes#1996`, `torch@0123abc`")
         self._within("kind", self.kind, tuple(PAGES))
         self._within("severity", self.severity, SEVERITIES)
         names = [condition.name for condition in self.conditions]
@@ -464,6 +538,12 @@ class Case(_Declared):
             if names.count(condition.name) > 1:
                 what = f"condition `{condition.name}`: the name of another condition too"
                 raise condition.error(what, "give each condition a name of its own")
+        remedies = [one for condition in self.conditions for one in condition.remedies]
+        for one, other in itertools.combinations(remedies, 2):
+            does, others = ((each.arm, each.params, each.env) for each in (one, other))
+            if (one.text == other.text) != (does == others):
+                what = f"Remedy: `{shortened(other.text)}` is one of two that say or do the same"
+                raise other.error(what, "declare it once, and name it under each condition that tries it")
         if all(condition.control for condition in self.conditions):
             what = "Case.conditions: control conditions alone"
             raise self.error(what, "write one under which the bug is to be seen: a control shows nothing by itself")

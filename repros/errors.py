@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Literal
 
 #: Characters that are printed of one text at most, where a text is printed among others.
 MOST = 2000
+#: Names that are offered in place of one that there is not.
+_NEAREST = 3
 #: What Unicode calls printable and no reader sees.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -56,6 +60,13 @@ class EnvError(UserError):
 def shortened(text: str, most: int = 80) -> str:
     """Return what of a text fits into a line that quotes it."""
     return text if len(text) <= most else f"{text[:most]}…"
+
+
+def nearest(wrong: str, known: Iterable[str]) -> str:
+    """Return the hint for a name that there is not: the nearest that there are, then the first where few are near."""
+    names = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(wrong.casefold(), names, n=_NEAREST, cutoff=0.1)
+    return f"one of: {', '.join([names[name] for name in dict.fromkeys([*near, *names])][:_NEAREST])}"
 
 
 def printable(text: str, keep: str = "", most: int | None = None) -> str:

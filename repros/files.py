@@ -269,7 +269,7 @@ def check_root(folder: Path) -> None:
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         if names and "runs" not in names and folder.resolve() != OWN_REPORTS:
             raise UserError(f"{folder}: not a folder of reports: it holds `{names[0]}` and no `runs`",
-                            "name a new or an empty folder")  # fmt: skip
+                            "name a new or an empty folder with `--reports`")  # fmt: skip
 
 
 class Folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -11,6 +12,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from repros.case import Needs
+
+#: What differs from cell to cell in the sentence of `unmet`.
+_HAS = ", the cell has "
 
 
 def holds(specifier: str, version: str) -> bool:
@@ -39,13 +43,18 @@ def unmet(needs: Needs, versions: Mapping[str, str]) -> str:
     for package, specifier in needs.packages.items():
         if not holds(specifier, versions.get(package, "")):
             why = f" ({needs.reason})" if needs.reason else ""
-            return f"needs {package} {specifier}, the cell has {versions.get(package) or 'none'}{why}"
+            return f"needs {package} {specifier}{_HAS}{versions.get(package) or 'none'}{why}"
     if lacking := [feature for feature in needs.cpu if feature not in cpu_features()]:
         why = f" ({needs.reason})" if needs.reason else ""
         return f"needs a CPU with {', '.join(lacking)}{why}"
     if needs.compiler and not (shutil.which("g++") or shutil.which("clang++")):
         return "needs a C++ compiler (g++ or clang++) on the host: inductor builds CPU kernels with it"
     return ""
+
+
+def demand(told: str) -> str:
+    """Return what `unmet` said without what the one cell has, so that it is the same of every cell."""
+    return re.sub(rf"{_HAS}\S+", "", told)
 
 
 def unmet_cards(needs: Needs, free_bytes: Sequence[int]) -> str:

@@ -46,7 +46,7 @@ class Outcome(StrEnum):
 
 
 class Effect(StrEnum):
-    """What the fix that a report proposes does to the subject."""
+    """What a proposed fix or a remedy does to the subject."""
 
     CURES = "cures"
     NOTHING = "changes nothing"
@@ -234,21 +234,21 @@ def is_failure(verdict: Verdict, result: Outcome) -> bool:
 
 
 def effect(
-    subject: tuple[ArmReading, Observation], proposed: tuple[ArmReading, Observation], numbers_limit: float
+    subject: tuple[ArmReading, Observation], tried: tuple[ArmReading, Observation], numbers_limit: float
 ) -> tuple[Effect, str]:
-    """Say what the proposed fix does, from the subject and the proposed arm of one trial.
+    """Say what a proposed fix or a remedy does, from the subject and its arm in one trial.
 
     Wrong numbers count only where the subject's are right (or where it raised): a fix is not blamed for what was
     wrong before it.
     """
-    before, after = subject[0], proposed[0]
+    before, after = subject[0], tried[0]
     settled = (ArmReading.INSIDE, ArmReading.OVER)
-    disturbed = proposed[1].state == "disturbed"
+    disturbed = tried[1].state == "disturbed"
     if before not in settled or disturbed or after in (ArmReading.UNSUPPORTED, ArmReading.TIMEOUT, ArmReading.DISAGREE):
-        return Effect.UNSETTLED, f"subject {before.value}, proposed {after.value}"
+        return Effect.UNSETTLED, f"subject {before.value}, {tried[1].arm} {after.value}"
     if after is ArmReading.ERROR:
-        return Effect.FAILS, proposed[1].reason
-    was, now = (observation.figures.get("error", 0.0) for observation in (subject[1], proposed[1]))
+        return Effect.FAILS, tried[1].reason
+    was, now = (observation.figures.get("error", 0.0) for observation in (subject[1], tried[1]))
     if exceeds(now, numbers_limit) and (subject[1].state == "raised" or not exceeds(was, numbers_limit)):
         error, allowed = show_pair(now, numbers_limit, "ratio")
         return Effect.WRONG, f"error {error} against {allowed} allowed"

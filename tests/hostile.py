@@ -111,6 +111,7 @@ def made_of(text: str, case: str, innocent: str = "word") -> Record:
         failed=True,
         budget={"figure": innocent, "second": innocent, "limit": 100 << 20, "unit": "bytes"},
         proposed={"effect": innocent, "reason": innocent},
+        remedies={innocent: dict.fromkeys(("text", "recommended", "effect", "reason"), innocent)},
         readings={"subject": innocent, innocent: innocent},
         witness={"file": innocent, "vote": innocent, "says": innocent, "seconds": 1.0, "log": innocent},
         arms=(subject, done, raised),

@@ -111,6 +111,7 @@ def test_the_script_alone_says_what_the_trial_said(case: str, records: list[Reco
     assert seen["verdict"] == record.verdict.value
     assert seen["readings"] == record.readings
     assert seen["effect"] == (record.proposed["effect"] if record.proposed else None)
+    assert seen["remedies"] == {arm: told["effect"] for arm, told in record.remedies.items()}
     assert seen["versions"]["bitsandbytes"] == record.environment["packages"]["bitsandbytes"]
     assert seen["budget"]["figure"] == record.budget["figure"]
     loads = bool(KNOWN[case].condition(record.condition).checkpoint)
@@ -389,7 +390,7 @@ def test_a_literal_says_the_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["bundle", "gh7"], "no case of a report `gh7`", "shows every report"),
+        (["bundle", "gh7"], "no case of a report `gh7`", "one of: gh1927, "),
         (
             ["bundle", "gh1935_saved_weight", "--condition", "nope"],
             "no condition of gh1935_saved_weight `nope`",

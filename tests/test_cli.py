@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from tests.factories import record
 @pytest.mark.parametrize(
     ("argv", "says", "hint"),
     [
-        (["run", "gh1953"], "no case of a report `gh1953`", "`list --search WORDS` finds one"),
+        (["run", "gh1953"], "no case of a report `gh1953`", "one of: gh1995, gh1935, gh1946; "),
         (["run", "gh1935_saved_wieght"], "no case `gh1935_saved_wieght`", "one of: gh1935_saved_weight"),
         (["list", "--search", "scale", "zebra"], "no case has all of: scale, zebra", "try fewer words"),
         (
@@ -39,7 +40,8 @@ from tests.factories import record
         (["run", "gh1935", "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "write"),
         (["run", "gh1935", "--with", "bitsandbite=1.0"], "bitsandbite", "bitsandbytes"),
         (["cells", "--tier", "cup"], "matrix.yaml: no tier `cup`", "cpu"),
-        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list` shows every report"),
+        (["show", "gh1"], "no case of a report `gh1`", "`python -m repros list --search WORDS` finds one"),
+        (["bisct"], "command: there is no `bisct`", "one of: bisect, "),
         (["report", "/nowhere"], "/nowhere: No such file or directory", "name the folder of a run"),
         (
             ["new", "bitsandbytes", "0", "x", "--kind", "memory"],
@@ -59,6 +61,32 @@ def test_bad_input(argv: list[str], says: str, hint: str, capsys: pytest.Capture
     said = errors([*argv, *more], capsys)
     assert says in said.splitlines()[0]
     assert hint in said.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "nearest"),
+    [
+        ("show gh1936", "gh1935"),
+        ("show bitsandbytes#1936", "bitsandbytes#1935"),
+        ("show gh1935_compild", "gh1935_compiled"),
+        ("run gh1935 --condition nf4-compile-minct", "nf4-compile-mincut"),
+        ("run gh1935 --cell tf5.2.0", "tf5.2.0-bnb0.49.2"),
+        ("bisect gh1935 --package bitsandbites", "bitsandbytes"),
+        ("run gh1935 --with torhc=2", "torch"),
+        ("bisct", "bisect"),
+        ("bundle gh1995 --cell tf5.2.0-bnb", "tf5.2.0-bnb0.49.2"),
+        ("cells --tier gp", "gpu"),
+        ("try x.py --bad-if peak_live>1MiB", "peak_live_bytes"),
+        ("findings reports/hunts/x", "reports/hunt/"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_three_nearest(
+    argv: str, nearest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hint = errors(argv.split(), capsys).splitlines()[1]
+    names = hint.removeprefix("hint: one of: ").partition(";")[0].split(", ")
+    assert len(set(names)) == 3
+    assert nearest in names[:2] or names[0].startswith(nearest)
 
 
 def test_reports_that_cannot_be_written_stop_the_run_before_anything_is_built(
@@ -184,6 +212,20 @@ def test_every_case_keeps_the_rules_of_a_case() -> None:
                 assert (ROOT / window.source).exists(), (e.name, window.source)
 
 
+def test_every_report_has_a_remedy_that_is_tried_where_the_bug_is() -> None:
+    """No two of a case say the same, and each names an arm that is there, or an environment."""
+    found = cases.find()
+    for e in found:
+        remedies = [one for c in e.case.conditions for one in c.remedies]
+        does = [(one.arm, one.params, one.env) for one in remedies]
+        assert [[one.text for one in remedies].index(one.text) for one in remedies] == [does.index(one) for one in does]
+        module = importlib.import_module(e.module)
+        assert all(callable(getattr(module, one.arm)) if one.arm else one.params or one.env for one in remedies), e.name
+        assert all(c.affected != () and not c.control for c in e.case.conditions if c.remedies), e.name
+    tried = {e.case.report for e in found if any(c.remedies for c in e.case.conditions)}
+    assert tried == {e.case.report for e in found}
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [
@@ -258,6 +300,20 @@ def test_a_broken_matrix_is_two_lines_under_nox(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("matrix.yaml: line 2, column 1: ")
     assert done.stderr.count("\n") == 2
+
+
+def test_each_command_is_found_by_its_module_and_starts_without_the_others() -> None:
+    for module, names in cli.COMMANDS.items():
+        for name in names:
+            (choices,) = (action.choices for action in cli.parser([name])._actions if action.metavar == "COMMAND")
+            assert tuple(choices or ()) == names, module
+    assert sum(map(len, cli.COMMANDS.values())) == len(set().union(*cli.COMMANDS.values()))
+    code = (
+        "import sys; from repros.commands import cli; cli.main(['list'])\n"
+        "print('loaded', {'matplotlib', 'jinja2', 'repros.bisect', 'repros.cells.envs'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.endswith("loaded set()\n")
 
 
 def test_cases_import_nothing_heavy() -> None:

@@ -119,6 +119,20 @@ def test_the_effect_of_a_fix_is_decided_again() -> None:
     assert says == "the proposed fix `changes nothing`, its observations say `cures`"
 
 
+def test_the_effect_of_a_remedy_is_decided_again() -> None:
+    bad, *controls = record(verdict=Verdict.REPRODUCED).arms
+    whole = record(arms=(bad, *controls, done("remedy", held_bytes=3), done("remedy-2", held_bytes=30)))
+    told = {"text": "do it", "recommended": "", "reason": ""}
+    remedies = {"remedy": {**told, "effect": "cures"}, "remedy-2": {**told, "effect": "changes nothing"}}
+    tried = replace(whole, remedies=remedies)
+    assert contradiction(tried) == ""
+    says = contradiction(replace(tried, remedies={**remedies, "remedy-2": {**told, "effect": "cures"}}))
+    assert says == "the remedy-2 arm `cures`, its observations say `changes nothing`"
+    assert contradiction(whole) == "remedies none, arms of remedies remedy, remedy-2"
+    one = {name: remedies[name] for name in ("remedy",)}
+    assert contradiction(replace(tried, remedies=one)) == "remedies remedy, arms of remedies remedy, remedy-2"
+
+
 def test_a_verdict_by_symptoms_that_the_case_has_no_more_is_decided_anew_and_said() -> None:
     entry = next(e for e in cases.find() if e.case.symptoms)
     condition = entry.case.conditions[0].name

@@ -297,10 +297,10 @@ def test_unknown_cell_and_tier_name_the_nearest(tmp_path: Path) -> None:
     matrix = load_matrix(write(tmp_path, GOOD))
     with pytest.raises(UserError) as cell:
         matrix.cell("zzz")
-    assert str(cell.value) == "matrix.yaml: no cell `zzz`\nhint: cells: a, b"
+    assert str(cell.value) == "matrix.yaml: no cell `zzz`\nhint: one of: a, b"
     with pytest.raises(UserError) as tier:
         matrix.tier("cpuu")
-    assert str(tier.value) == "matrix.yaml: no tier `cpuu`\nhint: did you mean `cpu`?"
+    assert str(tier.value) == "matrix.yaml: no tier `cpuu`\nhint: one of: cpu"
 
 
 def test_a_cell_may_override_a_companion(tmp_path: Path) -> None:
@@ -380,8 +380,8 @@ ALL_FORMS = "write bitsandbytes=1.2.3, bitsandbytes=path/to.whl or bitsandbytes=
 @pytest.mark.parametrize(
     ("package", "spec", "what", "hint"),
     [
-        ("bitsandbyte", "1", "the cells do not pin `bitsandbyte`", "did you mean `bitsandbytes`?"),
-        ("zzz", "1.0", "the cells do not pin `zzz`", "packages: torch, bitsandbytes"),
+        ("bitsandbyte", "1", "the cells do not pin `bitsandbyte`", "one of: bitsandbytes, torch"),
+        ("zzz", "1.0", "the cells do not pin `zzz`", "one of: torch, bitsandbytes"),
         ("bitsandbytes", "", "nothing after `=`", ALL_FORMS),
         (
             "bitsandbytes",

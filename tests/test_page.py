@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from repros.advisory import model
 from repros.meters.timeline import thinned
 from repros.redaction.redact import Redactor
 from repros.report.page import changes, html, pack
@@ -45,7 +46,9 @@ def test_a_committed_page_is_what_its_results_make(path: Path) -> None:
     """But for the one-file scripts: they hold this project's sources, as those were when the page was made."""
     kept = path.with_name(results.RESULTS)
     found = results.load(kept)[0]
-    made, text = html.page(found, KNOWN, [results.shown(kept)], Redactor()), path.read_text()
+    advisories = model.load(results.REPORTS / "advisories")
+    made = html.page(found, KNOWN, [results.shown(kept)], Redactor(), place=path.parent, advisories=advisories)
+    text = path.read_text()
     command = f"python -m repros report {results.shown(kept)} --html {results.shown(path)}"
     assert without_scripts(made) == without_scripts(text), f"make it again: {command}"
     blocks = re.compile(r'(class="evidence">|id="scripts">)[^<]*')  # deflated otherwise by another zlib

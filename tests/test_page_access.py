@@ -178,9 +178,9 @@ def test_tables_are_tables_on_a_phone(written: Path, records: list[Record]) -> N
     sides = [name for role, name, _ in nodes if role == "rowheader"]
     assert set(claims) <= set(sides)
     tables = [name for role, name, _ in nodes if role == "table"]
-    assert len(tables) == len({record.case for record in records}) + len(
-        {KNOWN[record.case].case.number for record in records}
-    )
+    reports = {KNOWN[record.case].case.report for record in records}
+    assert len(tables) == 1 + len({record.case for record in records}) + len(reports)
+    assert sum(any(side.startswith(report) for side in sides) for report in reports) == len(reports)
 
 
 def test_what_changed_is_a_table_with_a_name(records: list[Record], tmp_path: Path) -> None:

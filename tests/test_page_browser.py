@@ -164,6 +164,16 @@ def test_contrast_in_both_themes(tab: Any, records: list[Record], theme: str) ->
     found = tab.evaluate(CONTRAST)
     assert len(found) > 1000
     assert found[0][0] >= 4.5, found[:5]
+    tab.fill("#find", "0.50.2")
+    tab.uncheck("[name=verdict][value=unsupported]", force=True)
+    assert (
+        tab.locator(".heat tr:not([hidden]) .off > button").count() > 100
+    )  # what the filter left out, beside the rest
+    found = tab.evaluate(CONTRAST)
+    assert found[0][0] >= 4.5, found[:5]
+    tab.add_style_tag(content=".heat .off > button { opacity: 0.25; }")  # and it would be seen if they were dimmed
+    assert tab.evaluate(CONTRAST)[0][0] < 4.5
+    tab.click("text=Clear")
     field(tab, records, **DORA)[1].click()
     tab.wait_for_selector("dialog[open] .arms")
     assert (worst := tab.evaluate(CONTRAST))[0][0] >= 4.5, worst[:5]
@@ -191,6 +201,31 @@ def test_names_and_roles(tab: Any) -> None:
     assert tab.evaluate(
         "[...document.querySelectorAll('table')].every(t => t.querySelector('caption') && t.querySelector('th[scope]'))"
     )
+
+
+#: Heads of a page that nothing follows: of a section, of a table, or of a column.
+EMPTY = """[...document.querySelectorAll("h1, h2, h3, thead th")].filter((head) => {
+  if (!head.checkVisibility()) return false;
+  const inside = head.closest("thead") ? head.closest("table").querySelectorAll("tbody td")
+    : (head.closest("section, .case, .fix, footer") ?? document.body).querySelectorAll("p, dd, li, td");
+  return ![...inside].some((one) => one.checkVisibility() && one.textContent.trim());
+}).map((head) => head.textContent)"""
+
+
+def test_a_printed_page_has_no_empty_heads(tab: Any, records: list[Record]) -> None:
+    tab.emulate_media(media="print")
+    assert tab.evaluate(EMPTY) == []
+    tab.emulate_media(media="screen")
+    tab.fill("#find", "dora 0.50.2")  # a page is printed as it is filtered
+    tab.emulate_media(media="print")
+    assert tab.evaluate(EMPTY) == []
+    assert tab.locator(".heat:visible").count() == len({r.case for r in records if "dora" in r.condition})
+    apart = (
+        "[...document.querySelectorAll('h2, h3, thead')].filter(h => getComputedStyle(h).breakAfter !== 'avoid').length"
+    )
+    assert tab.evaluate(apart) == 0
+    tab.add_style_tag(content="tbody { display: none; }")
+    assert tab.evaluate(EMPTY)
 
 
 def test_it_prints(tab: Any, tmp_path: Path) -> None:

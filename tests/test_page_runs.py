@@ -57,11 +57,12 @@ def test_a_run_of_an_older_schema(
 def test_a_missing_part_is_said_in_two_lines(
     part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tmp_path / "installed"
+    root = tmp_path / "installed" / "repros"
     for folder in ("report/page", "templates"):
         shutil.copytree(ROOT / "repros" / folder, root / Path(folder).name)
     (root / part.removeprefix("report/")).unlink()
     monkeypatch.setattr("importlib.resources.files", lambda package: root)
+    monkeypatch.setattr("repros.report.onefile.ROOT", root.parent)
     run = Run(tmp_path / "r")
     run.append(record(case="gh1935_saved_weight", condition="nf4-eager"))
     said = errors(["report", str(run.folder), "--html", str(tmp_path / "p.html")], capsys)

@@ -76,8 +76,8 @@ def test_what_failed_last_is_chosen_by_its_id(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "first", "second"),
     [
-        (["--cell", "nope"], "matrix.yaml: no cell `nope`", "hint: cells: "),
-        (["--tier", "nope"], "matrix.yaml: no tier `nope`", "hint: tiers: "),
+        (["--cell", "nope"], "matrix.yaml: no cell `nope`", "hint: one of: "),
+        (["--tier", "nope"], "matrix.yaml: no tier `nope`", "hint: one of: "),
         (["--cell", CELL, "--with", "bitsandbytes"], "--with bitsandbytes: no `=` in it", "hint: write"),
         (["--cell", CELL, "--jobs", "-5"], "--jobs: `-5` is not a whole number from 1 to 1,024", "hint: see `pytest"),
         (["--cell", CELL, "--run", "/dev/null"], "--run: `/dev/null` is not a folder", "hint: see `pytest"),

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from repros import ROOT, cases
+from repros.advisory import model
 from repros.commands import cli
 from repros.errors import UserError
 from repros.evidence import readme
-from repros.report import markdown
+from repros.report import markdown, rows
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Outcome, Verdict
@@ -50,7 +51,10 @@ def commands(page: str) -> list[str]:
 def made() -> dict[str, str]:
     from repros.evidence import oracle
 
-    return {**readme.blocks(readme.committed(), KNOWN), "oracle": oracle.block(ROOT / "reports")}
+    return {
+        **readme.blocks(readme.committed(), KNOWN, map(rows.of_advisory, model.load())),
+        "oracle": oracle.block(ROOT / "reports"),
+    }
 
 
 def test_there_is_evidence_of_both_kinds() -> None:
@@ -112,7 +116,7 @@ def tried(verdicts: dict[str, Verdict], entry: cases.Entry = NF4) -> list[Record
 
 
 def cells(verdicts: dict[str, Verdict]) -> list[str]:
-    return readme.report_row([NF4], tried(verdicts))[1:4]
+    return readme.report_row(rows.row([NF4], tried(verdicts)))[1:4]
 
 
 def test_bad_and_good_are_the_releases_that_were_tried() -> None:
@@ -123,7 +127,7 @@ def test_bad_and_good_are_the_releases_that_were_tried() -> None:
 
 def test_where_no_release_ends_it_none_is_named() -> None:
     assert cells({"5.1": GOOD, "5.2": BAD})[1:] == ["transformers 5.2", "no release tried"]
-    assert "upgrade" not in readme.report_row([NF4], tried({"5.1": GOOD, "5.2": BAD}))[-1]
+    assert "upgrade" not in readme.report_row(rows.row([NF4], tried({"5.1": GOOD, "5.2": BAD})))[-1]
 
 
 def test_a_gap_is_no_span() -> None:
@@ -133,7 +137,7 @@ def test_a_gap_is_no_span() -> None:
 
 
 def test_a_refuted_report_says_so() -> None:
-    told, *rest = readme.report_row([NF4], tried({"5.1": GOOD, "5.2": GOOD}))
+    told, *rest = readme.report_row(rows.row([NF4], tried({"5.1": GOOD, "5.2": GOOD})))
     assert told.endswith("(**refuted**)")
     assert rest[:3] == ["nobody", "none", "every release tried"]
 
@@ -143,8 +147,8 @@ def test_nothing_is_said_of_what_was_not_tried() -> None:
 
 
 def test_what_was_found_beside_a_report_hits_nobody_in_its_row() -> None:
-    rows = [*tried({"5.1": GOOD}), *tried({"5.1": BAD}, INT8)]
-    assert readme.report_row([INT8, NF4], rows)[1] == "nobody"
+    trials = [*tried({"5.1": GOOD}), *tried({"5.1": BAD}, INT8)]
+    assert readme.report_row(rows.row([INT8, NF4], trials))[1] == "nobody"
 
 
 # --- short, and right as printed -----------------------------------------------------------------

@@ -164,6 +164,7 @@ def plant(record: Record, text: str) -> Record:
         arms=tuple(arms), environment=environment, repeat=f"run {text}",
         machine={**record.machine, "cxx": text, "cpu_model": text, "gpus": [text]},
         proposed={"effect": "fails", "reason": text},
+        remedies={"remedy": {"text": text, "recommended": text, "effect": "fails", "reason": text}},
     )  # fmt: skip
 
 
@@ -175,7 +176,9 @@ def plant_where_it_may_be_read(record: Record, text: str) -> Record:
         for before, after in zip(record.arms, planted.arms, strict=True)
     )
     proposed = record.proposed and {**record.proposed, "reason": text}
-    return replace(planted, reason=record.reason, margins=record.margins, arms=arms, proposed=proposed)
+    remedies = {arm: {**one, "reason": text} for arm, one in record.remedies.items()}
+    decided = replace(planted, reason=record.reason, margins=record.margins, arms=arms)
+    return replace(decided, proposed=proposed, remedies=remedies)
 
 
 @pytest.fixture(scope="module")

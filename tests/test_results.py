@@ -94,6 +94,14 @@ def test_a_release_that_is_none_is_named(tmp_path: Path) -> None:
         results.load(tmp_path / "r")
 
 
+def test_a_margin_of_any_name_is_a_number(tmp_path: Path) -> None:
+    line = json.loads(record().to_line())
+    line["margins"]["None"] = "absent"  # as an attack wrote it
+    (tmp_path / results.RESULTS).write_text(json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=r":1: not a record: `margins\[\.\.\.\]`"):
+        results.load(tmp_path)
+
+
 def test_resume_tries_again_what_came_to_no_verdict(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     for verdict in Verdict:

@@ -59,6 +59,10 @@ VERDICTS = {
     "control": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "control-breaks": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "nothing-recorded": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "remedies": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
+    "remedies-where-nothing-is-wrong": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "remedies-of-what-is-unsettled": (Verdict.INCONCLUSIVE, "the planted arm is not over the budget"),
+    "remedies-of-what-is-not-affected": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
 }
 EFFECTS = {
     "fix-cures": "cures",
@@ -80,6 +84,38 @@ def test_effect_of_the_proposed_fix(bench: Bench, harness: Entry, condition: str
     record = bench.run(harness, condition)
     assert record.proposed is not None
     assert record.proposed["effect"] == EFFECTS[condition]
+
+
+def test_remedies_are_arms_and_each_is_judged(bench: Bench, harness: Entry) -> None:
+    """One that needs what the cell has not is left out; none of them has a say in the verdict."""
+    record = bench.run(harness, "remedies")
+    assert {arm: one["effect"] for arm, one in record.remedies.items()} == {
+        "remedy": "cures",
+        "remedy-2": "changes nothing",
+        "remedy-3": "fails",
+        "remedy-4": "cures",
+        "remedy-5": "makes numbers wrong",
+    }
+    assert record.remedies["remedy"]["text"] == "hold one tensor"
+    assert record.remedies["remedy"]["recommended"] == "the report"
+    assert "something else" in record.remedies["remedy-3"]["reason"]
+    assert record.readings["remedy"] == "inside"
+    assert (record.verdict, record.outcome) == (Verdict.REPRODUCED, Outcome.NEW)
+    assert contradiction(record) == ""
+    assert Record.from_json(json.loads(record.to_line())) == record
+
+
+def test_a_remedy_cures_nothing_where_nothing_is_wrong_or_nothing_is_known(bench: Bench, harness: Entry) -> None:
+    absent = bench.run(harness, "remedies-where-nothing-is-wrong")
+    assert absent.remedies["remedy"]["effect"] == "changes nothing"
+    assert bench.run(harness, "remedies-of-what-is-not-affected").remedies == {}
+    unsettled = bench.run(harness, "remedies-of-what-is-unsettled")
+    assert unsettled.remedies["remedy"]["effect"] == "unsettled"
+    assert unsettled.remedies["remedy"]["reason"] == "the trial is inconclusive"
+    assert contradiction(absent) == contradiction(unsettled) == ""
+    cured = {"remedy": {**unsettled.remedies["remedy"], "effect": "cures"}}
+    says = contradiction(replace(unsettled, remedies=cured))
+    assert says == "the effect of a remedy that was not judged: `cures`"
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from repros.errors import UserError
 from repros.meters import snapshot as meter
 from repros.meters.cuda import CudaMeters, replay
 from repros.redaction.redact import Redactor
-from repros.report import snapshots
-from repros.report.attachment import bundle
+from repros.report.attachment import bundle, snapshots
 from repros.run import results
 from repros.run.trial import Running, Trial
 from repros.verdict import Observation

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from repros.case import Case, Claim, Condition
+from repros.case import Case, Claim, Condition, Remedy
 from repros.cases import Entry
 from repros.report import standing
 from repros.run.results import Record
@@ -266,3 +266,38 @@ def every_fix_has_its_cell(said: list[standing.Fix], cells: dict[tuple[int, int,
             and all(spans[p][0] <= Version(r.versions[p]) <= spans[p][-1] for p in others)
             for r in good
         )
+
+
+SAID = {"recommended": "the report", "reason": ""}
+
+
+def with_remedies(condition: str, verdict: Verdict, **effects: str) -> Record:
+    """Return a record of a trial in which remedies, named by their texts, had these effects."""
+    remedies = {
+        f"remedy-{n}": {"text": text, "effect": effect, **SAID} for n, (text, effect) in enumerate(effects.items())
+    }
+    return replace(one(condition, "1", verdict), remedies=remedies)
+
+
+def test_a_remedy_works_only_where_the_bug_is_and_it_never_did_anything_else() -> None:
+    texts = ("works", "nothing", "sometimes", "elsewhere", "never_tried")
+    declared = tuple(Remedy(text, arm=f"remedy_{text}", recommended="the report") for text in texts)
+    of_two = case({"c": (), "d": ()})
+    conditions = tuple(replace(c, remedies=declared) for c in of_two.conditions)
+    both = replace(of_two, conditions=conditions)
+    records = [
+        with_remedies("c", BAD, works="cures", nothing="changes nothing", sometimes="cures"),
+        with_remedies("d", BAD, works="cures", nothing="changes nothing", sometimes="unsettled", gone="cures"),
+        with_remedies("c", GOOD, works="changes nothing", elsewhere="changes nothing"),
+        with_remedies("c", NONE, works="unsettled", elsewhere="unsettled"),
+    ]
+    found = {one.text: one for one in standing.of_remedies(both, records)}
+    assert {text: one.word for text, one in found.items()} == {
+        "works": "works",
+        "nothing": "changes nothing",
+        "sometimes": "unsettled",
+    }
+    assert [one.text for one in found.values() if one.works] == ["works"]
+    assert found["works"].because == "cures in 2 of 2 trials with the bug (c, d)"
+    assert found["sometimes"].because == "cures in 1, unsettled in 1 of 2 trials with the bug (c, d)"
+    assert found["works"].said == "works (recommended by the report)"

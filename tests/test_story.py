@@ -12,7 +12,7 @@ from repros import ROOT, cases
 from repros.commands import cli
 from repros.errors import UserError
 from repros.evidence import story
-from repros.report import terminal
+from repros.report import rows, terminal
 from repros.run import results
 from repros.run.results import Record
 from repros.verdict import Verdict
@@ -37,7 +37,7 @@ def records() -> list[Record]:
 def test_every_report_has_a_story_and_a_reading() -> None:
     reports = {f"{e.case.package}-{e.case.number}" for e in KNOWN.values()}
     assert {report_of(path) for path in READINGS} == reports
-    assert {story.reading_path(e) for e in KNOWN.values()} == set(READINGS)
+    assert {rows.reading_path(e) for e in KNOWN.values()} == set(READINGS)
     assert {path.stem for path in STORIES} == reports
 
 
@@ -109,6 +109,9 @@ def test_a_report_without_a_reading_is_told_by_its_figures(
     bare = story.story([entry], records, ["x"])
     assert set(re.findall("(?m)^(?:#|[|]).*", bare)) == set(re.findall("(?m)^(?:#|[|]).*", whole))
     assert len(bare) < len(whole)
+    gone = [replace(r, verdict=Verdict.ABSENT) for r in records if r.case == "gh1946_state_dict"]
+    nobody = story.story([KNOWN["gh1946_state_dict"]], gone, ["x"])
+    assert "## What to do today\n\n- Nobody is hit: it is absent in every release that was tried.\n" in nobody
 
 
 def test_a_story_follows_its_results(records: list[Record]) -> None:
@@ -139,6 +142,8 @@ def test_a_story_follows_its_results(records: list[Record]) -> None:
             "{{ measured('gh1935_card_table', '9B on 12 GB, after the fix', 'planted') }}",
             "no `9B on 12 GB, after the fix` of planted was measured",
         ),
+        ("{{ good('gh1849_fused_experts') }}", "no release that was tried ends gh1849_fused_experts [*]"),
+        ("{{ good('gh1935_compiled', '*', 'torch') }}", "no release of torch that was tried ends gh1935_compiled [*]"),
         ("{{ nothing() }}", "'nothing' is undefined"),
     ],
 )
@@ -147,6 +152,27 @@ def test_a_reading_that_asks_for_what_is_not_there(text: str, says: str, records
     path.write_text("".join(f"## {name}\n\n{text}\n\n" for name in story.PARTS))
     with pytest.raises(UserError, match=re.escape(says)):
         story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))
+
+
+def test_a_release_is_told_by_its_number(records: list[Record]) -> None:
+    asked = story.Results(records, Path("story.md"), [])
+    assert asked.good("gh1935_compiled", "nf4-compile-mincut") == "bitsandbytes 0.50.0"
+    assert asked.good("gh1935_compiled", "nf4-compile-*") == "bitsandbytes 0.50.2", "the last of them to end"
+    assert asked.good("gh1935_compiled", "nf4-compile-mincut", "torch") == "torch 2.14.0"
+    fewer = [r for r in records if r.versions.get("bitsandbytes") != "0.50.0"]
+    assert story.Results(fewer, Path("story.md"), []).good("gh1935_compiled", "nf4-compile-mincut")[-6:] == "0.50.2"
+
+
+def test_a_story_opens_with_what_to_do(records: list[Record]) -> None:
+    entries = [e for e in KNOWN.values() if e.case.number == 1935]
+    text = story.story(entries, records, ["x"])
+    heads = re.findall("(?m)^## (.*)", text)
+    assert heads[:2] == ["What to do today", "What was claimed"]
+    what = text.partition("## What to do today\n")[2].partition("\n## ")[0]
+    for line in rows.row(entries, [r for r in records if r.case.startswith("gh1935_")]).lines:
+        assert f"bad in {line.bad}; {line.advice or 'no release that was tried is good'}.\n" in what
+    assert len(text.partition("## What to do")[0].splitlines()) < 12, "on the first screen"
+    assert not [path for path in READINGS if re.search(r"table\s+(above\s+)?says", path.read_text())]
 
 
 def test_a_reading_that_is_missing_or_lacks_a_part(records: list[Record], tmp_path: Path) -> None:

@@ -24,13 +24,14 @@ from repros.hunt import write
 from repros.hunt.life import Departure, Life
 from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
-from repros.report import escape, junit, markdown, onefile, plot, tries
+from repros.report import escape, junit, markdown, onefile, tries
 from repros.report import terminal as screen
-from repros.report.attachment import comment, script, script_comment
+from repros.report.attachment import comment, plot, script, script_comment
 from repros.report.attachment.tried import Bisected, Commit
 from repros.report.clean import redacted
 from repros.report.machine import machines
 from repros.report.page import html
+from repros.report.rows import Line
 from repros.run import ending
 from repros.run.results import Record, Run
 from repros.run.trial import two_lines
@@ -125,6 +126,7 @@ def pages(text: str, walk: list[Walk]) -> dict[str, str]:
             **dict.fromkeys(("command", "reading", "example"), text),
             url="https://github.com/huggingface/",
             parts=dict.fromkeys(story.PARTS, "word"),
+            lines=[Line(text, text, text, text, {text: text}, text)],
             claims=[["word", "word", text]],
             figures=[*map(story.figures, story.conditions(clean[:1]))],
             releases=story.releases(clean[:1]),

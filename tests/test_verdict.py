@@ -176,6 +176,11 @@ def test_effect_of_a_fix(before: R, after: R, was: float, now: float, wanted: Ef
     assert effect((before, done(error=was)), (after, done("proposed", error=now)), 0.05)[0] is wanted
 
 
+def test_an_unsettled_effect_names_the_arm() -> None:
+    late = Observation("remedy-2", "timeout", reason="no end after 60 s")
+    assert effect((R.OVER, done()), (R.TIMEOUT, late), 0.05) == (Effect.UNSETTLED, "subject over, remedy-2 timeout")
+
+
 def test_a_fix_is_not_blamed_for_a_card_that_was_lost_under_it() -> None:
     lost = Observation("proposed", "disturbed", reason="card 0 is lost")
     assert effect((R.OVER, done()), (R.ERROR, lost), 0.05)[0] is Effect.UNSETTLED

@@ -82,7 +82,7 @@ def test_a_figure_and_its_limit_never_print_alike() -> None:
         ("output:", "no regular expression", "output: err"),
         ("output: (", "is not a regular expression", "escape"),
         ("raises: x", "is no rule", "raises NAME"),
-        ("peak_live_byte > 1 MiB", "no figure `peak_live_byte`", "did you mean `peak_live_bytes`?"),
+        ("peak_live_byte > 1 MiB", "no figure `peak_live_byte`", "one of: peak_live_bytes"),
         ("saved_bytes.float32 > 1 MiB", "no figure `saved_bytes.float32`", "saved_bytes"),
         ("peak_live_bytes > 1.5", "is in bytes: `1.5`", "MiB"),
         ("peak_live_bytes > 3 s", "is in bytes: `3 s`", "MiB"),

@@ -61,7 +61,7 @@ class Remedy(msgspec.Struct):
 
     text: str
     standing: str
-    trials: list[str]
+    trials: str
 
 
 class Mechanism(msgspec.Struct, omit_defaults=True):

@@ -372,7 +372,7 @@ class Workshop:
     def _by_trial(self, entry: Entry, condition: str, ready: Ready, label: str) -> Mapping[str, Any]:
         """Return the fields of a probe that a trial decides."""
         trial = Trial(entry, entry.condition(condition), label)
-        record = Running(trial, ready.place, self._arms, self._logs, self.machine).record()
+        record = Running(trial, ready.place, self._arms, self._logs, self.machine, remedies=False).record()
         return {
             "verdict": record.verdict.value,
             "votes": votes_of(entry, record),

@@ -32,8 +32,9 @@ from packaging.utils import (
 )
 from packaging.version import Version
 
+from repros.cells.matrix import PACKAGES
 from repros.cells.uv import Uv, redact
-from repros.errors import UserError
+from repros.errors import UserError, nearest
 
 DEFAULT_INDEX = "https://pypi.org/simple"
 ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -88,7 +89,8 @@ def releases(package: str, uv: Uv | None = None) -> tuple[Release, ...]:
     files += [file for folder in places.folders for file in _folder(folder, package)]
     found = grouped(package, files)
     if not found:
-        raise UserError(f"{package}: no index that is configured knows this package", "check the name, or the index")
+        what = f"{package}: no index that is configured knows this package"
+        raise UserError(what, f"{nearest(package, PACKAGES)}; or check the index")
     return found
 
 

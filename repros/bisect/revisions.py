@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from repros.bisect.releases import Release
 from repros.case import Condition
 from repros.cells.matrix import ANY, FOLLOWERS, PACKAGES, Cell, Matrix, with_followers
-from repros.errors import UserError
+from repros.errors import UserError, nearest
 from repros.requirements import unmet
 
 #: Where a package is developed, and what its release tags begin with.
@@ -63,7 +63,7 @@ def package_named(name: str) -> str:
     for package in PACKAGES:
         if canonicalize_name(package) == canonicalize_name(name):
             return package
-    raise UserError(f"unknown package `{name}`", f"packages: {', '.join(PACKAGES)}; or `auto`")
+    raise UserError(f"unknown package `{name}`", f"{nearest(name, PACKAGES)}; or `auto`")
 
 
 def of_releases(package: str, releases: Sequence[Release], base: Cell, matrix: Matrix) -> tuple[Revision, ...]:

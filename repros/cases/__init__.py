@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -15,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
-from repros import ROOT
+from repros import INSTALLED, ROOT
 from repros.case import ARMS, Case, Condition
 from repros.cases import aliases
-from repros.errors import UserError
+from repros.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from repros.cases.importing import Contents
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: The address of an issue or a pull request.
 ADDRESS = re.compile(r"https://github\.com/[\w.-]+/([\w.-]+)/(?:issues|pull)/([0-9]+).*")
-NO_NUMBER = "`python -m repros list` shows every report; `list --search WORDS` finds one by what is known of it"
+BY_WORDS = "`python -m repros list --search WORDS` finds one by what is known of it"
 #: The folder of a report.
 REPORT = re.compile(r"gh[0-9]+")
 #: The file of a witness, in that folder.
@@ -158,7 +157,9 @@ def select(name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         or tuple(e for e in entries if spelled in e.case.also)
     )
     if not found and re.search(r"(^|gh|#)[0-9]+$", spelled):
-        raise UserError(f"no case of a report `{name}`", NO_NUMBER)
+        reports = dict.fromkeys(e.case.report if "#" in spelled else f"gh{e.case.number}" for e in entries)
+        near = nearest(spelled if "#" in spelled else f"gh{number}", reports)
+        raise UserError(f"no case of a report `{name}`", f"{near}; {BY_WORDS}")
     return found or (choose(name, {e.name: e for e in entries}, "case"),)
 
 
@@ -213,7 +214,8 @@ def module_of(path: Path) -> str:
     try:
         parts = path.resolve().relative_to(ROOT).with_suffix("").parts
     except (ValueError, OSError, RuntimeError):
-        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", "put it below reports/runs/") from None
+        hint = "clone the project and put it there, below reports/runs/" if INSTALLED else "put it below reports/runs/"
+        raise UserError(f"{path}: not below {ROOT}, so a cell cannot import it", hint) from None
     wrong = next((part for part in parts if not part.isidentifier()), None)
     if wrong is not None:
         raise UserError(f"{path}: Python cannot import a folder or file called `{wrong}`", "name it like a variable")
@@ -224,5 +226,4 @@ def choose(name: str, among: Mapping[str, T], what: str) -> T:
     """Return the one of that name, or raise UserError with the nearest names."""
     if name in among:
         return among[name]
-    near = difflib.get_close_matches(name, among, n=3, cutoff=0.3) or list(among)[:5]
-    raise UserError(f"no {what} `{name}`", f"one of: {', '.join(near)}")
+    raise UserError(f"no {what} `{name}`", nearest(name, among))

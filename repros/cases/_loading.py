@@ -7,13 +7,14 @@ dequantized, which are compared with the checkpoint's.
 
 from __future__ import annotations
 
-from repros.case import Needs
+from repros.case import Needs, Remedy
 from repros.worker.checkpoints import recipe_of, tensors
 from repros.worker.sizes import is_quantized, sizes
 
 #: The switch that has transformers 5 load without its thread pool.
 SYNC = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}
 POOL = Needs({"transformers": ">=5"}, reason="the loader has a thread pool, and the switch, from 5.0")
+SWITCH = Remedy("set `HF_DEACTIVATE_ASYNC_LOAD=1`", env=SYNC, recommended="transformers#44576", needs=POOL)
 RACE = "how far the loader's threads get ahead of the quantizer is a race, so it moves from run to run"
 #: The first of these waits until threads that read ahead are idle, so that no race decides a peak on a CPU.
 GATE = ("bitsandbytes::quantize_4bit", "bitsandbytes::int8_vectorwise_quant", "repros_loading::quantize")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Reading, Symptom
-from repros.cases.importing import FUNCTIONS, Contents
+from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Reading, Remedy, Symptom
+from repros.cases.importing import Contents, functions
 from repros.errors import MOST, shortened
 
 PARTS: Mapping[str, Any] = {
-    kind.__name__: kind for kind in (Affected, Budget, Case, Claim, Condition, Needs, Reading, Symptom)
+    kind.__name__: kind for kind in (Affected, Budget, Case, Claim, Condition, Needs, Reading, Remedy, Symptom)
 }
 
 
@@ -84,12 +84,12 @@ def contents(data: Any, module: str, file: Path) -> Contents:
     declare.
     """
     case, kind, doc, has = _items(data, "case", "kind", "doc", "has")
-    functions = (
-        isinstance(has, dict) and has.keys() <= {*FUNCTIONS} and all(isinstance(one, str) for one in has.values())
-    )
-    if not (functions and isinstance(case, dict | None) and isinstance(kind, str) and isinstance(doc, str | None)):
+    functional = isinstance(has, dict) and all(isinstance(one, str) for one in has.values())
+    if not (functional and isinstance(case, dict | None) and isinstance(kind, str) and isinstance(doc, str | None)):
         raise ValueError("what it has is of another kind")
     found = None if case is None else _part(Case, case)
+    if not has.keys() <= {*functions(found)}:
+        raise ValueError("what it has is of another kind")
     return Contents(module, file, found, shortened(kind), doc, {name: shortened(one) for name, one in has.items()})
 
 

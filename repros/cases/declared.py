@@ -16,9 +16,13 @@ from pathlib import Path
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from repros import ROOT
-from repros.case import ARMS, PACKAGES, Case, DeclarationError, place_of
+from repros.case import PACKAGES, REMEDY, Case, DeclarationError, place_of
 from repros.cases.importing import FUNCTIONS, Contents
+from repros.cases.importing import functions as functions_of
 from repros.errors import shortened
+
+#: Beside the evidence; neither a wheel nor an sdist has it.
+EVIDENCE = ROOT / "reports" / "README.md"
 
 
 def check_readings(found: Mapping[str, Case]) -> None:
@@ -81,13 +85,18 @@ def _defined(tree: ast.Module, name: str) -> int:
 def check_arms(found: Contents, case: Case, tree: ast.Module) -> None:
     """Refuse a case without an arm that its conditions need, or with one that nobody filled in."""
     wanted = ["subject", "reference", *["planted"][: not all(c.control for c in case.conditions)]]
-    functions = _functions(tree)
-    for name in FUNCTIONS:
-        if name not in found.has and name not in wanted:
+    functions, remedies = _functions(tree), [name for name in functions_of(case) if name not in FUNCTIONS]
+    for name in [name for name in functions if name.startswith(REMEDY) and name not in remedies]:
+        what = f"{place_of(found.file, functions[name].lineno)}: `{name}` is the arm of no remedy"
+        raise DeclarationError(what, f'name it under a condition: `remedies=(Remedy("…", arm="{name}"),)`')
+    for name in (*FUNCTIONS, *remedies):
+        if name not in found.has and name not in (*wanted, *remedies):
             continue
         if kind := found.has.get(name, "none"):
             what = f"`{name}` is a {kind}" if name in found.has else f"no arm `{name}`"
-            hint = f"write a function `{name}(c, …)`" + (" that yields phases" if name in ARMS else "")
+            hint = f"write a function `{name}(c, …)`" + (
+                " that yields phases" if name not in ("inputs", "oracle") else ""
+            )
         elif name in functions and _is_empty(functions[name]):
             what, hint = f"`{name}` is not filled in", "write what it does in place of `...`"
         else:
@@ -138,7 +147,8 @@ def check_versions(case: Case) -> None:
     """Refuse packages that no cell pins, and what is not a specifier."""
     for window in (one for condition in case.conditions for one in condition.affected or ()):
         _check_specifiers(window.error, "Affected.versions", window.versions)
-    for needs in (case.proposed_needs, *(condition.needs for condition in case.conditions)):
+    remedies = [one.needs for condition in case.conditions for one in condition.remedies]
+    for needs in (case.proposed_needs, *(condition.needs for condition in case.conditions), *remedies):
         _check_specifiers(needs.error, "Needs.packages", needs.packages)
     for reading in (one for claim in case.claims for several in claim.readings.values() for one in several):
         _check_specifiers(reading.error, "Reading.versions", reading.versions)
@@ -157,7 +167,9 @@ def _check_specifiers(error: Callable[[str, str], DeclarationError], what: str, 
 
 
 def check_sources(case: Case) -> None:
-    """Refuse a window that names no evidence: a path below the project."""
+    """Refuse a window that names no evidence: a path below the project, where evidence did not stay behind."""
+    if not EVIDENCE.is_file():
+        return
     for window in (one for condition in case.conditions for one in condition.affected or ()):
         source = Path(window.source)
         inside = window.source and not source.is_absolute() and ".." not in source.parts

@@ -25,7 +25,7 @@ from repros import case as declarations
 from repros.case import ARMS, Case, DeclarationError, place_of
 from repros.errors import UserError, shortened
 
-#: The functions that a case file may have.
+#: The functions that a case file may have, beside those of its remedies.
 FUNCTIONS = (*ARMS, "inputs", "oracle")
 #: Seconds that a declaration may take; all of the suite's take less than one.
 PATIENCE_S = 8.0
@@ -133,10 +133,16 @@ class Contents:
     """Function -> empty, or the type of what is called so and is none."""
 
 
+def functions(case: Case | None) -> tuple[str, ...]:
+    """Return the functions that the file of a case may have."""
+    remedies = [one.arm for c in case.conditions for one in c.remedies if one.arm] if case else []
+    return (*FUNCTIONS, *dict.fromkeys(remedies))
+
+
 def look(module: ModuleType) -> Contents:
     """Look at an imported case file; nothing of it is checked."""
     case, doc = getattr(module, "CASE", None), module.__doc__
-    found = {name: getattr(module, name, None) for name in FUNCTIONS}
+    found = {name: getattr(module, name, None) for name in functions(case if isinstance(case, Case) else None)}
     return Contents(
         module.__name__,
         Path(str(getattr(module, "__file__", None) or module.__name__)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -24,4 +25,10 @@ def known(e: Entry) -> Iterator[str]:
     yield from chain.from_iterable((claim.text, *claim.reported) for claim in case.claims)
     yield from (f"{symptom.type}: {symptom.text}".replace("\\", "") for symptom in case.symptoms)
     yield from (f"{c.name} {c.note}".strip() for c in case.conditions)
-    yield from filter(None, (case.proposes, *e.doc.splitlines()))
+    yield from filter(None, (case.proposes, *sentences(e.doc)))
+
+
+def sentences(doc: str) -> Iterator[str]:
+    """Yield the sentences of a docstring, whose lines break inside them."""
+    for paragraph in doc.split("\n\n"):
+        yield from re.split(r"(?<=[.;:]) (?=[A-Z])", " ".join(paragraph.split()))

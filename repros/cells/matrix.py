@@ -30,7 +30,7 @@ from repros.case import COMPANIONS as COMPANIONS
 from repros.case import DEVICES as DEVICES
 from repros.case import PACKAGES as PACKAGES
 from repros.cells.overrides import is_version, parse_override
-from repros.errors import UserError, shortened
+from repros.errors import UserError, nearest, shortened
 
 HOST = "host"
 """The pin of torch that means: the torch which the host has, kept as it is."""
@@ -129,12 +129,12 @@ class Matrix:
             if cell.name == name:
                 return cell
         names = [cell.name for cell in self.cells]
-        raise UserError(f"{self.file}: no cell `{name}`", _nearest(name, names, "cells"))
+        raise UserError(f"{self.file}: no cell `{name}`", nearest(name, names))
 
     def tier(self, name: str) -> tuple[Cell, ...]:
         """Return the cells of a tier in the order of the file, or raise UserError."""
         if name not in self.tiers:
-            raise UserError(f"{self.file}: no tier `{name}`", _nearest(name, self.tiers, "tiers"))
+            raise UserError(f"{self.file}: no tier `{name}`", nearest(name, self.tiers))
         return tuple(cell for cell in self.cells if name in cell.tiers)
 
     def excluded_by(self, pins: Mapping[str, str], device: str) -> Exclude | None:
@@ -202,7 +202,7 @@ def _known_package(package: str, pins: Mapping[str, str]) -> str:
         if canonicalize_name(name) == canonicalize_name(package):
             return name
     what = f"--with {package}: the cells do not pin `{package}`"
-    raise UserError(what, _nearest(package, pins, "packages"))
+    raise UserError(what, nearest(package, pins))
 
 
 @dataclass(frozen=True)

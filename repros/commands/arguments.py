@@ -13,9 +13,9 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from repros import ROOT
+from repros import INSTALLED, ROOT
 from repros.cells.matrix import Cell, chosen_cells, load_matrix
-from repros.errors import UserError, shortened
+from repros.errors import UserError, nearest, shortened
 from repros.files import FORCED
 
 MATRIX = ROOT / "matrix.yaml"
@@ -29,11 +29,19 @@ SCRIPTED = ("try", "bisect", "probe")
 MOST_AT_ONCE = 1024
 
 
+#: How argparse refuses a word that is none of a list.
+_CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*)' \(choose from (.+)\)")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are two lines, as all others are."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError: what is wrong with which argument, and where the arguments are told."""
+        """Raise UserError: what is wrong with which argument; the nearest names, or where the arguments are told."""
+        if chosen := _CHOICE.fullmatch(message):
+            what, wrong, choices = chosen.groups()
+            known = [choice.strip("'") for choice in choices.split(", ")]
+            raise UserError(f"{what.lower()}: there is no `{shortened(wrong)}`", nearest(wrong, known))
         raise UserError(shortened(message.removeprefix("argument "), 500), f"{self.prog} --help")
 
 
@@ -143,6 +151,13 @@ def _looked_at(text: str) -> tuple[Path, int | None]:
     except (OSError, RuntimeError, ValueError) as error:  # too long, unreadable, a loop, no such user, a NUL
         says = getattr(error, "strerror", None) or str(error)
         raise argparse.ArgumentTypeError(f"`{shortened(text)}`: {says}") from None
+
+
+def need_checkout(command: str) -> None:
+    """Refuse a command that writes into the project where the project is a wheel's."""
+    if INSTALLED:
+        raise UserError(f"{command}: it writes into the project, and this one is installed from a wheel",
+                        "clone the project and run it there")  # fmt: skip
 
 
 def add_cell_options(sub: Parser) -> None:

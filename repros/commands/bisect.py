@@ -29,7 +29,7 @@ from repros.cells.overrides import is_version
 from repros.commands.arguments import MATRIX, MOST_AT_ONCE, Add, a_file, a_folder, number, whole
 from repros.commands.tries import add_script_options, base_of, script_of
 from repros.errors import EnvError, UserError
-from repros.files import FORCED, check_root
+from repros.files import FORCED
 from repros.run import results, vote
 from repros.run.trial import Trial
 
@@ -103,8 +103,7 @@ def register(add: Add) -> None:
 
 def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     """Find edges, print and keep the answer."""
-    if arguments.reports:
-        check_root(arguments.reports)
+    results.written_to(arguments.reports)
     say: Callable[[str], None] = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     if arguments.script:
         return _bisect_script(arguments, say)

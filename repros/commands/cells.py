@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from repros import ROOT, cases
 from repros.cells.matrix import load_matrix
@@ -19,12 +18,18 @@ from repros.commands.arguments import (
     add_cell_options,
     add_force,
     cells_of,
+    need_checkout,
     python_version,
 )
 from repros.machine.host import probe_host
-from repros.report import terminal
+from repros.report import layout, terminal
+from repros.report.layout import Column
+from repros.requirements import demand
 from repros.run import results
 from repros.run.trial import Trial
+
+#: Why no trial of a cell with a card can run.
+NO_GPU = "it needs a GPU and this machine has none"
 
 
 def register(add: Add) -> None:
@@ -53,46 +58,56 @@ def register(add: Add) -> None:
 def cmd_cells(arguments: argparse.Namespace, console: Console) -> int:
     """List cells and excludes."""
     matrix = load_matrix(MATRIX)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("cell", "tiers", "device", "torch", "transformers", "bitsandbytes", "note"):
-        table.add_column(name)
-    for cell in matrix.tier(arguments.tier) if arguments.tier else matrix.cells:
-        pins = (cell.pins[name] for name in ("torch", "transformers", "bitsandbytes"))
-        table.add_row(cell.name, " ".join(cell.tiers), cell.device, *pins, cell.note)
-    console.print(table)
+    columns = [Column(name) for name in ("cell", "tiers", "torch", "transformers", "bitsandbytes")]
+    rows = [
+        [cell.name, " ".join(cell.tiers), *(cell.pins[column.name] for column in columns[2:]), cell.note]
+        for cell in (matrix.tier(arguments.tier) if arguments.tier else matrix.cells)
+    ]
+    layout.table(console, [*columns, Column("note", text=True)], rows)
     for exclude in matrix.excludes:
-        console.print(f"excluded: {exclude}: {exclude.reason}", markup=False)
+        layout.paragraph(console, f"excluded: {exclude}: {exclude.reason}", hanging=2, most=console.width)
     return EXIT_AS_EXPECTED
 
 
 def cmd_doctor(arguments: argparse.Namespace, console: Console) -> int:
-    """Say what this machine can run."""
+    """Say what this machine can run: a line a cell, and a line a reason for what it cannot."""
     facts = probe_host()
     for name, value in facts.as_json().items():
         text = (
             f"{value / (1 << 30):.1f} GiB"
             if name.endswith("_bytes")
-            else (", ".join(value) if isinstance(value, list) else value)
+            else (", ".join(value) if isinstance(value, list) else str(value))
         )
-        console.print(
-            f"{name.removesuffix('_bytes').replace('_', ' '):>15}: {text if text != '' else 'none'}", markup=False
-        )
+        told = f"{name.removesuffix('_bytes').replace('_', ' '):>15}: {text or 'none'}"
+        layout.paragraph(console, told, hanging=17, most=console.width)
     matrix = load_matrix(MATRIX)
+    cells = matrix.tier(arguments.tier) if arguments.tier else matrix.cells
     trials = [(e, c) for e in cases.find() for c in e.case.conditions]
-    for cell in matrix.tier(arguments.tier) if arguments.tier else matrix.cells:
-        if cell.device == "cuda" and not facts.gpu_kind:
-            console.print(f"{cell.name}: cannot run: it needs a GPU and this machine has none", markup=False)
-            continue
-        missing: dict[str, int] = {}
-        for e, c in trials:
-            why = Trial(e, c, cell.name).missing(dict(cell.pins))
-            if why:
-                missing[why] = missing.get(why, 0) + 1
-        able = len(trials) - sum(missing.values())
-        console.print(f"{cell.name}: {able} of {len(trials)} trials can run", markup=False)
-        for why, count in missing.items():
-            console.print(f"    {count} cannot: {why}", markup=False)
+    table, reasons = [], dict[str, dict[str, int]]()
+    for cell in cells:
+        mine = [Trial(e, c, cell.name) for e, c in trials if c.device == cell.device]
+        no_card = cell.device == "cuda" and not facts.gpu_kind
+        lacking = [NO_GPU] if no_card else [why for trial in mine if (why := trial.missing(dict(cell.pins)))]
+        for why in lacking:
+            counts = reasons.setdefault(demand(why), {})
+            counts[cell.name] = counts.get(cell.name, 0) + (len(mine) if no_card else 1)
+        able = 0 if no_card else len(mine) - len(lacking)
+        table.append([cell.name, f"{able} of {len(mine)}"])
+    layout.table(console, [Column("cell"), Column("trials that can run here")], table)
+    for why, counts in sorted(reasons.items(), key=lambda one: -sum(one[1].values())):
+        layout.paragraph(console, f"{_trials(counts)} cannot run: {why}", hanging=2, most=console.width)
+        if len(counts) < len(cells):
+            layout.names(console, "in ", list(counts), indent=4)
     return EXIT_AS_EXPECTED
+
+
+def _trials(counts: Mapping[str, int]) -> str:
+    """Return in words how many trials of how many cells cannot run."""
+    several = sorted(set(counts.values()))
+    each = "1 trial" if several == [1] else f"{several[0]} trials"
+    if len(several) > 1:
+        each = f"{several[0]} to {several[-1]} trials"
+    return f"{each} of {len(counts)} cell{'s' * (len(counts) > 1)}"
 
 
 def cmd_env(arguments: argparse.Namespace, console: Console) -> int:
@@ -101,9 +116,10 @@ def cmd_env(arguments: argparse.Namespace, console: Console) -> int:
 
     say = terminal.console(stderr=True).print
     for cell in cells_of(arguments):
-        found = ensure(cell, root=ROOT, progress=lambda text: say(text, markup=False))
+        found = ensure(cell, root=ROOT, progress=lambda text: say(text, markup=False, soft_wrap=True))
         how = f"{'warm' if found.warm else 'built'}, {found.seconds:.1f} s, torch build: {found.build}"
-        console.print(str(found.python) if arguments.quiet else f"{cell.label}: {found.python} ({how})", markup=False)
+        told = str(found.python) if arguments.quiet else f"{cell.label}: {found.python} ({how})"
+        console.print(told, markup=False, soft_wrap=True)
     return EXIT_AS_EXPECTED
 
 
@@ -113,7 +129,7 @@ def cmd_wheelhouse(arguments: argparse.Namespace, console: Console) -> int:
 
     cells = load_matrix(MATRIX).tier(arguments.tier)
     wheels = gather(cells, arguments.out, python=arguments.python, slim=arguments.slim, force=arguments.force,
-                    say=lambda text: console.print(text, markup=False))  # fmt: skip
+                    say=lambda text: console.print(text, markup=False, soft_wrap=True))  # fmt: skip
     size = sum(wheel.stat().st_size for wheel in wheels)
     console.print(f"{len(wheels)} wheels, {size / 2**20:.1f} MiB, in {results.shown(arguments.out)}", markup=False)
     return EXIT_AS_EXPECTED
@@ -123,6 +139,7 @@ def cmd_lock(arguments: argparse.Namespace, console: Console) -> int:
     """Make locks anew."""
     from repros.cells.locks import write_locks
 
+    need_checkout("lock")
     matrix = load_matrix(MATRIX)
     for path, changed in write_locks(matrix.tier(arguments.tier), root=ROOT).items():
         console.print(f"{results.shown(path)}{' (changed)' if changed else ''}", markup=False)

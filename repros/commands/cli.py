@@ -11,6 +11,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -26,7 +27,6 @@ from repros.commands.arguments import (
 )
 from repros.errors import UserError
 from repros.machine import interrupts
-from repros.report import terminal
 
 #: Module of `repros.commands` -> the commands that it adds, in the order of ``--help``.
 COMMANDS: Mapping[str, tuple[str, ...]] = {
@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "bisect": ("bisect", "probe"),
     "new": ("new",),
 }
+MODULE = "python -m repros"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,16 +57,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    console = terminal.console()
+    from repros.report import terminal
+
+    console, top = terminal.console(), parser(argv[:1])
     try:
         check_words(argv)
         words, rest = with_rest(argv)
-        arguments = parser(words[:1]).parse_args(words)
+        arguments = top.parse_args(words)
         arguments.rest = rest
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(str(error).replace(MODULE, called()), file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         interrupts.heard()
@@ -92,9 +95,14 @@ def _fault(error: Exception) -> int:
     return EXIT_FAULT
 
 
+def called() -> str:
+    """Return how this program was called: ``repros`` where it is installed, else as a module."""
+    return "repros" if Path(sys.argv[0]).name == "repros" else MODULE
+
+
 def parser(first: Sequence[str] = ()) -> Parser:
     """Return the command line; where the first word is a command, of its module alone, which is quick."""
-    top = Parser(prog="python -m repros", description=__doc__.partition("\n")[0] if __doc__ else None)
+    top = Parser(prog=called(), description=__doc__.partition("\n")[0] if __doc__ else None)
     top.add_argument("--version", action="version", version=f"repros {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from repros import ROOT, files
+from repros import files
 from repros.cells.matrix import chosen_cells, load_matrix
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
@@ -51,7 +51,7 @@ def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
     matrix = load_matrix(MATRIX)
     (cell,) = chosen_cells(matrix, None, arguments.cell[-1:], [])
     stem = re.sub(r"\W", "_", f"hunt_{cell.label}")
-    out = arguments.out or ROOT / "reports" / "runs" / stem
+    out = arguments.out or results.REPORTS / "runs" / stem
     options = {"seed": arguments.seed, "hide_known": arguments.hide_known, "force": arguments.force}
     others = matrix.tier(arguments.tier)
     found, faults = hunt(cell, others, arguments.minutes, out, say=lambda t: console.print(t, markup=False), **options)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from repros import ROOT, files
 from repros.case import PACKAGES
-from repros.commands.arguments import EXIT_AS_EXPECTED, Add, whole
+from repros.commands.arguments import EXIT_AS_EXPECTED, Add, need_checkout, whole
 from repros.errors import UserError
 from repros.report import onefile
 from repros.run import results
@@ -43,6 +43,7 @@ def register(add: Add) -> None:
 
 def cmd_new(arguments: argparse.Namespace, console: Console) -> int:
     """Write a case file to start from."""
+    need_checkout("new")
     if arguments.bisection and not arguments.script:
         raise UserError("new: `--bisection` without a script", "name the script that was bisected: `--from SCRIPT`")
     start = started(arguments.script, arguments.bisection) if arguments.script else None

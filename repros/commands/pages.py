@@ -1,4 +1,4 @@
-"""``stories``, ``readme``, ``fits``, ``proxies``: pages made of committed evidence."""
+"""``stories``, ``readme``, ``site``, ``fits``, ``proxies``: pages made of committed evidence."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from repros.commands.arguments import (
     a_folder,
     a_run,
     add_force,
+    need_checkout,
 )
 from repros.evidence import committed
 from repros.run import results
@@ -44,7 +45,15 @@ def register(add: Add) -> None:
     readme.add_argument(
         "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` as evidence first"
     )
-    add_force(proxies, fits, stories, readme)
+    site = add(
+        "site", cmd_site, "write what is published of the evidence: the answer in front, a page a run, the stories"
+    )
+    site.add_argument("--to", type=a_folder, metavar="DIR", required=True, help="folder of the site")
+    site.add_argument(
+        "--source", metavar="URL", required=True,
+        help="where the project's files are read, such as https://github.com/OWNER/NAME/blob/main",
+    )  # fmt: skip
+    add_force(proxies, fits, stories, readme, site)
 
 
 def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
@@ -96,8 +105,11 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     """Make the blocks of both pages anew."""
     import json
 
+    from repros.advisory import model
     from repros.evidence import oracle, readme
+    from repros.report import rows
 
+    need_checkout("readme")
     found = None if arguments.evidence and arguments.card else readme.committed()
     evidence = readme.Evidence(
         arguments.evidence or (found.without if found else ()), arguments.card or (found.cards if found else ())
@@ -106,11 +118,24 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
         figures = readme.trimmed(arguments.benchmarks)
         with files.Folder(evidence.without[0], "evidence", force=arguments.force) as out:
             out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
-    made = readme.blocks(evidence, {e.name: e for e in cases.find()})
+    made = readme.blocks(evidence, {e.name: e for e in cases.find()}, map(rows.of_advisory, model.load()))
     made["oracle"] = oracle.block(ROOT / "reports")
     texts = {page: readme.refreshed(page, (ROOT / page).read_text(encoding="utf-8"), made) for page in readme.PAGES}
     for page, text in texts.items():
         files.write(ROOT / page, text)
     sources = ", ".join(map(results.shown, (*evidence.without, *evidence.cards)))
     console.print(f"{' and '.join(texts)}: figures from {sources}", markup=False)
+    return EXIT_AS_EXPECTED
+
+
+def cmd_site(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the site."""
+    from repros.advisory import model
+    from repros.evidence import site
+
+    front = site.front(results.REPORTS, {e.name: e for e in cases.find()}, model.load())
+    with files.Folder(arguments.to, "site", force=arguments.force, prune=True) as out:
+        for name, data in site.files(results.REPORTS, arguments.source, front):
+            out.write(name, data)
+    console.print(f"wrote {results.shown(arguments.to / 'index.html')}", markup=False)
     return EXIT_AS_EXPECTED

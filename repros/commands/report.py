@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
 from repros import cases
 from repros.cases import Entry
@@ -20,7 +19,8 @@ from repros.commands.arguments import (
     add_force,
 )
 from repros.evidence import committed
-from repros.report import standing, terminal
+from repros.report import advice, standing, terminal
+from repros.report.layout import paragraph
 from repros.run import ending, results
 from repros.run.results import Record
 
@@ -56,12 +56,14 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     if any(wanted):
         for path in filter(None, wanted):
             committed.check(path, force=arguments.force)
-        outputs = committed.Outputs(records, known, folders, arguments.against, notices)
+        place = arguments.html.parent if arguments.html else None
+        outputs = committed.Outputs(records, known, folders, arguments.against, notices, place)
         for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
             if path:
                 committed.write(path, make(), force=arguments.force)
                 print(f"wrote {path}; {outputs.redactor.says()}", file=sys.stderr)
         return EXIT_AS_EXPECTED
+    advice.reports(records, known, console)
     terminal.matrix(records, console)
     _standings(records, known, console)
     terminal.summary(records, console)
@@ -73,10 +75,11 @@ def _standings(records: Sequence[Record], known: dict[str, Entry], console: Cons
         if name not in known:
             continue
         case = known[name].case
-        console.print(Text(name, "bold"), f"({case.report})")
+        console.print(f"{name} ({case.report})", style="bold", soft_wrap=True)
         for claim in case.claims:
             found = standing.of_claim(case, claim, mine)
-            console.print(f"  claim: {claim.text}\n    {found.word}: {found.because}", markup=False)
+            paragraph(console, f"claim: {claim.text}", 2, hanging=2, most=console.width)
+            paragraph(console, f"{found.word}: {found.because}", 4, hanging=2, most=console.width)
         fix = standing.of_fix(mine)
         if case.proposes and fix:
-            console.print(f"  proposed fix ({case.proposes}): {fix}", markup=False)
+            paragraph(console, f"proposed fix ({case.proposes}): {fix}", 2, hanging=2, most=console.width)

@@ -21,7 +21,7 @@ from repros.commands.arguments import (
 )
 from repros.errors import UserError
 from repros.machine import interrupts
-from repros.report import escape, terminal
+from repros.report import advice, escape, terminal
 from repros.run import ending, results
 from repros.run.results import Record, Run
 from repros.run.trial import Trial
@@ -80,7 +80,7 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
         console=console, transient=True, disable=not console.is_terminal,
     )  # fmt: skip
     session = Session(
-        run, jobs=arguments.jobs, say=lambda text: progress.console.print(text, markup=False),
+        run, jobs=arguments.jobs, say=lambda text: progress.console.print(text, markup=False, soft_wrap=True),
         snapshots=arguments.snapshots, cases={trial.entry.module for trial, _ in wanted},
     )  # fmt: skip
     records: list[Record] = []
@@ -97,10 +97,12 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
             run.note("time", seconds=session.clock.summary())
     for record in records if len(records) <= 12 else []:
         terminal.detail(record, console)
-    records, _ = ending.judged([folder], {e.name: e for e in cases.find()} | {t.entry.name: t.entry for t, _ in wanted})
+    known = {e.name: e for e in cases.find()} | {t.entry.name: t.entry for t, _ in wanted}
+    records, _ = ending.judged([folder], known)
     if len(records) > 1:
         terminal.matrix(records, console)
     terminal.summary(records, console)
     terminal.times(session.clock.summary(), console)
-    console.print(f"results: {results.shown(run.path)}", markup=False)
+    console.print(f"results: {results.shown(run.path)}", markup=False, soft_wrap=True)
+    advice.after(records, known, folder, console)
     return ending.code(records)

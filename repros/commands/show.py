@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from repros import cases
 from repros.case import Condition
+from repros.cases import Entry
 from repros.cases.search import search
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     Add,
 )
 from repros.errors import UserError
+from repros.report import layout
+from repros.report.layout import Column
 from repros.verdict import show
 
 
@@ -32,42 +33,67 @@ def cmd_list(arguments: argparse.Namespace, console: Console) -> int:
     """List the cases: all, or those that have the words, with the line that has them."""
     everything = cases.find()
     found = search(everything, arguments.search) if arguments.search else ((e, e.case.title) for e in everything)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("case", "report", "conditions", "line" if arguments.search else "title"):
-        table.add_column(name, no_wrap=name in ("case", "report"))
-    for e, line in found:
-        table.add_row(e.name, e.case.report, str(len(e.case.conditions)), Text(line))
-    if not table.row_count:
+    rows = [[e.name, e.case.report, line] for e, line in found]
+    if not rows:
         raise UserError(
             f"no case has all of: {', '.join(arguments.search)}", "try fewer words, or one of the error's text"
         )
-    console.print(table)
+    columns = [Column("case"), Column("report"), Column("line" if arguments.search else "title", text=True)]
+    layout.table(console, columns, rows)
     return EXIT_AS_EXPECTED
 
 
 def cmd_show(arguments: argparse.Namespace, console: Console) -> int:
     """Show what a case declares."""
-    for e in cases.select(arguments.case, cases.find()):
-        case = e.case
-        console.print(Text(e.name, "bold"), f" {case.report} ({case.kind}, {case.status})")
-        console.print(f"{case.title}\n\n{e.doc}\n", markup=False)
-        if case.also:
-            console.print(f"see also: {', '.join(case.also)}", markup=False)
-        for claim in case.claims:
-            numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
-            console.print(f"claim: {claim.text}" + (f" ({numbers})" if numbers else ""), markup=False)
-        if case.proposes:
-            console.print(f"proposed fix: {case.proposes}", markup=False)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("condition", "figure", "budget", "arms", "note"):
-            table.add_column(name, no_wrap=name == "condition")
-        for condition in case.conditions:
-            budget, arms = condition.budget, ", ".join(e.arms_of(condition))
-            table.add_row(condition.name, budget.figure, show(budget.limit, budget.unit), arms, condition.note)
-        console.print(table)
-        for condition in case.conditions:
-            console.print(f"affected: {condition.name}: {affected(condition)}", markup=False)
+    for at, e in enumerate(cases.select(arguments.case, cases.find())):
+        if at:
+            console.print()
+        _show(e, console)
     return EXIT_AS_EXPECTED
+
+
+def _show(e: Entry, console: Console) -> None:
+    case = e.case
+    say = partial(layout.paragraph, console, hanging=2)
+    console.print(e.name, style="bold", soft_wrap=True)
+    say(f"{case.report} ({case.kind}, {case.status}): {case.title}")
+    console.print(case.url, markup=False, soft_wrap=True)
+    say(f"who is hit: {case.trigger} ({case.severity})")
+    if case.also:
+        layout.names(console, "see also: ", case.also)
+    console.print()
+    layout.prose(console, e.doc)
+    console.print()
+    for claim in case.claims:
+        numbers = "; ".join(f"{name}: {value}" for name, value in claim.reported.items())
+        say(f"claim: {claim.text}" + (f" ({numbers})" if numbers else ""))
+    if case.proposes:
+        say(f"proposed fix: {case.proposes}")
+    if case.fix:
+        say(f"fixed upstream by: {case.fix}")
+    for told, names in _alike(e).items():
+        console.print()
+        layout.names(console, "condition: " if len(names) == 1 else "conditions: ", names)
+        for line in told:
+            layout.paragraph(console, line, 2, hanging=2)
+
+
+def _alike(e: Entry) -> dict[tuple[str, ...], list[str]]:
+    """Return what is declared of conditions, in lines -> the names of those of which it is the same."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for condition in e.case.conditions:
+        budget, arms = condition.budget, (*e.arms_of(condition), *condition.remedy_arms())
+        lines = (
+            condition.note,
+            f"{budget.figure} of at most {show(budget.limit, budget.unit)}; arms: {', '.join(arms)}",
+            f"affected: {affected(condition)}",
+            *(
+                f"{arm}: {one.text}" + (f" (recommended by {one.recommended})" if one.recommended else "")
+                for arm, one in condition.remedy_arms().items()
+            ),
+        )
+        found.setdefault(tuple(filter(None, lines)), []).append(condition.name)
+    return found
 
 
 def affected(condition: Condition) -> str:

@@ -108,6 +108,7 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
     say = partial(err.print, markup=False, soft_wrap=True)
     mine = script_of(arguments, arguments.script, say)
     needs = overlay.declared(mine.name, mine.text, platform.python_version())
+    results.written_to(arguments.reports)
     home = home_of(arguments.script, arguments.reports)
     files.claim(home, "tries")
     (home / "logs").mkdir(exist_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import itertools
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from packaging.version import Version
 
 from repros import ROOT
 from repros.advisory import model
-from repros.case import AXES, COMPANIONS, REPOSITORIES, Case
+from repros.case import AXES, COMPANIONS, REPOSITORIES
 from repros.case import Condition as Declared
 from repros.cases import Entry, sources
 from repros.errors import UserError
@@ -58,7 +57,7 @@ def _advisory(entries: Sequence[Entry], evidence: Evidence) -> model.Advisory:
     names = {entry.name for entry in entries}
     trials = [record for record in evidence.trials if record.case in names]
     every = [record for record in evidence.every if record.case in names and record.verdict in SETTLED]
-    row, case = rows.row(entries, trials), entries[0].case
+    row, case = rows.row(entries, every), entries[0].case
     path = rows.reading_path(entries[0])
     short = story.parts(path, story.Results(evidence.trials, path, entries))["in short"]
     dates = sorted(record.date for record in every if record.date)
@@ -98,15 +97,10 @@ def _references(entries: Sequence[Entry], fixes: Iterable[str]) -> list[model.Re
     """Return the links to the fix: the commit that a bisection found, and the pull request that the report names."""
     urls = list(fixes)
     for case in (entry.case for entry in entries):
-        if found := re.search(r"fixed by #([0-9]+)", case.status):
-            urls.append(_pull(case, found[1]))
-        if case.kind == "pull request" and case.status == "merged":
-            urls.append(case.url)
+        if case.fix:
+            package, _, number = case.fix.partition("#")
+            urls.append(f"https://github.com/{REPOSITORIES[package]}/pull/{number}")
     return [model.Reference("FIX", quote(url, safe=":/#")) for url in dict.fromkeys(urls)]
-
-
-def _pull(case: Case, number: str) -> str:
-    return f"https://github.com/{REPOSITORIES[case.package]}/pull/{number}"
 
 
 # --- releases ------------------------------------------------------------------------------------
@@ -173,7 +167,7 @@ def _mechanism(entry: Entry, trials: Sequence[Record], every: Sequence[Record]) 
         for one in case.conditions
         if not one.control
     ]
-    mine = [record for record in trials if record.case == entry.name]
+    mine = [record for record in every if record.case == entry.name]
     sides = [[record for record in mine if (record.condition in own) is claimed] for claimed in (True, False)]
     good, good_beside = ({fix.package: str(fix.by) for fix in standing.good_from(side)} for side in sides)
     return model.Mechanism(
@@ -189,8 +183,12 @@ def _mechanism(entry: Entry, trials: Sequence[Record], every: Sequence[Record]) 
 
 
 def _remedies(entry: Entry, trials: Sequence[Record]) -> dict[str, list[model.Remedy]]:
-    """Return what a user can do today, and what is recommended and does nothing; nothing is tried as an arm yet."""
-    return {"remedies": [], "useless": []}
+    """Return what a user can do today, and what is recommended and does not cure."""
+    tried = standing.of_remedies(entry.case, (record for record in trials if record.case == entry.name))
+    found: dict[str, list[model.Remedy]] = {"remedies": [], "useless": []}
+    for one in tried:
+        found["remedies" if one.works else "useless"].append(model.Remedy(one.said, one.word, one.because))
+    return found
 
 
 def _condition(

@@ -19,7 +19,7 @@ PAGE = "index.html"
 
 
 class Outputs:
-    """The texts that can be made of some runs."""
+    """The texts that can be made of some runs; ``place`` is the folder that the page is for."""
 
     def __init__(
         self,
@@ -28,8 +28,10 @@ class Outputs:
         sources: Sequence[Path],
         against: Path | None = None,
         notices: Sequence[str] = (),
+        place: Path | None = None,
     ) -> None:
         self._records, self._known, self._notices = records, known, notices
+        self._place = place
         self._sources = [results.shown(source) for source in sources]
         self._against = (results.shown(against), results.load_all([against])[0]) if against else None
 
@@ -40,10 +42,14 @@ class Outputs:
 
     def html(self) -> str:
         """Return the page."""
+        from repros.advisory import model
         from repros.report.page import html
 
         with results.collector_paused():
-            return html.page(self._records, self._known, self._sources, self.redactor, self._against, self._notices)
+            return html.page(
+                self._records, self._known, self._sources, self.redactor, self._against, self._notices, self._place,
+                model.load(),
+            )  # fmt: skip
 
     def markdown(self) -> str:
         """Return the page as Markdown."""
@@ -100,7 +106,7 @@ def commit(
 ) -> Path:
     """Keep runs as evidence: their trials, the page as Markdown and as HTML; return the results file."""
     with files.Folder(target, "evidence", force=force) as out:
-        outputs = Outputs(records, known, [target / results.RESULTS])
+        outputs = Outputs(records, known, [target / results.RESULTS], place=target)
         results.keep(folders, out.staging / results.RESULTS, records, outputs.redactor.value)
         out.write("README.md", outputs.markdown())
         out.write(PAGE, outputs.html())

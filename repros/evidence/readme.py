@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -89,12 +89,12 @@ def committed(reports: Path = REPORTS) -> Evidence:
     return Evidence(*sides)
 
 
-def blocks(evidence: Evidence, known: Mapping[str, Entry]) -> dict[str, str]:
-    """Return the blocks of both pages by name, but for that of the oracle."""
+def blocks(evidence: Evidence, known: Mapping[str, Entry], reports: Iterable[rows.Row]) -> dict[str, str]:
+    """Return the blocks of both pages by name, but for that of the oracle; ``reports`` are over all evidence."""
     without, on_cards = load_all(evidence.without)[0], load_all(evidence.cards)[0]
     bench = document(evidence.without[0] / BENCHMARKS, Benchmarks, "run `nox -s bench`, then give `--benchmarks`")
     return {
-        "reports": reports_table([*without, *on_cards], known),
+        "reports": reports_table(reports),
         "trial": printed(without),
         "standings": standings(without, on_cards, known),
         "card": spent(evidence.cards[0]),
@@ -105,24 +105,23 @@ def blocks(evidence: Evidence, known: Mapping[str, Entry]) -> dict[str, str]:
 # --- the README's table: a row a report ----------------------------------------------------------
 
 
-def reports_table(records: Sequence[Record], known: Mapping[str, Entry]) -> str:
+def reports_table(reports: Iterable[rows.Row]) -> str:
     """Return one row a report: who is hit, which releases are bad, from which on it is good, what to do."""
     return escape.table(
         ["report", "who is hit", "bad", "good from", "what to do"],
-        [report_row(entries, _of(entries, records)) for entries in standing.by_report(known, records)],
+        [report_row(found) for found in reports],
     )
 
 
-def report_row(entries: Sequence[Entry], records: Sequence[Record]) -> list[str]:
+def report_row(found: rows.Row) -> list[str]:
     """Return the row of one report, of what it claims itself; a line in each cell for each of its cases that is so."""
-    first, found = entries[0].case, rows.row(entries, records)
-    told = Safe(f"[{first.package}#{first.number}]({found.url}): {escape.markdown(found.title)}")
+    told = Safe(f"[{found.report}]({found.url}): {escape.markdown(found.title)}")
     if found.refuted:
         few = "" if found.refuted == found.claims else f"{found.refuted} of {found.claims} claims "
         told = Safe(f"{told} ({few}**refuted**)")
     each = zip(*((one.hit, one.bad, one.good, one.advice) for one in found.lines), strict=True)
     hit, bad, good, upgrade = map(_lines, each)
-    today = f"[what to do today](reports/stories/{first.package}-{first.number}.md#what-to-do-today)"
+    today = f"[what to do today](reports/stories/{found.report.replace('#', '-')}.md#what-to-do-today)"
     return [told, hit, bad, good, Safe("<br>".join(filter(None, [upgrade, today])))]
 
 

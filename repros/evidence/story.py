@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 
-from repros import ROOT
+from repros import REPORTS
 from repros.case import Claim, unit_of
 from repros.cases import Entry
 from repros.errors import UserError
@@ -23,11 +23,12 @@ from repros.report import onefile, reported, standing
 from repros.report.escape import Safe, bold, code
 from repros.report.machine import machines
 from repros.report.rows import reading_path, title
+from repros.report.rows import row as report_row
 from repros.run.results import Record, shown
 from repros.verdict import SETTLED, Verdict, apart, multiple, show
 
-PARTS = ("in short", "claimed", "measured", "conditions", "fix", "today")
-STORIES = ROOT / "reports" / "stories"
+PARTS = ("in short", "today", "claimed", "measured", "conditions", "fix")
+STORIES = REPORTS / "stories"
 
 
 def stories(records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str]) -> dict[str, str]:
@@ -60,6 +61,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         url=first.url,
         command=f"python -m repros stories {' '.join(sources)}",
         reading=shown(path),
+        lines=report_row(entries, mine).lines,
         parts=parts(path, Results(records, path, entries)),  # one report may lean on another's trials
         claims=claims,
         figures=[figures(rows) for rows in conditions(mine)],
@@ -105,6 +107,7 @@ class Results:
     def __init__(self, records: Sequence[Record], path: Path, entries: Sequence[Entry]) -> None:
         self._records = records
         self._place = shown(path)
+        self._cases = {entry.name: entry.case for entry in entries}
         self._claims = [(entry.name, claim) for entry in entries for claim in entry.case.claims]
 
     def functions(self) -> dict[str, Callable[..., str]]:
@@ -118,6 +121,8 @@ class Results:
             "absent": lambda case, globs, cells="*": self._all(Verdict.ABSENT, case, globs, cells),
             "reproduced": lambda case, globs, cells="*": self._all(Verdict.REPRODUCED, case, globs, cells),
             "effect": self.effect,
+            "good": self.good,
+            "remedy": self.remedy,
         }
 
     def figure(self, case: str, condition: str, cell: str, arm: str = "subject", name: str = "") -> str:
@@ -164,6 +169,19 @@ class Results:
             standing.edges(rows).text if any(r.verdict is Verdict.REPRODUCED for r in rows) else "absent in every cell"
         )
 
+    def good(self, case: str, globs: str = "*", package: str = "") -> str:
+        """Return the tried releases from which on no such condition has the symptom, of one package if it is named."""
+        rows = self._settled(case, globs, "*")
+        each = [of for of in standing.by_condition(rows).values() if any(r.verdict is Verdict.REPRODUCED for r in of)]
+        ends = [standing.fixed_in(package, of) for of in each] if package else standing.good_from(rows)
+        found = [fix for fix in ends if fix]
+        if not found or len(found) < len(ends):
+            what = f"{self._place}: no release{f' of {package}' * bool(package)} that was tried ends {case} [{globs}]"
+            raise UserError(what, "name conditions that have an end, or say that there is none")
+        if package:
+            found = [max(found, key=lambda fix: fix.by)]
+        return " and ".join(f"{fix.package} {fix.by}" for fix in found)
+
     def effect(self, cases: str, kind: str, condition: str = "*") -> str:
         """Return in how many of the trials in which it was tried the proposed fix does this; both are globs."""
         tried = [
@@ -172,6 +190,15 @@ class Results:
             if r.proposed and fnmatchcase(r.case, cases) and fnmatchcase(r.condition, condition)
         ]
         return f"{sum(bool(r.proposed and r.proposed['effect'] == kind) for r in tried)} of {len(tried)} trials"
+
+    def remedy(self, case: str, words: str) -> str:
+        """Return what the one remedy of a case that has these words in its text does, over all trials."""
+        tried = standing.of_remedies(self._cases[case], (r for r in self._records if r.case == case))
+        found = [one for one in tried if words in one.text]
+        if len(found) != 1:
+            known = ", ".join(one.text for one in tried) or "none"
+            raise UserError(f"{self._place}: {len(found)} remedies of {case} say `{words}`", f"tried were: {known}")
+        return f"{found[0].word}: {found[0].because}"
 
     def _all(self, verdict: Verdict, case: str, globs: str, cells: str) -> str:
         rows = self._settled(case, globs, cells)

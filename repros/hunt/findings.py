@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import shlex
@@ -11,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repros import ROOT, cases
+from repros import REPORTS, ROOT, cases
 from repros.case import PACKAGES
 from repros.cells.overrides import is_version
-from repros.errors import UserError, shortened
+from repros.errors import UserError, nearest, shortened
 from repros.files import Folder
 from repros.hunt import write
 from repros.hunt.known import number_of
 from repros.hunt.life import SPEC, STEPS, Departure, Life
 from repros.hunt.search import Finding
-from repros.run.folders import REPORTS, shown
+from repros.run.folders import shown
 from repros.run.schema import Hunted, document
 
 FILE = "findings.json"
@@ -88,8 +87,7 @@ def load(folder: Path) -> Kept:
     path = folder / FILE
     if not path.is_file():
         hunts = [shown(one.parent) for one in sorted(REPORTS.glob(f"*/*/{FILE}"))]
-        near = difflib.get_close_matches(shown(folder), hunts, n=3, cutoff=0.3) or hunts[:3]
-        hint = f"one of: {', '.join(near)}" if near else "make one: `python -m repros hunt --cell CELL --out DIR`"
+        hint = nearest(shown(folder), hunts) if hunts else "make one: `python -m repros hunt --cell CELL --out DIR`"
         raise UserError(f"{shown(folder)}: not the folder of a hunt: it has no `{FILE}`", hint)
     about = document(path, Hunted, AGAIN)
     rows = about.pop("findings")

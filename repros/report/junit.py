@@ -35,6 +35,8 @@ def document(records: Sequence[Record], redactor: Redactor) -> str:
                 Xml.SubElement(properties, "property", name=key, value=line(getattr(value, "value", value)))
             if record.proposed:
                 Xml.SubElement(properties, "property", name="proposed fix", value=line(record.proposed["effect"]))
+            for arm, one in record.remedies.items():
+                Xml.SubElement(properties, "property", name=line(arm), value=line(f"{one['text']}: {one['effect']}"))
             counts["tests"] += 1
             kind, tag = ending(record)
             if tag:

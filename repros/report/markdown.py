@@ -101,6 +101,8 @@ def _standings(records: Sequence[Record], known: Mapping[str, Entry], because: b
         fix = standing.of_fix(mine, conditions=because)
         if case.proposes:
             rows.append(f"- Proposed fix ({case.proposes}): {escape.markdown(fix or 'untested here')}.")
+        for one in standing.of_remedies(case, mine):
+            rows.append(f"- Remedy, {escape.markdown(one.said)}: {bold(one.word)}; {escape.markdown(one.because)}.")
         rows.append("")
     return rows
 
@@ -175,12 +177,14 @@ def _figures(records: Sequence[Record]) -> list[str]:
     ]
     for name, mine in standing.by_case(records).items():
         rows += [f"### {escape.markdown(name)}", ""]
-        rows += head("condition", "cell", "verdict", "figure", "budget", *ARMS, "margins", "fix")
+        remedies = dict.fromkeys(arm for record in mine for arm in record.remedies)
+        names = [*ARMS, *sorted(remedies)]
+        rows += head("condition", "cell", "verdict", "figure", "budget", *names, "margins", "fix")
         for record in mine:
             if record.arms:
                 unit, limit = record.budget["unit"], float(record.budget["limit"])
-                more = apart(map(record.figure, ARMS), limit, unit)
-                arms = [_arm(record, arm, unit, more) for arm in ARMS]
+                more = apart(map(record.figure, names), limit, unit)
+                arms = [_arm(record, arm, unit, more) for arm in names]
                 fix = record.proposed["effect"] if record.proposed else ""
                 of = [record.condition, record.cell, record.verdict.value, record.budget["figure"]]
                 rows.append(row(*of, show(limit, unit, more), *arms, margins(record), fix))

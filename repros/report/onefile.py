@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,12 @@ class Writer:
 
     def of(self, record: Record, entry: Entry) -> Script:
         """Return the script of a trial; UserError where its condition is no more or a source would tell a secret."""
-        arms = [name for name in ARMS if record.arm(name)]
-        if not arms:
+        if not record.arms:
             raise UserError("no arm of this trial ran", "try it where it can run")
         if entry.name not in self._conditions:
             self._conditions[entry.name] = {c.name: c for c in entry.case.conditions}
         condition = self._conditions[entry.name].get(record.condition) or entry.condition(record.condition)
+        arms = [name for name in (*ARMS, *condition.remedy_arms()) if record.arm(name)]
         return self.script(entry, condition, record.cell, record.device, self.pins_of(record.environment), arms)
 
     def script(
@@ -220,7 +219,7 @@ def template(name: str) -> jinja2.Template:
     In one of Markdown what is put in shows as text, but for what is `escape.Safe` or goes through the filter ``ours``.
     """
     try:
-        text = (resources.files("repros") / "templates" / name).read_text(encoding="utf-8")
+        text = (ROOT / "repros" / "templates" / name).read_text(encoding="utf-8")
     except (OSError, ModuleNotFoundError) as error:
         raise UserError(
             f"repros/templates/{name}: {getattr(error, 'strerror', None) or error}",

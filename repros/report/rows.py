@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from repros import ROOT
+from repros.advisory.model import Advisory
 from repros.case import Claim
 from repros.cases import Entry
 from repros.report import standing
@@ -21,6 +24,8 @@ from repros.verdict import SETTLED, Verdict
 #: How a claim begins that is not the report's.
 BESIDE = "not in the report: "
 NOBODY, UNTRIED = "nobody", "unknown"
+#: What is said to be good from where no release that was tried is.
+NO_RELEASE = "no release tried"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,13 @@ def row(entries: Sequence[Entry], records: Sequence[Record]) -> Row:
     return Row(first.report, first.url, title(entries), lines, *refuted_of(entries, records))
 
 
+def of_advisory(advisory: Advisory) -> Row:
+    """Return the row of a report over all evidence."""
+    about = advisory.about
+    lines = tuple(Line(**msgspec.structs.asdict(one)) for one in about.lines)
+    return Row(about.report, about.url, advisory.summary, lines, about.refuted, about.claims)
+
+
 def line(entry: Entry, records: Sequence[Record]) -> Line:
     """Return what the records say of one mechanism, which they reproduced."""
     fixes = standing.good_from(records)
@@ -76,7 +88,7 @@ def line(entry: Entry, records: Sequence[Record]) -> Line:
     bad = " and ".join(f"{package} {standing.bad_releases(records, package)}" for package in packages)
     upgrade = {fix.package: str(fix.by) for fix in fixes}
     releases = " and ".join(f"{package} {release}" for package, release in upgrade.items())
-    return Line(entry.name, entry.case.trigger, bad, releases or "no release tried", upgrade, newest(records, packages))
+    return Line(entry.name, entry.case.trigger, bad, releases or NO_RELEASE, upgrade, newest(records, packages))
 
 
 def newest(records: Sequence[Record], packages: Sequence[str]) -> str:

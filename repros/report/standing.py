@@ -1,4 +1,4 @@
-"""What the records say of a claim and of a proposed fix. Pure: from records alone."""
+"""What the records say of a claim, of a proposed fix and of a remedy. Pure: from records alone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from packaging.version import Version
 
-from repros.case import Case, Claim
+from repros.case import Case, Claim, Needs
 from repros.cases import Entry
 from repros.cells import matrix
 from repros.report.machine import rank
 from repros.run.results import Record
-from repros.verdict import SETTLED, Verdict
+from repros.verdict import SETTLED, Effect, Verdict
 
 AXES = matrix.AXES[::-1]  # the package nearest to the report first
 
@@ -288,3 +288,60 @@ def of_fix(records: Sequence[Record], conditions: bool = True) -> str:
         names = ", ".join(list(where)[:4]) + (f" and {len(where) - 4} more" if len(where) > 4 else "")
         parts.append(f"{kind} in {count} of {len(tried)} trials" + (f" ({names})" if conditions else ""))
     return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class RemedyStanding:
+    """What a remedy does where the bug is reproduced, over all trials that tried it there.
+
+    ``word`` is ``works`` where it cured every one of them; else what it did most often beside curing: ``changes
+    nothing``, ``makes numbers wrong``, ``makes it worse``, ``fails`` or ``unsettled``. Only one that works is advice.
+    ``effects`` maps each effect to its trials, the conditions are those of these trials.
+    """
+
+    text: str
+    recommended: str
+    needs: Needs
+    word: str
+    effects: Mapping[str, int]
+    conditions: tuple[str, ...]
+
+    @property
+    def works(self) -> bool:
+        """Return whether a user may be told to do it."""
+        return self.word == WORKS
+
+    @property
+    def said(self) -> str:
+        """Return what a user does, and who recommends it."""
+        return self.text + (f" (recommended by {self.recommended})" if self.recommended else "")
+
+    @property
+    def because(self) -> str:
+        """Return what it did in how many trials."""
+        trials = sum(self.effects.values())
+        parts = ", ".join(f"{effect} in {count}" for effect, count in self.effects.items())
+        return f"{parts} of {trials} trial{'s' * (trials != 1)} with the bug ({', '.join(self.conditions)})"
+
+
+#: The standing of a remedy that cures wherever it was tried and the bug is.
+WORKS = "works"
+
+
+def of_remedies(case: Case, records: Iterable[Record]) -> list[RemedyStanding]:
+    """Return the standing of each remedy of a case that was tried where the bug is reproduced, as the case lists them.
+
+    ``records`` are the case's own. What was not tried in such a trial is no remedy, and is left out; what a record says
+    of a remedy that the case has no more is too.
+    """
+    found = []
+    bad = [record for record in records if record.verdict is Verdict.REPRODUCED]
+    for remedy in {one.text: one for condition in case.conditions for one in condition.remedies}.values():
+        tried = [(r.condition, one["effect"]) for r in bad for one in r.remedies.values() if one["text"] == remedy.text]
+        effects = Counter(effect for _, effect in tried)
+        others = [effect for effect, _ in effects.most_common() if effect != Effect.CURES]
+        if tried:
+            word, conditions = next(iter(others), WORKS), tuple(dict.fromkeys(name for name, _ in tried))
+            told = dict(effects.most_common())
+            found.append(RemedyStanding(remedy.text, remedy.recommended, remedy.needs, word, told, conditions))
+    return found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from repros.cells.matrix import AXES
+from repros.report import layout
 from repros.report.escape import line, visible
+from repros.report.layout import Column
 from repros.report.standing import by_case
 from repros.run.results import Record
 from repros.run.trial import two_lines
@@ -39,9 +40,9 @@ class Plain(Console):
 
 
 def console(**options: Any) -> Console:
-    """Return a console that breaks no line of a log or a pipe at 80 columns."""
+    """Return a console that breaks no line of a log or a pipe at 80 columns, unless ``COLUMNS`` is set."""
     found = Plain(highlight=False, markup=False, emoji=False, **options)
-    if not found.is_terminal:
+    if not found.is_terminal and ("file" in options or not os.environ.get("COLUMNS", "").isdigit()):
         found.width = PIPE_WIDTH
     return found
 
@@ -51,20 +52,18 @@ def matrix(records: Sequence[Record], console: Console) -> None:
     cells = list(dict.fromkeys(record.cell for record in records))
     for case, mine in by_case(records).items():
         console.print(Text(line(case), "bold"), soft_wrap=True)  # the title of a narrow table would be broken
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("condition", no_wrap=True)
         shown = [v for v in Verdict if any(r.verdict is v for r in mine)]
-        for verdict in shown:
-            table.add_column(verdict.value, style=STYLES[verdict])
+        columns = [Column("condition"), *(Column(v.value, text=True, least=1, style=STYLES[v]) for v in shown)]
+        rows = []
         for condition in dict.fromkeys(record.condition for record in mine):
             row = [r for r in mine if r.condition == condition]
-            table.add_row(line(condition), *(_numbers([r for r in row if r.verdict is v], cells) for v in shown))
-        console.print(table)
+            rows.append([condition, *(_numbers([r for r in row if r.verdict is v], cells) for v in shown)])
+        layout.table(console, columns, rows)
     for number, cell in enumerate(cells, 1):
         known = [r.environment.get("packages", {}) for r in records if r.cell == cell and r.environment]
         packages: Mapping[str, str] = known[0] if known else {}
         pins = ", ".join(f"{name} {packages[name]}" for name in AXES if name in packages)
-        console.print(line(f"[{number}] {cell}" + (f"  ({pins})" if pins else "")))
+        layout.paragraph(console, line(f"[{number}] {cell}" + (f"  ({pins})" if pins else "")), hanging=4)
 
 
 def _numbers(records: Sequence[Record], cells: Sequence[str]) -> str:
@@ -82,28 +81,28 @@ def detail(record: Record, console: Console) -> None:
             f" ({record.outcome.value})",
         )
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     beside = ["error"] if figure != "error" else []
-    for name in ("arm", "reading", figure, record.budget["second"] or "", *beside, "seconds"):
-        if name:
-            table.add_column(line(name))
     judged = [name for name in (figure, record.budget["second"]) if name]
+    rows = []
     more = apart((arm.reached(name) for arm in record.arms for name in judged), limit, unit)
     for arm in record.arms:
-        row = [line(arm.arm), line(record.readings.get(arm.arm, ""))]
+        row = [arm.arm, record.readings.get(arm.arm, "")]
         row += [show(arm.reached(name), unit, more) for name in judged]
         row += [show(arm.figures.get(name), "ratio") for name in beside] + [f"{arm.seconds.get('total', 0):.2f}"]
-        table.add_row(*row)
-    table.add_row("budget", "", show(limit, unit, more))
-    console.print(table)
+        rows.append(row)
+    rows.append(["budget", "", show(limit, unit, more)])
+    layout.table(console, [Column(name) for name in ("arm", "reading", *judged, *beside, "seconds")], rows)
     console.print(f"margins: {margins(record)}")
-    console.print(f"reason: {line(record.reason)}")
+    layout.paragraph(console, f"reason: {line(record.reason)}", hanging=2, most=console.width)
     if heard := record.witness:
-        console.print(
-            line(f"witness: {heard['file']} votes {heard['vote']} in {heard['seconds']:.1f} s: {heard['says']}")
-        )
+        says = line(f"witness: {heard['file']} votes {heard['vote']} in {heard['seconds']:.1f} s: {heard['says']}")
+        layout.paragraph(console, says, hanging=2, most=console.width)
     if record.proposed:
-        console.print(line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}"))
+        says = line(f"proposed fix: {record.proposed['effect']}: {record.proposed['reason']}")
+        layout.paragraph(console, says, hanging=2, most=console.width)
+    for name, tried in record.remedies.items():
+        says = line(f"{name}: {tried['text']}: {tried['effect']}: {tried['reason']}")
+        layout.paragraph(console, says, hanging=2, most=console.width)
 
 
 def margins(record: Record) -> str:
@@ -117,7 +116,7 @@ def summary(records: Sequence[Record], console: Console, failures: bool = True) 
     console.print(f"{len(records)} trial{'s' * (len(records) != 1)}: {counts(records)}")
     reasons = Counter(record.reason for record in records if record.verdict is Verdict.UNSUPPORTED)
     for reason, count in reasons.most_common():
-        console.print(f"unsupported in {count}: {line(reason)}")
+        layout.paragraph(console, f"unsupported in {count}: {line(reason)}", hanging=2, most=console.width)
     failed = [record for record in records if record.failed]
     for record in failed if failures else ():
         console.print(Text(two_lines(record), "yellow"), soft_wrap=True)

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from xml.etree import ElementTree as Xml
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from repros.redaction.redact import Redactor
+from repros.report import layout
 from repros.report.escape import Safe, code, fence, head, line, markdown, row
+from repros.report.layout import Column
 from repros.run.vote import BAD, FIGURES, GOOD, METERED, NO_CONTROLS, SKIP, Seen
 from repros.verdict import show
 
@@ -154,17 +154,13 @@ def cells(tries: Tries, most: int | None = None) -> tuple[list[str], list[list[s
 def show_all(tries: Tries, console: Console) -> None:
     """Print the table, and what differs between outputs."""
     columns, rows, left = cells(tries, console.width)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        table.add_column(line(name), no_wrap=name != "reason", overflow="fold")
-    for one in rows:
-        table.add_row(*map(line, one), style="" if one[1] == GOOD else STYLES[one[1]])
-    console.print(table)
+    shown = [Column(line(name), text=name == "reason", least=LEAST_REASON) for name in columns]
+    layout.table(console, shown, rows, ["" if one[1] == GOOD else STYLES[one[1]] for one in rows])
     if left:
-        console.print(f"these differ too, see --markdown or --json: {', '.join(left)}", markup=False, soft_wrap=True)
-    console.print(summary(tries), markup=False, soft_wrap=True)
+        layout.names(console, "these differ too, see --markdown or --json: ", left)
+    layout.paragraph(console, summary(tries), hanging=2, most=console.width)
     for text, lines in differences(tries.rows):
-        console.print(text, markup=False, soft_wrap=True)
+        layout.paragraph(console, text, hanging=2, most=console.width)
         for changed in lines:
             console.print(f"  {line(changed)}", markup=False, soft_wrap=True)
 

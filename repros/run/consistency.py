@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from repros.case import Budget, Symptom, unit_of
+from repros.case import REMEDY, Budget, Symptom, unit_of
 from repros.run.record import Record
 from repros.verdict import (
     SETTLED,
@@ -46,6 +46,7 @@ def contradiction(record: Record) -> str:
         or _of_outcome(record)
         or _of_margins(record, budget)
         or _of_fix(record)
+        or _of_remedies(record)
     )
 
 
@@ -91,6 +92,9 @@ def _of_arms(record: Record) -> str:
         return f"arms {', '.join(names)}; {has}"
     if set(record.readings) != set(names):
         return f"readings of {', '.join(record.readings) or 'none'}, arms {', '.join(dict.fromkeys(names))}"
+    tried = [name for name in names if name.startswith(REMEDY)]
+    if sorted(record.remedies) != sorted(tried):
+        return f"remedies {', '.join(record.remedies) or 'none'}, arms of remedies {', '.join(tried) or 'none'}"
     return ""
 
 
@@ -162,16 +166,30 @@ def _of_margins(record: Record, budget: Budget) -> str:
 def _of_fix(record: Record) -> str:
     if record.proposed is None:
         return ""
-    subject, proposed = record.arm("subject"), record.arm("proposed")
-    if subject is None or proposed is None or record.verdict not in SETTLED:
+    if record.arm("subject") is None or record.arm("proposed") is None or record.verdict not in SETTLED:
         return "an effect of a proposed fix that was not judged"
-    before, after = ((ArmReading(record.readings[arm.arm]), arm) for arm in (subject, proposed))
+    return _of_effect(record, "proposed", record.proposed["effect"], "the proposed fix")
+
+
+def _of_remedies(record: Record) -> str:
+    for arm, told in record.remedies.items():
+        if record.verdict not in SETTLED:
+            if told["effect"] != Effect.UNSETTLED:
+                return f"the effect of a remedy that was not judged: `{told['effect']}`"
+        elif says := _of_effect(record, arm, told["effect"], f"the {arm} arm"):
+            return says
+    return ""
+
+
+def _of_effect(record: Record, arm: str, told: str, what: str) -> str:
+    """Return in words that an arm's effect on the subject is another one than is told; empty if it is that."""
+    subject, tried = record.arm("subject"), record.arm(arm)
+    assert subject is not None and tried is not None
+    before, after = ((ArmReading(record.readings[one.arm]), one) for one in (subject, tried))
     possible = [effect(before, after, math.inf)[0]]
-    if after[0] in (ArmReading.INSIDE, ArmReading.OVER) and "error" in proposed.figures:
+    if after[0] in (ArmReading.INSIDE, ArmReading.OVER) and "error" in tried.figures:
         possible.append(Effect.WRONG)  # the limit on numbers is not kept
-    if record.proposed["effect"] in possible:
-        return ""
-    return f"the proposed fix `{record.proposed['effect']}`, its observations say `{possible[0].value}`"
+    return "" if told in possible else f"{what} `{told}`, its observations say `{possible[0].value}`"
 
 
 def _close(a: float | None, b: float | None) -> bool:

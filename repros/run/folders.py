@@ -8,21 +8,25 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from repros import ROOT
+from repros import INSTALLED, REPORTS, ROOT
 from repros.errors import UserError
 from repros.files import check_root
 
-REPORTS = ROOT / "reports"
 RESULTS = "results.jsonl"
 #: How a run's folder is called that was not named by hand: its second, and a number where several began in it.
 STAMPED = re.compile(r"(\d{8}-\d{6})-.*?(?:-(\d+))?")
 
 
+def written_to(root: Path | None = None) -> Path:
+    """Return the folder of reports that a command writes into; UserError where it is somebody else's."""
+    if root or INSTALLED:
+        check_root(root or REPORTS)
+    return root or REPORTS
+
+
 def new_run(name: str, root: Path | None = None) -> Path:
     """Make the folder of a new run and return it: no two runs share one, though they begin in one second."""
-    if root:
-        check_root(root)
-    runs = (root or REPORTS) / "runs"
+    runs = written_to(root) / "runs"
     stamped = f"{time.strftime('%Y%m%d-%H%M%S')}-{name}"
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -68,8 +72,7 @@ def committed(root: Path | None = None) -> list[Path]:
 
 
 def shown(path: Path) -> str:
-    """Print a path as the user knows it: from the project's root where it lies inside."""
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)
+    """Print a path as the user knows it: from the project's root, or from the folder of its reports, inside either."""
+    whole = path.resolve()
+    home = next((one for one in (ROOT, REPORTS.parent) if whole.is_relative_to(one)), None)
+    return str(whole.relative_to(home) if home else path)

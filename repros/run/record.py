@@ -36,6 +36,8 @@ class Record:
     """Whether its condition is a control condition, which has no planted arm."""
     witness: Mapping[str, Any] = field(default_factory=dict)
     """File, vote, last words, seconds and log of the report's witness; empty where the condition has none."""
+    remedies: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Arm -> text, recommended, effect and reason of the remedy that it tried."""
     source: str = ""
     """Digest of the case's own source (`repros.cases.sources`); empty where it was not noted."""
 
@@ -62,7 +64,7 @@ class Record:
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""
         record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
-        for name in ("source", "control", "witness"):
+        for name in ("source", "control", "witness", "remedies"):
             if not record[name]:
                 del record[name]
         record["arms"] = [arm.to_json() for arm in self.arms]

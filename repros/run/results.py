@@ -19,18 +19,19 @@ from typing import Any
 import orjson
 from filelock import FileLock
 
+from repros import REPORTS
 from repros.cases.aliases import renamed
 from repros.errors import UserError
 from repros.files import claim
 from repros.run import schema
 from repros.run.consistency import contradiction
-from repros.run.folders import REPORTS, RESULTS, committed, latest_run, new_run, runs_and_committed, shown
+from repros.run.folders import RESULTS, committed, latest_run, new_run, runs_and_committed, shown, written_to
 from repros.run.record import Record
 from repros.verdict import SCHEMA, SETTLED
 
 __all__ = [
     "REPORTS", "RESULTS", "Record", "Run", "append", "collector_paused", "committed", "keep", "latest_run", "lines",
-    "load", "load_all", "lock", "new_run", "runs_and_committed", "settled", "shown",
+    "load", "load_all", "lock", "new_run", "runs_and_committed", "settled", "shown", "written_to",
 ]  # fmt: skip
 
 MEND = "delete that line and try its trial again with `--resume`"

@@ -109,16 +109,18 @@ class BudgetKept(TypedDict):
     second_slack: NotRequired[int]
 
 
-class Margins(TypedDict):
-    """Both margins; without arms there are none."""
-
-    planted_over_budget: NotRequired[Figure | None]
-    budget_over_reference: NotRequired[Figure | None]
-
-
 class Proposed(TypedDict):
     """What the proposed fix does."""
 
+    effect: Effect
+    reason: str
+
+
+class RemedyKept(TypedDict):
+    """What a user can do, who recommends it, and what it does."""
+
+    text: str
+    recommended: str
     effect: Effect
     reason: str
 
@@ -171,7 +173,7 @@ class TrialLine(TypedDict):
     reason: str
     budget: BudgetKept
     arms: list[Arm]
-    margins: Margins
+    margins: dict[str, Figure | None]
     proposed: NotRequired[Proposed | None]
     readings: NotRequired[dict[str, ArmReading]]
     environment: NotRequired[Packages]
@@ -181,6 +183,7 @@ class TrialLine(TypedDict):
     source: NotRequired[str]
     control: NotRequired[bool]
     witness: NotRequired[WitnessKept]
+    remedies: NotRequired[dict[str, RemedyKept]]
 
 
 class TimeLine(TypedDict):
@@ -205,7 +208,7 @@ class ProbeLine(TypedDict):
     unit: NotRequired[str]
     limit: NotRequired[Figure | None]
     values: NotRequired[dict[str, Figure | None]]
-    margins: NotRequired[Margins]
+    margins: NotRequired[dict[str, Figure | None]]
     seconds: NotRequired[dict[str, Number]]
     packages: NotRequired[dict[str, str]]
     build: NotRequired[str]

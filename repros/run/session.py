@@ -50,6 +50,7 @@ def void(record: Record, why: str) -> Record:
         reason=f"the environment changed while it was used: {why}",
         margins={},
         proposed=None,
+        remedies={},
         readings={},
         arms=(),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repros import ROOT
-from repros.case import Budget, Condition
+from repros.case import Budget, Condition, Remedy
 from repros.cases import Entry
 from repros.cases.sources import digest
 from repros.errors import MOST, printable
@@ -20,6 +20,8 @@ from repros.requirements import holds, unmet, unmet_cards
 from repros.run.results import Record
 from repros.verdict import (
     SETTLED,
+    ArmReading,
+    Effect,
     Observation,
     Outcome,
     Verdict,
@@ -112,12 +114,20 @@ class Running:
         logs: Path,
         machine: Mapping[str, Any],
         snapshots: bool = False,
+        remedies: bool = True,
     ) -> None:
         self.trial = trial
         self._place = place
         self._machine = machine
         self._source = digest(trial.entry.module)
         self._missing = trial.missing(place.versions)
+        # Where the record says that nothing is wrong there is nothing to remedy.
+        wanted = remedies and trial.expected(place.versions) is not False
+        self._remedies = {
+            arm: one
+            for arm, one in trial.condition.remedy_arms().items()
+            if wanted and not unmet(one.needs, place.versions)
+        }
         self._futures: list[tuple[str, Future[Observation]]] = []
         self._witness: Future[Observation] | None = None
         if self._missing:
@@ -127,13 +137,14 @@ class Running:
         can_propose = not unmet(entry.case.proposed_needs, place.versions)
         # Bytes are never judged on a card that others are on.
         shared = condition.budget.unit != "bytes" and condition.needs.cards == 1
-        for arm in [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]:
+        declared_arms = [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]
+        for arm in [*declared_arms, *self._remedies]:
             request = {
                 "module": entry.module,
                 "condition": condition.name,
                 "arm": arm,
                 "checkpoint": checkpoint,
-                "env": dict(condition.env),
+                "env": dict(condition.runs(arm)[1].env),
                 "timeout_s": entry.case.timeout_s,
                 "shared": shared,
                 "card_bytes": condition.needs.card_bytes,
@@ -181,6 +192,8 @@ class Running:
                 case.numbers_of(condition),
             )
             proposed = {"effect": kind.value, "reason": why}
+        arms = {arm: (judged[arm][0], one) for arm, one in observed.items()}
+        limit = case.numbers_of(condition)
         return Record(
             case=trial.entry.name,
             condition=condition.name,
@@ -194,6 +207,7 @@ class Running:
             budget=as_record(budget),
             margins=margins(observed.get("planted"), observed["reference"], budget) if observed else {},
             proposed=proposed,
+            remedies={arm: kept(one, arms, arm, verdict, limit) for arm, one in self._remedies.items() if arm in arms},
             readings={arm: reading.value for arm, (reading, _) in judged.items()},
             arms=tuple(observed.values()),
             environment=self._place.facts,
@@ -204,6 +218,20 @@ class Running:
             control=condition.control,
             witness=witness,
         )
+
+
+def kept(
+    remedy: Remedy,
+    arms: Mapping[str, tuple[ArmReading, Observation]],
+    arm: str,
+    verdict: Verdict,
+    numbers_limit: float,
+) -> dict[str, str]:
+    """Return what a record keeps of a remedy: what it does, where the verdict is settled."""
+    kind, why = Effect.UNSETTLED, f"the trial is {verdict.value}"
+    if verdict in SETTLED:
+        kind, why = effect(arms["subject"], arms[arm], numbers_limit)
+    return {"text": remedy.text, "recommended": remedy.recommended, "effect": kind.value, "reason": why}
 
 
 def witness_of(trial: Trial) -> Path:
@@ -284,6 +312,6 @@ def log_of(record: Record) -> str:
     wanted: dict[str, str] = {"reference": "inside", "planted": "over"}
     for arm in record.arms:
         reading = record.readings.get(arm.arm)
-        if reading != wanted.get(arm.arm, "inside"):
+        if arm.arm not in record.remedies and reading != wanted.get(arm.arm, "inside"):
             return arm.log
     return record.arms[0].log if record.arms else "none was written"

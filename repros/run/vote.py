@@ -5,14 +5,13 @@ Pure: nothing here runs a script. A bad vote carries a signature, so that anothe
 
 from __future__ import annotations
 
-import difflib
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from repros.errors import UserError, shortened
+from repros.errors import UserError, nearest, shortened
 from repros.verdict import apart, show
 
 GOOD, BAD, SKIP = "good", "bad", "skip"
@@ -123,9 +122,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _comparison(text: str, name: str, than: str, times: str | None, right: str) -> Rule:
     figure, dot, _ = name.partition(".")
     if figure not in FIGURES or (dot and figure not in BY_DTYPE):
-        near = difflib.get_close_matches(figure, FIGURES, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"figures: {', '.join(FIGURES)}"
-        raise UserError(f"--bad-if: no figure `{shortened(name)}`", hint)
+        raise UserError(f"--bad-if: no figure `{shortened(name)}`", nearest(figure, FIGURES))
     try:
         factor = float(times) if times else 1.0
     except ValueError:

@@ -253,7 +253,8 @@ class Driver:
         condition = case.condition(request["condition"])
         if "params" in request:
             condition = replace(condition, params=request["params"])
-        arm: Callable[..., Any] = getattr(module, request["arm"])
+        function, given_to_arm = condition.runs(request["arm"])
+        arm: Callable[..., Any] = getattr(module, function)
         seed()
         snapshot = Path(request["log"]).with_suffix(".pickle") if request.get("snapshot") else None
         meters = self._meters = meters_of(condition.device, case.gate, request.get("shared", False), snapshot)
@@ -265,7 +266,7 @@ class Driver:
             inputs = module.inputs(condition, **given) if hasattr(module, "inputs") else given
             oracle = module.oracle(condition, **inputs) if hasattr(module, "oracle") else {}
             seed()
-            steps = arm(condition, **inputs)
+            steps = arm(given_to_arm, **inputs)
             self.seconds["import"] = time.monotonic() - began - self.waited_s
             with meters.watch():
                 result = self._drive(steps, meters)

@@ -33,7 +33,7 @@ FULL = '''"""It is held: what the report says.
 Mechanism: the input is held. Limit: the output. Planted: the input too.
 """
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Reading, Symptom, held
+from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Reading, Remedy, Symptom, held
 
 ROWS, COLUMNS = 256, 512
 LIMIT = 4 * ROWS * COLUMNS
@@ -61,6 +61,10 @@ CASE = Case(
             claims=(HELD,),
             env={"A": "1"},
             proposed=False,
+            remedies=(
+                Remedy("do less", arm="remedy_less", recommended="the report"),
+                Remedy("set B", env={"B": "1"}, needs=Needs({"torch": ">=2.1"})),
+            ),
             numbers=0.1,
             note="a note",
         ),
@@ -69,6 +73,7 @@ CASE = Case(
     ),
     numbers=0.05,
     symptoms=(Symptom("OSError", "no room"),),
+    fix="bitsandbytes#2",
     proposes="less",
     proposed_needs=Needs({"transformers": ">=5"}),
     gate=("aten::mm",),
@@ -108,6 +113,10 @@ def planted(c, x):
 
 
 def proposed(c, x):
+    return train(x, keep=False)
+
+
+def remedy_less(c, x):
     return train(x, keep=False)
 '''
 SCAFFOLDS = [scaffold("bitsandbytes#1", kind) for kind in KINDS]
@@ -242,6 +251,23 @@ MISTAKES = [
     ("control=True", 'control=True, affected=(Affected({"torch": ">=2"}, "reports/cpu"),)', "condition `fine`: a control condition that is affected", "a control is one that the report calls fine"),
     ('{"A": "1"}', '{"A": 1}', "Condition.env: `{'A': 1}` is not a mapping from texts to texts", "write a mapping"),
     ('{"A": "1"}', '{"A=B": "1"}', "Condition.env: `A=B` is not a name of a variable", "such as"),
+    ('"do less"', '" "', "Remedy.text: it says nothing", "write what a user does"),
+    ('"do less"', "...", "Remedy.text: not filled in", "write a text of one line"),
+    ('"do less"', '"do less\\nor more"', "Remedy.text: `'do less\\nor more'` is not a text of one line", "write a text"),
+    ('"do less"', '"set B"', "condition `eager`: a remedy twice: `set B`", "take one out"),
+    ('"set B", env', '"do less", env', "condition `eager`: a remedy twice: `do less`", "take one out"),
+    ('"set B", env={"B": "1"}', '"do less otherwise", arm="remedy_less"', "Remedy: `do less otherwise` is one of two", "declare it once"),
+    ('arm="remedy_less"', 'arm="subject"', "Remedy.arm: `subject` is not the name of a remedy", "call the function `remedy`"),
+    ('arm="remedy_less"', 'arm="remedy_more"', ": `remedy_less` is the arm of no remedy", "name it under a condition"),
+    ("def remedy_less(c", "def rem_less(c", ": no arm `remedy_less`", "write a function `remedy_less(c, …)` that yields phases"),
+    ("def remedy_less(c, x):\n    return train(x, keep=False)", "def remedy_less(c, x):\n    ...", ": `remedy_less` is not filled in", "write what"),
+    ('env={"B": "1"}', "env={}", "Remedy: it does what the subject does", "write `arm`"),
+    ('env={"B": "1"}', 'env={"B=": "1"}', "Remedy.env: `B=` is not a name of a variable", "such as"),
+    ('{"torch": ">=2.1"}', '{"torch": "2.1"}', "Needs.packages: `2.1` is not a specifier", "such as"),
+    ('env={"B": "1"}', 'params={"dtipe": 1}', "condition `eager` has no parameter `dtipe`, which a remedy changes", "one of: dtype"),
+    ("remedies=(", "remedies=3 or (", "Condition.remedies: `3` is not a tuple of Remedy", "write a tuple of Remedy"),
+    ("control=True", 'control=True, remedies=(Remedy("x", env={"C": "1"}),)', "condition `fine`: a control condition with a remedy", "try it where"),
+    ('fix="bitsandbytes#2"', 'fix="0.50"', "Case.fix: `0.50` is no pull request and no commit", "write package and number or commit"),
     ('proxy="eager"', 'proxy="eagre"', "Condition.proxy: no condition `eagre` in this case", "one of: eager"),
     ('            claims=(HELD,),', '            claims=(Claim("other"),),', "condition `eager`: `other` is not in Case.claims", "add it"),
     ('            claims=(HELD,),', '            claims=HELD,', "Condition.claims: `Claim(", "write a tuple of Claim"),

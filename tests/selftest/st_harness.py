@@ -11,7 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from repros.case import Case, Claim, Condition, Symptom, held
+from repros.case import Case, Claim, Condition, Needs, Remedy, Symptom, held
 
 SIZE = 1 << 20
 
@@ -22,6 +22,21 @@ HELD = Claim("one tensor too many is held")
 def condition(name: str, subject: str = "inside", witness: str = "", **arms: str) -> Condition:
     does = {"subject": subject, "reference": "inside", "planted": "over", "proposed": "inside", **arms}
     return Condition(name, held(SIZE + SIZE // 4), {"does": does}, affected=(), claims=(HELD,), witness=witness)
+
+
+REMEDIES = (
+    Remedy("hold one tensor", params={"does": {"subject": "inside"}}, recommended="the report"),
+    Remedy("hold them all the same", arm="remedy_does_nothing"),
+    Remedy("raise", arm="remedy_fails"),
+    Remedy("set `REPROS_HOLDS=inside`", env={"REPROS_HOLDS": "inside"}),
+    Remedy("compute something else", arm="remedy_is_wrong"),
+    Remedy("use what no release has", arm="remedy_of_the_future", needs=Needs({"torch": ">=99"})),
+)
+
+
+def remedied(name: str, remedies: tuple[Remedy, ...], **does: str) -> Condition:
+    """Declare a condition of which nothing is recorded: there remedies are tried."""
+    return replace(condition(name, **does), remedies=remedies, affected=None, proposed=False)
 
 
 CASE = Case(
@@ -67,6 +82,10 @@ CASE = Case(
         condition("witness-raises", "over", witness="witness_raises.py"),
         condition("witness-hangs", witness="witness_hangs.py"),
         condition("witness-of-an-error", "raise_other", witness="witness_good.py"),
+        remedied("remedies", REMEDIES, subject="over", subject_heeds_env="yes"),
+        remedied("remedies-where-nothing-is-wrong", REMEDIES[:1]),
+        remedied("remedies-of-what-is-unsettled", REMEDIES[:1], planted="inside"),
+        replace(condition("remedies-of-what-is-not-affected"), remedies=REMEDIES[:1]),
         replace(condition("control"), control=True),
         replace(condition("control-breaks", "over"), control=True),
         replace(condition("nothing-recorded"), affected=None),
@@ -84,7 +103,8 @@ def oracle(c):
 
 
 def subject(c):
-    yield from act(c.does["subject"])
+    heeds = os.environ.get("REPROS_HOLDS") if "subject_heeds_env" in c.does else None
+    yield from act(heeds or c.does["subject"])
     return output(c.does["subject"])
 
 
@@ -101,6 +121,22 @@ def planted(c):
 def proposed(c):
     yield from act(c.does["proposed"])
     return output(c.does["proposed"])
+
+
+def remedy_does_nothing(c):
+    return subject(c)
+
+
+def remedy_fails(c):
+    return subject(c.but(does={"subject": "raise_other"}))
+
+
+def remedy_is_wrong(c):
+    return subject(c.but(does={"subject": "wrong"}))
+
+
+def remedy_of_the_future(c):
+    return subject(c.but(does={"subject": "segfault"}))
 
 
 def output(what):

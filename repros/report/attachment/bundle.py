@@ -12,10 +12,10 @@ from packaging.version import InvalidVersion, Version
 from repros import cases, files
 from repros.case import Condition
 from repros.cases import Entry, sources
-from repros.errors import UserError
+from repros.errors import UserError, nearest
 from repros.redaction.redact import Redactor
-from repros.report import onefile, plot, snapshots, standing
-from repros.report.attachment import packing, tried
+from repros.report import onefile, standing
+from repros.report.attachment import packing, plot, snapshots, tried
 from repros.report.attachment.comment import NOTHING, comment
 from repros.report.attachment.packing import Bundle
 from repros.report.attachment.tried import Evidence
@@ -49,10 +49,12 @@ def choose(records: Sequence[Record], entry: Entry, cell: str | None, condition:
         if found := [record for record in fit if wanted in (None, record.verdict)]:
             return max(found, key=lambda record: (led(record, entry) > 0, release(record, entry)))
     asked = "".join([f" [{condition}]" if condition else "", f" in {cell}" if cell else ""])
-    cells = ", ".join(dict.fromkeys(record.cell for record in mine))
+    cells = list(dict.fromkeys(record.cell for record in mine))
     raise UserError(
         f"{where}: no trial of {entry.name}{asked} with arms to show",
-        f"it has {entry.name} in {cells}"
+        nearest(cell, cells)
+        if cell and cells and cell not in cells
+        else f"it has {entry.name} in {', '.join(cells)}"
         if cells
         else "name a run with `--run`, or make one with `python -m repros run`",
     )

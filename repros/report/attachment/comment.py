@@ -173,7 +173,7 @@ def arms(record: Record, mine: Sequence[Record], entry: Entry, tensors: int, mos
         "head": ["arm", "what runs", "reading", *judged, "error"],
         "arms": [
             [
-                *(arm.arm, WHAT.get(arm.arm, ""), record.readings.get(arm.arm, arm.state)),
+                *(arm.arm, what_of(record, arm.arm), record.readings.get(arm.arm, arm.state)),
                 show(reached, unit, more) if (reached := arm.reached(figure)) is not None else arm.state,
                 *([show(arm.reached(second), unit, more)] if second else []),
                 show(arm.figures.get("error"), "ratio"),
@@ -203,6 +203,7 @@ def arms(record: Record, mine: Sequence[Record], entry: Entry, tensors: int, mos
             for other in same[:most]
         ],
         "proposes": case.proposes,
+        "remedies": [f"{one.said}: {one.word}; {one.because}" for one in standing.of_remedies(case, mine)],
         "effect": f"{record.proposed['effect']} here ({record.proposed['reason']}); {standing.of_fix(mine, False)}"
         if record.proposed
         else "not tried under this condition",
@@ -214,6 +215,12 @@ def arms(record: Record, mine: Sequence[Record], entry: Entry, tensors: int, mos
         if record.source
         else "source not noted: it could not be compared with that of `full.py`",
     }
+
+
+def what_of(record: Record, arm: str) -> str:
+    """Return what an arm runs."""
+    remedy = record.remedies.get(arm)
+    return f"the subject with what a user can do: {remedy['text']}" if remedy else WHAT.get(arm, "")
 
 
 def told(exception: Mapping[str, Any]) -> str:

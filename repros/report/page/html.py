@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from repros import __version__
+from repros.advisory.model import Advisory
 from repros.case import Case, Claim
 from repros.cases import Entry
 from repros.cells.matrix import AXES
@@ -28,7 +32,7 @@ from repros.redaction.redact import Redactor
 from repros.report import reported, standing
 from repros.report.escape import visible
 from repros.report.machine import machines, rank
-from repros.report.page import changes, pack
+from repros.report.page import answers, changes, pack
 from repros.report.page.scripts import Scripts
 from repros.report.terminal import as_recorded
 from repros.run.results import Record
@@ -73,8 +77,14 @@ def page(
     redactor: Redactor,
     against: tuple[str, Sequence[Record]] | None = None,
     notices: Sequence[str] = (),
+    place: Path | None = None,
+    advisories: Iterable[Advisory] = (),
 ) -> str:
-    """Return the page. ``against`` names another run and holds its records."""
+    """Return the page. ``against`` names another run and holds its records.
+
+    ``place`` is the folder that the page is for, from which it links to files of the project; ``advisories`` say what
+    is known over all evidence.
+    """
     records = ordered(records, known)
     changed = changes.between(against[1], records) if against else {}
     numbers = {record.key: number for number, record in enumerate(records)}
@@ -85,7 +95,8 @@ def page(
     scripts = Scripts(known, redactor)
     evidence = pack.blocks(records, redactor, [scripts.of(record) for record in records])
     said = {
-        "title": f"Verdicts: {len(records)} trials",
+        "title": f"{counted(len(sections), 'report')}, {counted(len(records), 'trial')}: which releases are bad",
+        "answers": answers.answers(records, known, {one.about.report: one for one in advisories}, place),
         "sections": sections,
         "counts": [(v.value, SIGNS[v], MEANS[v], sum(record.verdict is v for record in records)) for v in Verdict],
         "failed": sum(record.failed for record in records),
@@ -103,7 +114,7 @@ def page(
     }
     data = summary(records, known, changed, against)
     clean, data = redactor.value(said), redactor.value(data)
-    parts = {name: asset(name) for name in ("page.css", "plot.js", "script.js", "trial.js", "page.js")}
+    parts = {name: asset(name) for name in ("page.css", "plot.js", "script.js", "trial.js", "page.js", "filters.js")}
     template = environment().from_string(asset("page.html.j2"))
     return template.render(
         **clean,
@@ -117,6 +128,11 @@ def page(
         css=parts.pop("page.css"),
         js="\n".join(parts.values()),
     )
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number with its word."""
+    return f"{number} {word}{'s' * (number != 1)}"
 
 
 def asset(name: str) -> str:
@@ -133,10 +149,17 @@ def asset(name: str) -> str:
 def environment() -> jinja2.Environment:
     """Return the template engine: values are escaped, a name that is missing is an error."""
     made = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=seen
-    )
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=seen,
+        loader=jinja2.FunctionLoader(asset),
+    )  # fmt: skip
     made.filters["show"] = show
+    made.filters["code"] = code
     return made
+
+
+def code(text: str) -> Markup:
+    """Return a text in which what stands in backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))  # noqa: S704 - it is escaped
 
 
 def seen(value: Any) -> Any:
@@ -178,14 +201,21 @@ def grouped(records: Iterable[Record], key: Any) -> list[tuple[str, list[Record]
 
 
 def columns_of(records: Sequence[Record]) -> list[Column]:
-    """Return the cells in the order of their versions; a cell that could not be built goes by its name."""
+    """Return the cells from the newest versions to the oldest: on a phone the first are in sight.
+
+    A cell that could not be built has none; it comes last and goes by its name.
+    """
     found: dict[str, Column] = {}
     for record in records:
         packages = record.versions
         if record.cell not in found or (packages and not found[record.cell].versions):
             versions = {name: packages[name] for name in AXES if packages.get(name)}
             found[record.cell] = Column(record.cell, record.device, versions)
-    return sorted(found.values(), key=lambda c: (c.device, *(rank(c.versions.get(name, "")) for name in AXES), c.label))
+
+    def newest(column: Column) -> tuple[Any, ...]:
+        return bool(column.versions), *(rank(column.versions.get(name, "")) for name in AXES), column.label
+
+    return sorted(sorted(found.values(), key=newest, reverse=True), key=lambda column: column.device)
 
 
 # -- sections
@@ -229,7 +259,7 @@ def section(
     entry = known.get(Counter(record.case for record in records).most_common(1)[0][0])  # it names the report
     return {
         "name": name,
-        "anchor": "".join(c if c.isalnum() else "-" for c in name),
+        "anchor": answers.anchor(name),
         "title": entry.case.title if entry else "a case that this version of the suite does not have",
         "url": entry.case.url if entry else "",
         "kind": f"{entry.case.kind}, {entry.case.status}" if entry else "",

@@ -131,6 +131,7 @@ class Packer:
             "budget": self.keep(record.budget),
             "margins": {self._redactor.text(name): to_number(value) for name, value in record.margins.items()},
             "proposed": self.keep(record.proposed),
+            "remedies": self.keep(record.remedies),
             "readings": self.keep(record.readings),
             "arms": [self.arm(one) for one in record.arms],
             "environment": self.keep(record.environment),

@@ -1,6 +1,7 @@
-// Theme, filters, and the way into a trial and back.
+// Theme, keys, and the way into a trial and back.
 
 const data = JSON.parse(document.getElementById("data").textContent);
+const fields = [...document.querySelectorAll(".heat button")];
 const blocks = [...document.querySelectorAll("script.evidence")];
 const opened = new Map();
 const root = document.documentElement;
@@ -19,52 +20,6 @@ function setTheme(name) {
 }
 setTheme(themes.includes(stored) ? stored : "system");
 themeButton.addEventListener("click", () => setTheme(themes[(themes.indexOf(themeButton.value) + 1) % themes.length]));
-
-// -- filters: everything that is asked of a field is known before any block is opened
-
-const form = document.querySelector("form.filters");
-const fields = [...document.querySelectorAll(".heat button")];
-const rows = [...document.querySelectorAll(".heat tbody tr")].map((row) => {
-  const buttons = [...row.querySelectorAll("button")];
-  const numbers = buttons.map((button) => Number(button.dataset.t));
-  const words = (at) => [data.cases[data.trials[at][0]].name, data.cases[data.trials[at][0]].report, data.conditions[data.trials[at][1]], data.cells[data.trials[at][2]]].join(" ").toLowerCase();
-  return { row, buttons, numbers, texts: numbers.map(words), differs: new Set(numbers.map((at) => data.trials[at][3])).size > 1 };
-});
-const cases = [...document.querySelectorAll(".case")], sections = [...document.querySelectorAll("section.report")];
-
-function filter() {
-  const words = document.getElementById("find").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const verdicts = new Set([...form.querySelectorAll("[name=verdict]:checked")].map((box) => data.verdicts.indexOf(box.value)));
-  const on = (id) => document.getElementById(id)?.checked;
-  const [differs, failed, changed] = ["differs", "failed", "changed"].map(on);
-  const chosen = document.getElementById("effect").value, effect = chosen === "" ? null : Number(chosen);
-  let count = 0;
-  for (const { row, buttons, numbers, texts, differs: isMixed } of rows) {
-    let any = false;
-    numbers.forEach((at, i) => {
-      const trial = data.trials[at];
-      const fits = verdicts.has(trial[3]) && (!differs || isMixed) && (!failed || trial[5]) && (!changed || trial[6]) &&
-        (effect === null || trial[4] === effect) && words.every((word) => texts[i].includes(word));
-      buttons[i].parentElement.classList.toggle("off", !fits);
-      any = any || fits;
-      count += fits;
-    });
-    row.hidden = !any;
-  }
-  for (const one of cases) one.hidden = !one.querySelector("tbody tr:not([hidden])");
-  for (const one of sections) one.hidden = [...one.querySelectorAll(".case")].every((inner) => inner.hidden);
-  document.getElementById("count").textContent = count === data.trials.length ? `${count} trials` : `${count} of ${data.trials.length} trials`;
-  roam();
-}
-
-if (form) {
-  const effects = document.getElementById("effect");
-  data.effects.forEach((name, i) => effects.append(el("option", { value: i }, name)));
-  effects.parentElement.hidden = !data.effects.length;
-  form.addEventListener("input", filter);
-  form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(filter));
-}
 
 // -- keys in a heat map: one stop for the tabulator, arrows inside
 

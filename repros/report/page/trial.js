@@ -33,7 +33,7 @@ const th = (text) => el("th", { scope: "row" }, text);
 function unpacked(block, trial) {
   const kept = (at) => at === undefined || at === null ? null : block.kept[at];
   const sum = (steps) => { let at = 0; return steps.map((step) => (at += step)); };
-  for (const name of ["budget", "proposed", "readings", "environment", "machine"]) trial[name] = kept(trial[name]);
+  for (const name of ["budget", "proposed", "remedies", "readings", "environment", "machine"]) trial[name] = kept(trial[name]);
   for (const arm of trial.arms) {
     arm.exception = kept(arm.exception);
     arm.phases = kept(arm.rest.phases); arm.marks = kept(arm.rest.marks);
@@ -178,6 +178,7 @@ function panel(data, at, trial, texts) {
     parts.push(el("h3", {}, "Arms against the budget"), armsTable(trial),
       el("p", {}, `Margins: planted over budget ${times(m.planted_over_budget)}, budget over reference ${times(m.budget_over_reference)}.`),
       trial.proposed ? el("p", {}, el("b", {}, "Proposed fix"), ` (${fact.proposes}): `, el("span", { class: `e e-${trial.proposed.effect.split(" ")[0]}` }, trial.proposed.effect), ` ${trial.proposed.reason}`) : null,
+      ...Object.entries(trial.remedies).map(([arm, one]) => el("p", {}, el("b", {}, arm.replace("remedy", "Remedy")), `: ${one.text}${one.recommended && ` (recommended by ${one.recommended})`}: `, el("span", { class: `e e-${one.effect.split(" ")[0]}` }, one.effect), ` ${one.reason}`)),
       plotPart(trial), listsPart(trial), exceptionsPart(trial),
       el("details", {}, el("summary", {}, "Every figure of every arm"), figuresTable(trial)),
       el("details", {}, el("summary", {}, "Other evidence"), el("pre", {}, trial.arms.map((arm) => `${arm.arm}: ${JSON.stringify(arm.rest)}; seconds: ${JSON.stringify(arm.seconds)}`).join("\n"))));

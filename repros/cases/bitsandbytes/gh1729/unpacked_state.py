@@ -11,20 +11,21 @@ times a scale, rounded. A scale that is quantized too may take either of two cod
 Planted (must break the limit): the reference, but it looks in its dictionary for one packed item: there is none.
 """
 
-from repros.case import Affected, Case, Claim, Condition, Symptom, error
+from repros.case import Affected, Case, Claim, Condition, Remedy, Symptom, error
 
 LIMIT = 2.0**-23  # float32's epsilon
 DOUBLE = LIMIT + 0.9 / 64
 UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1729-bitsandbytes"),)
 UNTIL_0_50_CUDA = (Affected({"bitsandbytes": "<0.50"}, "reports/h100"),)
 RAISES = Claim("QuantState.from_dict(as_dict()) raises")
+PACKED = Remedy("write `as_dict(packed=True)`", params={"packed": True}, recommended="the report")
 
 
 def state(name, limit=LIMIT, *, packed, double=False, **more):
     return Condition(name, error(limit), {"packed": packed, "double": double}, claims=(RAISES,), **more)
 
 
-UNPACKED = state("unpacked", packed=False, affected=UNTIL_0_50, witness="minimal.py")
+UNPACKED = state("unpacked", packed=False, affected=UNTIL_0_50, witness="minimal.py", remedies=(PACKED,))
 
 
 CASE = Case(
@@ -32,6 +33,7 @@ CASE = Case(
     title="Fix QuantState and dict conversions",
     kind="pull request",
     status="merged",
+    fix="bitsandbytes#1729",
     severity="raises",
     trigger="`QuantState.from_dict` of what `as_dict()` returned, as a 4-bit weight is saved and restored by hand",
     claims=(RAISES,),

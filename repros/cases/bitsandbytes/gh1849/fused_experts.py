@@ -19,7 +19,7 @@ Planted (must break the limit): the reference, but it leaves the experts as they
 from dataclasses import replace
 from math import prod
 
-from repros.case import Affected, Budget, Case, Claim, Condition, Needs
+from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Remedy
 from repros.cases._loading import load_installed, load_reference, published
 from repros.cases.bitsandbytes.gh1849._report import REPORT
 from repros.cases.bitsandbytes.gh1849._whole_model import bytes_of, installed_tensors, reference_tensors
@@ -69,6 +69,14 @@ NOT_TO_4_BITS = Claim("from transformers 5 on the experts of a mixture are not q
 NOT_TO_8_BITS = Claim("not in the report: nor to 8 bits")
 
 
+PARAMETRIZED = Remedy(
+    "after loading, call `bitsandbytes.nn.parametrize.replace_parameter_4bit` on each parameter of the experts",
+    arm="remedy_parametrized",
+    recommended="bitsandbytes#2005",
+    needs=Needs({"bitsandbytes": ">=0.48", "transformers": ">=5"}, reason="fused experts, and what quantizes them"),
+)
+
+
 def on_cpu(name, checkpoint, scheme="nf4", claim=NOT_TO_4_BITS, **more):
     budget, params = left_in_16_bits(checkpoint), {"scheme": scheme, "dtype": "bfloat16"}
     return Condition(name, budget, params, affected=(FROM_5,), claims=(claim,), checkpoint=checkpoint, **more)
@@ -85,7 +93,7 @@ CASE = Case(
     trigger="a mixture of experts that is loaded in 4 or 8 bits",
     claims=(NOT_TO_4_BITS, NOT_TO_8_BITS),
     conditions=(
-        on_cpu("nf4-experts", APART, witness="minimal.py"),
+        on_cpu("nf4-experts", APART, witness="minimal.py", remedies=(PARAMETRIZED,)),
         on_cpu("nf4-experts-fused", FUSED, needs=KNOWN),
         on_cpu("int8-experts", APART, scheme="int8", claim=NOT_TO_8_BITS),
         on_card("nf4-experts-30b-cuda", APART_8, needs=RECENT_ON_CARD, proxy="nf4-experts", witness="minimal.py"),
@@ -99,6 +107,21 @@ oracle = published  # some weights, in float64
 
 def subject(c, checkpoint):
     found = yield from load_installed(c, checkpoint)
+    return {**found, **bytes_of(c, installed_tensors(found["model"]))}
+
+
+def remedy_parametrized(c, checkpoint):
+    """Quantize the experts of the loaded model, and see that it still runs."""
+    import torch
+    from bitsandbytes.nn.parametrize import replace_parameter_4bit
+
+    found = yield from load_installed(c, checkpoint)
+    for module in list(found["model"].modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.dim() == 3:
+                replace_parameter_4bit(module, name, quant_type="nf4", compress_statistics=False)
+    with torch.no_grad():
+        found["model"].train()(torch.tensor([[1, 2, 3]]))  # in eval mode a CPU packs 4-bit layers for good
     return {**found, **bytes_of(c, installed_tensors(found["model"]))}
 
 

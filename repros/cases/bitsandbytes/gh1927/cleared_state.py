@@ -17,7 +17,7 @@ Planted (must break the limit): the reference, but its scale is lost at the same
 where nothing would read the layer again, before the first forward.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Remedy, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
@@ -38,13 +38,15 @@ def clear_codes(layer):
     layer.state.CB = None
 
 
-def cleared(name, note, *, clear, recompute="reentrant"):
+def cleared(name, note, *, clear, recompute="reentrant", **more):
     """Return a condition on a CPU; ``recompute`` is a mode of gradient checkpointing, None for a plain backward."""
     params = {"clear": clear, "recompute": recompute}
-    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOSES_SCALE,), note=note)
+    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOSES_SCALE,), note=note, **more)
 
 
-RESET_BETWEEN = cleared("reset-grads-between", "state.reset_grads() between forward and recompute", clear=reset_grads)
+LEFT_ALONE = Remedy("leave the state of a frozen layer alone: it has no gradient to reset", params={"clear": None})
+RESET = "state.reset_grads() between forward and recompute"
+RESET_BETWEEN = cleared("reset-grads-between", RESET, clear=reset_grads, remedies=(LEFT_ALONE,))
 
 CASE = Case(
     **_int8.REPORT,

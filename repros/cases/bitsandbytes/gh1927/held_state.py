@@ -14,7 +14,7 @@ Limit: the bytes that are named below; without recomputation a block holds a doz
 Planted (must break the limit): the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
 """
 
-from repros.case import Affected, Budget, Case, Claim, Condition, held
+from repros.case import Affected, Budget, Case, Claim, Condition, Remedy, held
 from repros.cases.bitsandbytes.gh1927 import _llama
 from repros.cases.bitsandbytes.gh1927._llama import (
     HEADS,
@@ -48,15 +48,25 @@ DEFAULT: dict[str, object] = {}
 REENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": True}}
 NONREENTRANT = {"gradient_checkpointing_kwargs": {"use_reentrant": False}}
 
+IN_REENTRANT = Remedy(
+    'call `gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})`',
+    params={"options": REENTRANT},
+)
+OTHER_ORDER = Remedy(
+    "call `train()` before `gradient_checkpointing_enable()`",
+    params={"order": train_then_enable},
+    recommended="the report",
+)
 
-def on_cpu(name, order, options, bits, *, affected, witness=""):
+
+def on_cpu(name, order, options, bits, **more):
     params = {"order": order, "options": options, "bits": bits}
-    return Condition(f"held-{name}", held(LIMIT), params, affected=affected, claims=(PILES_UP,), witness=witness)
+    return Condition(f"held-{name}", held(LIMIT), params, claims=(PILES_UP,), **more)
 
 
-def on_card(name, order, options, bits, *, affected, witness=""):
+def on_card(name, order, options, bits, **more):
     params = {"order": order, "options": options, "bits": bits}
-    more = {"device": "cuda", "proxy": f"held-{name}", "affected": affected, "claims": (PILES_UP,), "witness": witness}
+    more |= {"device": "cuda", "proxy": f"held-{name}", "claims": (PILES_UP,)}
     return Condition(f"held-{name}-cuda", Budget("cuda_held_bytes", LIMIT), params, **more)
 
 
@@ -80,6 +90,7 @@ CASE = Case(
             8,
             affected=(ALL_TRIED,),
             witness="minimal_held_state.py",
+            remedies=(IN_REENTRANT, OTHER_ORDER),
         ),
         on_cpu("enable-train-reentrant-4bit", enable_then_train, REENTRANT, 4, affected=()),
         on_cpu("enable-train-nonreentrant-4bit", enable_then_train, NONREENTRANT, 4, affected=()),
@@ -92,6 +103,7 @@ CASE = Case(
             8,
             affected=(ALL_TRIED_CUDA,),
             witness="minimal_held_state.py",
+            remedies=(IN_REENTRANT,),
         ),
         on_card("enable-train-reentrant-4bit", enable_then_train, REENTRANT, 4, affected=()),
     ),

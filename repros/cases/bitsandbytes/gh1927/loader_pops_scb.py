@@ -14,7 +14,7 @@ the limit too: a failed lookup of ``SCB`` or of its sister ``CB``, the codes.
 Planted (must break the limit): the reference, but its weight carries the scale, and is replaced by one without.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Remedy, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._meta import (
     fixed_layer_from_meta,
@@ -35,6 +35,13 @@ def pop(layer, weight, frozen):
     options = pop_scale(layer)
     layer.state_dict()
     return replace_weight(layer, weight, frozen, options)
+
+
+def pop_unasked(layer, weight, frozen):
+    """Pop SCB off the meta parameter; call state_dict() once it is replaced."""
+    layer = replace_weight(layer, weight, frozen, pop_scale(layer))
+    layer.state_dict()
+    return layer
 
 
 def pop_from_tied(layer, weight, frozen):
@@ -72,6 +79,9 @@ def frozen_parameter(tensor):
     return torch.nn.Parameter(tensor, requires_grad=False)
 
 
+ASK_LATER = Remedy("call `state_dict()` when the model is loaded, not while it is", params={"materialize": pop_unasked})
+
+
 def popped(name, materialize, **more):
     params, note = {"materialize": materialize}, materialize.__doc__
     return Condition(name, error(LIMIT), params, affected=(BEFORE_0_50,), claims=(POPPED,), note=note, **more)
@@ -81,10 +91,11 @@ CASE = Case(
     **_int8.REPORT,
     title="INT8: transformers' loader takes SCB off a parameter on the meta device",
     severity="raises",
+    fix="bitsandbytes#1897",
     trigger="loading an int8 model with transformers while something calls state_dict()",
     claims=(POPPED,),
     conditions=(
-        popped("loader-pops", pop, witness="minimal_loader_pops_scb.py"),
+        popped("loader-pops", pop, witness="minimal_loader_pops_scb.py", remedies=(ASK_LATER,)),
         popped("loader-pops-tied", pop_from_tied),
     ),
 )

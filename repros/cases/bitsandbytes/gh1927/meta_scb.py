@@ -18,7 +18,7 @@ Planted (must break the limit): the reference, but its weight carries the scale,
 import copy
 import pickle
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Remedy, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._meta import (
     fixed_layer_from_meta,
@@ -65,9 +65,13 @@ def codes_alone(frozen):
     return frozen.codes, None
 
 
-def on_meta(name, copied, gets, claim, note, *, affected):
+DEEPCOPY = Remedy("copy it by `copy.deepcopy`, not by pickle", params={"copied": copy.deepcopy})
+PICKLED = {"affected": (ALL_TRIED,), "remedies": (DEEPCOPY,)}
+
+
+def on_meta(name, copied, gets, claim, note, **more):
     params = {"copied": copied, "gets": gets}
-    return Condition(name, error(LIMIT), params, affected=affected, claims=(claim,), note=note)
+    return Condition(name, error(LIMIT), params, claims=(claim,), note=note, **more)
 
 
 CASE = Case(
@@ -79,7 +83,7 @@ CASE = Case(
     conditions=(
         on_meta("meta-16bit", itself, in_16_bits, RAISES, "16-bit weights by accelerate", affected=()),
         on_meta("meta-deepcopy", copy.deepcopy, in_16_bits, RAISES, "deepcopy() on meta first", affected=()),
-        on_meta("meta-pickle", unpickled, in_16_bits, LOST, "pickled on meta first", affected=(ALL_TRIED,)),
+        on_meta("meta-pickle", unpickled, in_16_bits, LOST, "pickled on meta first", **PICKLED),
         on_meta(
             "meta-int8", itself, codes_and_scale, LOST, "codes and SCB by accelerate", affected=(FROM_0_47_TO_0_48_0,)
         ),

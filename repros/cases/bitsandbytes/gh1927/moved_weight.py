@@ -17,7 +17,7 @@ activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.
 Planted (must break the limit): the reference, but its scale is lost first and codes are quantized as if a weight.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Needs, Remedy, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
@@ -62,6 +62,21 @@ def tie_weight(layer, frozen, batch):
     return layer
 
 
+def keep_apart(layer, frozen, batch):
+    """Make two layers of one 16-bit weight, each with a quantized weight of its own; the other one runs first."""
+    _int8.installed_layer(frozen)(batch.x.detach())
+    return layer
+
+
+MOVE_LAYER = Remedy(
+    "move the whole layer, `layer.to(device)`, not its weight",
+    params={"move": move_after_forward},
+    needs=Needs({"bitsandbytes": ">=0.47"}, reason="before 0.47 a layer, too, is moved only once"),
+)
+WEIGHT_MOVED = {"affected": (BEFORE_0_47, SINCE_0_48_1), "remedies": (MOVE_LAYER,)}
+OWN_WEIGHT = Remedy("quantize each layer from the 16-bit weight: share no int8 weight", params={"move": keep_apart})
+
+
 def moved(name, move, *, affected, **more):
     more |= {"affected": affected, "claims": (LOSES_SCALE,), "note": move.__doc__}
     return Condition(name, error(LIMIT), {"move": move}, **more)
@@ -80,8 +95,8 @@ CASE = Case(
     conditions=(
         moved("second-to", move_again, affected=(BEFORE_0_47,)),
         moved("to-after-forward", move_after_forward, affected=(BEFORE_0_47,)),
-        moved("weight-to-after-forward", move_weight_after_forward, affected=(BEFORE_0_47, SINCE_0_48_1)),
-        moved("tied-weight", tie_weight, affected=(ALL_TRIED,)),
+        moved("weight-to-after-forward", move_weight_after_forward, **WEIGHT_MOVED),
+        moved("tied-weight", tie_weight, affected=(ALL_TRIED,), remedies=(OWN_WEIGHT,)),
         on_card("weight-to-after-forward", move_weight_after_forward, affected=(SINCE_0_48_1_CUDA,)),
         on_card("tied-weight", tie_weight, affected=(ALL_TRIED_CUDA,)),
     ),

@@ -14,7 +14,7 @@ activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.
 Planted (must break the limit): the reference, but its scale is lost first and codes are quantized as if a weight.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Needs, Remedy, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
@@ -63,6 +63,13 @@ def int8_weight(frozen, scale):
     return Int8Params(frozen.codes.clone(), requires_grad=False, SCB=scale)
 
 
+WEIGHT_FIRST = Remedy(
+    "move the weight before you give it to the layer: `layer.weight = Int8Params(codes, SCB=scale).to(device)`",
+    params={"load": scale_before_move},
+    needs=Needs({"bitsandbytes": ">=0.48.1"}, reason="before 0.48.1 a weight loses its scale where it is moved"),
+)
+
+
 def codes(name, load, *, affected, **more):
     more |= {"affected": affected, "claims": (NOT_HANDLED,), "note": load.__doc__}
     return Condition(f"codes-{name}", error(LIMIT), {"load": load}, **more)
@@ -79,7 +86,7 @@ CASE = Case(
     conditions=(
         codes("scale-after-move", scale_after_move, affected=(FROM_0_47_TO_0_48_0,)),
         codes("scale-before-move", scale_before_move, affected=(BEFORE_0_48_1,)),
-        codes("scale-module-move", scale_before_move_of_layer, affected=(ALL_TRIED,)),
+        codes("scale-module-move", scale_before_move_of_layer, affected=(ALL_TRIED,), remedies=(WEIGHT_FIRST,)),
         codes("no-scale", no_scale, affected=(ALL_TRIED,)),
         codes("scale-after-move-cuda", scale_after_move, affected=(BEFORE_0_48_1_CUDA,), **ON_CARD),
     ),

@@ -15,7 +15,7 @@ the limit too: a failed lookup of ``SCB`` or of its sister ``CB``, the codes.
 Planted (must break the limit): the reference, but its weight carries the scale, and is replaced by one without.
 """
 
-from repros.case import Affected, Case, Claim, Condition, Needs, Symptom, error
+from repros.case import Affected, Case, Claim, Condition, Needs, Remedy, Symptom, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._meta import (
     fixed_layer_from_meta,
@@ -32,7 +32,6 @@ ALL_TRIED = Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1927-bitsandb
 LOST_BY_HEAD = Symptom("AttributeError", r"^`lm_head\.SCB` is neither a parameter, buffer, nor extra state\.$")
 LOST = Claim("not in the report: it raises wherever the attributes were lost on the way")
 
-NOTHING = Needs()
 LOADS_INT8 = Needs({"bitsandbytes": "<0.50"}, reason="0.50 refuses by design to load int8 into an unquantized layer")
 
 
@@ -83,10 +82,13 @@ def head_tied_to_embedding(layer, weight, frozen):
     return LlamaForCausalLM.from_pretrained("saved", quantization_config=int8, **options).lm_head
 
 
-def remade(name, materialize, *, assign=False, bias=True, needs=NOTHING):
+NO_META = Remedy("build the layer on the CPU, not on meta: load its 16-bit weights, then move it", arm="remedy_no_meta")
+
+
+def remade(name, materialize, *, assign=False, bias=True, **more):
     """Return a condition; ``assign``: the reference loads by assignment too; ``bias``: the layer has one."""
     params, note = {"materialize": materialize, "assign": assign, "bias": bias}, materialize.__doc__
-    return Condition(name, error(LIMIT), params, needs, affected=(ALL_TRIED,), claims=(LOST,), note=note)
+    return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOST,), note=note, **more)
 
 
 CASE = Case(
@@ -96,7 +98,7 @@ CASE = Case(
     trigger="an int8 layer whose weight other code makes anew: to_empty, load_state_dict(assign=True), a tied head",
     claims=(LOST,),
     conditions=(
-        remade("to-empty", emptied),
+        remade("to-empty", emptied, remedies=(NO_META,)),
         remade("assign-16bit", assign_16bit, assign=True),
         remade("assign-int8", assign_int8, assign=True, needs=LOADS_INT8),
         remade("make-subclass", make_subclass),
@@ -117,6 +119,11 @@ def subject(c, frozen, batch):
     layer, weight = installed_layer_on_meta(), frozen.weight.half()
     layer = c.materialize(layer, weight, frozen)
     return (yield from train(layer, batch))
+
+
+def remedy_no_meta(c, frozen, batch):
+    yield "materialize"
+    return (yield from train(_int8.installed_layer(frozen), batch))
 
 
 def reference(c, frozen, batch):

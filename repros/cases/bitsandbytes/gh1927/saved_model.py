@@ -16,7 +16,7 @@ activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.
 Planted (must break the limit): the reference, but its scale is lost first and codes are quantized as if a weight.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Needs, Remedy, error
 from repros.cases.bitsandbytes.gh1927 import _int8
 from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
@@ -57,10 +57,17 @@ def converted_and_saved(layer, frozen):
     return layer_of(load_model("saved_int8"))
 
 
-def loaded(name, load, *, affected, saved=True):
+FROM_16_BITS = Remedy(
+    "save and load the 16-bit model, and quantize it as it is loaded",
+    params={"load": converted},
+    needs=Needs({"bitsandbytes": ">=0.47"}, reason="before 0.47 that loses the scale too"),
+)
+
+
+def loaded(name, load, *, saved=True, **more):
     """Return a condition; where the layer is ``saved``, the reference is saved and loaded too."""
     params = {"load": load, "saved": saved}
-    return Condition(name, error(LIMIT), params, affected=affected, claims=(LOSES_SCALE,), note=load.__doc__)
+    return Condition(name, error(LIMIT), params, claims=(LOSES_SCALE,), note=load.__doc__, **more)
 
 
 CASE = Case(
@@ -73,7 +80,7 @@ CASE = Case(
         loaded("state-dict-reload", state_dict, affected=()),
         loaded("state-dict-reload-then-to", state_dict_then_move, affected=(BEFORE_0_47,)),
         loaded("from-pretrained", converted, saved=False, affected=(BEFORE_0_47,)),
-        loaded("from-pretrained-reload", converted_and_saved, affected=(BEFORE_0_48_1,)),
+        loaded("from-pretrained-reload", converted_and_saved, affected=(BEFORE_0_48_1,), remedies=(FROM_16_BITS,)),
     ),
     proposes=REPORT_FIX,
 )

@@ -14,7 +14,7 @@ these calls may be missing (``skipped_calls`` is 0).
 Planted (must break the limit): the reference, plain torch blocks under ``torch.utils.checkpoint``, runs without it.
 """
 
-from repros.case import Affected, Budget, Case, Claim, Condition
+from repros.case import Affected, Budget, Case, Claim, Condition, Remedy
 from repros.cases.bitsandbytes.gh1927 import _llama
 from repros.cases.bitsandbytes.gh1927._llama import enable_only, enable_then_train, train_then_enable
 from repros.cases.bitsandbytes.gh1927._plain_llama import PlainLlama, checkpointed, uncheckpointed
@@ -30,10 +30,15 @@ NO_TRAIN = Claim("not in the report: without train(), enable() silently does not
 BARE = Claim("not in the report: in either order, where no input needs a gradient")
 
 
-def order(name, calls, *claims, affected, bits=8, bare=False, control=False):
+TRAIN = Remedy("call `train()`, before `gradient_checkpointing_enable()` or after", params={"order": enable_then_train})
+INPUT_GRADS = Remedy("call `enable_input_require_grads()`", params={"bare": False})
+NO_GRADS = {"bare": True, "affected": (BEFORE_5,), "remedies": (INPUT_GRADS,)}
+
+
+def order(name, calls, *claims, bits=8, bare=False, **more):
     note = "without enable_input_require_grads(), which PEFT calls, and transformers itself from 5.0" if bare else ""
     params = {"order": calls, "bits": bits, "bare": bare}
-    return Condition(name, NONE_SKIPPED, params, affected=affected, claims=claims, control=control, note=note)
+    return Condition(name, NONE_SKIPPED, params, claims=claims, note=note, **more)
 
 
 CASE = Case(
@@ -48,9 +53,9 @@ CASE = Case(
         order("order-enable-train-default-8bit", enable_then_train, ENABLE_FIRST, affected=()),
         # The report calls this order fine.
         order("order-train-enable-default-8bit", train_then_enable, control=True, affected=()),
-        order("order-enable-only-default-8bit", enable_only, NO_TRAIN, affected=(ALL_TRIED,)),
-        order("order-enable-train-default-8bit-bare", enable_then_train, BARE, bare=True, affected=(BEFORE_5,)),
-        order("order-train-enable-default-8bit-bare", train_then_enable, BARE, bare=True, affected=(BEFORE_5,)),
+        order("order-enable-only-default-8bit", enable_only, NO_TRAIN, affected=(ALL_TRIED,), remedies=(TRAIN,)),
+        order("order-enable-train-default-8bit-bare", enable_then_train, BARE, **NO_GRADS),
+        order("order-train-enable-default-8bit-bare", train_then_enable, BARE, **NO_GRADS),
         order("order-enable-train-default-4bit", enable_then_train, ENABLE_FIRST, bits=4, affected=()),
     ),
 )

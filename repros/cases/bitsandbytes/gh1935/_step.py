@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from repros.case import NOTHING, Budget, Condition, Needs
-from repros.cases._frozen import Arm
+from repros.case import NOTHING, Budget, Condition, Needs, Remedy
+from repros.cases._frozen import Arm, installed
 from repros.cases.bitsandbytes.gh1935._fix import PROPOSES
 
 REPORT: dict[str, Any] = {
@@ -19,6 +19,7 @@ REPORT: dict[str, Any] = {
 }
 
 NEWEST = Needs({"transformers": ">=5.20"}, reason="transformers has no part in it; its newest release is enough")
+APART = Remedy("wrap each quantized layer in `torch.compiler.disable`, and compile the rest", arm="remedy_apart")
 #: Widths along the six weights of a layer of the report's 9B model.
 LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
 CARD_BYTES = 6 * (2 * 4096 * 4096 + 4 * 4096 * 12288)  # an arm's 16-bit weights, and as much again twice
@@ -29,7 +30,8 @@ def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTH
     size = "layer" if layers == 1 else f"{layers}-layers"
     needs = replace(needs, card_bytes=layers * CARD_BYTES)
     params = {"tokens": 128, "widths": LAYER_9B + (layers - 1) * LAYER_9B[1:]}
-    return proxy.on_card(size, budget, params, needs=needs, **{"affected": (), "proposed": False, **declared})
+    declared = {"affected": (), "proposed": False, "remedies": (), **declared}
+    return proxy.on_card(size, budget, params, needs=needs, **declared)
 
 
 def wrapped(c: Any, run: Any) -> Any:
@@ -61,3 +63,9 @@ def train(c: Any, run: Any, x: Any, grad: Any) -> Arm:
     yield "backward"
     output.backward(grad)
     return {"output": output, "grad_input": x.grad, **({"graph_calls": graphs} if graphs else {})}
+
+
+def remedy_apart(c: Any, x: Any, weights: Any, grad: Any) -> Arm:
+    import torch
+
+    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, installed(c, weights).train(c.training))), x, grad)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card
+from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, Remedy, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
 from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, train
@@ -36,6 +36,8 @@ CARD_SINCE_0_49 = Affected({"bitsandbytes": ">=0.49"}, "reports/h200")
 COPIES = Needs({"bitsandbytes": ">=0.46.1"}, reason="0.46.0 cannot copy a layer on CPU, and DoRA copies it")
 
 SAVED = Claim("autograd saves the dequantized weight of a 4-bit layer under LoRA or DoRA")
+NO_DROPOUT = Remedy("set `lora_dropout=0`", arm="remedy_no_dropout", recommended="the documentation of PEFT")
+CHECKPOINTED = Remedy("checkpoint the layer, with `use_reentrant=False`", arm="remedy_checkpointed")
 PARAMS = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
 DORA_ON_CPU = Condition(
     "nf4-dora-eager",
@@ -46,6 +48,7 @@ DORA_ON_CPU = Condition(
     claims=(SAVED,),
     note="PEFT DoRA with dropout",
     witness="minimal_dora.py",
+    remedies=(NO_DROPOUT, CHECKPOINTED),
 )
 
 CASE = Case(
@@ -86,13 +89,21 @@ def oracle(c: Condition, x: Any, weights: Any, grad: Any) -> dict[str, Any]:
     return exact(c, x, weights, grad)
 
 
-def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+def subject(c: Condition, x: Any, weights: Any, grad: Any, dropout: float = DROPOUT) -> Arm:
     import peft
 
     model = installed(c, weights)
-    adapter = {"r": RANK, "lora_alpha": RANK, "lora_dropout": DROPOUT, "use_dora": c.dora}
+    adapter = {"r": RANK, "lora_alpha": RANK, "lora_dropout": dropout, "use_dora": c.dora}
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["0"], **adapter), model)
     return train(c, model.to(c.device).train(), x, grad)
+
+
+def remedy_no_dropout(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return subject(c, x, weights, grad, dropout=0.0)
+
+
+def remedy_checkpointed(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    return subject(c.but(reentrant=False), x, weights, grad)
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:

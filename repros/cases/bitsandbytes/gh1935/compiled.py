@@ -13,10 +13,10 @@ forward and backward a step has to hold its output. A saved weight is six times 
 Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
-from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card
+from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, Remedy, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
+from repros.cases.bitsandbytes.gh1935._step import APART, NEWEST, REPORT, of_9b, remedy_apart, train  # noqa: F401 - an arm
 from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
@@ -42,17 +42,23 @@ MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inducto
 NF4, FP4 = FourBit("nf4"), FourBit("fp4", double=True)
 
 
+RECOMPUTE = Remedy(
+    "have the compiler recompute: `torch._functorch.config.activation_memory_budget = 0`", arm="remedy_recompute"
+)
+
+
 def compiled(name, backend, affected, *, quant=NF4, training=True, needs=NOTHING, **more):
     params = {"quant": quant, "tokens": TOKENS, "widths": (WIDTH, WIDTH), "training": training, "backend": backend}
     return Condition(name, held(LIMIT), params, needs, affected=(affected,), claims=(SAVED, SUSPECTED), **more)
 
 
-BY_MINCUT = compiled("nf4-compile-mincut", MINCUT, UNTIL_0_50, witness="minimal.py")
+BY_MINCUT = compiled("nf4-compile-mincut", MINCUT, UNTIL_0_50, witness="minimal.py", remedies=(APART, RECOMPUTE))
 BY_INDUCTOR = compiled("nf4-compile-inductor", "inductor", UNTIL_0_50, needs=COMPILER)
 
 CASE = Case(
     **REPORT,
     title="the dequantized 16-bit weight is saved for backward under torch.compile",
+    fix="bitsandbytes#1949",
     trigger="torch.compile around frozen 4-bit layers that are trained through",
     claims=(SAVED, SUSPECTED),
     conditions=(
@@ -73,6 +79,13 @@ inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weight
 
 def subject(c, x, weights, grad):
     return train(c, installed(c, weights).train(c.training), x, grad)
+
+
+def remedy_recompute(c, x, weights, grad):
+    import torch._functorch.config
+
+    torch._functorch.config.activation_memory_budget = 0
+    return subject(c, x, weights, grad)
 
 
 def reference(c, x, weights, grad):

@@ -17,7 +17,7 @@ Planted (must break the limit): the reference, but it multiplies by a dequantize
 from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
-from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
+from repros.cases.bitsandbytes.gh1935._step import APART, NEWEST, REPORT, of_9b, remedy_apart, train  # noqa: F401 - an arm
 from repros.reference.formats import EightBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
@@ -42,14 +42,15 @@ SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not e
 BOTH = (SAVED, SUSPECTED)
 
 
-def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), claims=(SAVED,), **how):
+def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), claims=(SAVED,), remedies=(), **how):
     """Declare frozen layers; inputs over the threshold are multiplied in 16 bits (0: none)."""
     params = {"quant": EightBit(threshold), "training": True, **shape, **how}
-    return Condition(name, budget, params, needs, affected, claims)
+    return Condition(name, budget, params, needs, affected, claims, remedies=remedies)
 
 
 PLAIN = int8("int8-eager", LIMIT)
-INDUCTOR = int8("int8-compile-inductor", COMPILED, backend="inductor", needs=KERNELS, affected=SINCE_0_48, claims=BOTH)
+KNOWN = {"affected": SINCE_0_48, "claims": BOTH, "remedies": (APART,)}
+INDUCTOR = int8("int8-compile-inductor", COMPILED, backend="inductor", needs=KERNELS, **KNOWN)
 
 CASE = Case(
     **REPORT,

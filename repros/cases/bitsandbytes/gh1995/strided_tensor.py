@@ -11,23 +11,33 @@ codes either may be taken: a step of the code table.
 Planted (must break the limit): the formula over the memory that the view begins at.
 """
 
-from repros.case import Affected, Case, Claim, Condition, error
+from repros.case import Affected, Case, Claim, Condition, Remedy, error
 
 SIDE, BLOCK = 64, 64
 LIMIT = 0.9 / 64  # the largest step of the dynamic code table: 0.1 to 1 in 64 steps
 UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1995-bitsandbytes"),)
 UNTIL_0_49_CUDA = (Affected({"bitsandbytes": "<0.49.2"}, "reports/h100"),)
+CONTIGUOUS = Remedy(
+    "call `.contiguous()` on it before you quantize or dequantize it",
+    params={"given": lambda tensor: tensor.contiguous()},
+    recommended="the report",
+)
+BAD = {"affected": UNTIL_0_50, "remedies": (CONTIGUOUS,)}
 READ = Claim("on a CPU blockwise quantization reads a non-contiguous tensor as if it were contiguous")
+
+
+def as_it_is(tensor):
+    return tensor
 
 
 def view(name, takes, codes_too=False, **declared):
     """Declare a view of a square of twice the side; with ``codes_too`` its codes lie transposed in memory."""
-    return Condition(name, error(LIMIT), {"takes": takes, "codes_too": codes_too}, claims=(READ,), **declared)
+    return Condition(
+        name, error(LIMIT), {"takes": takes, "codes_too": codes_too, "given": as_it_is}, claims=(READ,), **declared
+    )
 
 
-EVERY_OTHER = view(
-    "every-other-row", lambda x: x[:, :SIDE].contiguous()[::2], affected=UNTIL_0_50, witness="minimal.py"
-)
+EVERY_OTHER = view("every-other-row", lambda x: x[:, :SIDE].contiguous()[::2], witness="minimal.py", **BAD)
 
 CASE = Case(
     report="bitsandbytes#1995",
@@ -35,15 +45,16 @@ CASE = Case(
     kind="issue",
     status="closed, fixed by #1996",
     severity="wrong numbers",
-    trigger="`quantize_blockwise` or `dequantize_blockwise` of a sliced or transposed tensor, on a CPU",
+    trigger="`quantize_blockwise` or `dequantize_blockwise` of a sliced or transposed tensor",
+    fix="bitsandbytes#1996",
     also=("bitsandbytes#1690", "bitsandbytes#1342"),
     claims=(READ,),
     conditions=(
         EVERY_OTHER,
         EVERY_OTHER.on_card("", error(LIMIT), affected=UNTIL_0_49_CUDA, witness="minimal.py"),
-        view("every-other-column", lambda x: x[:SIDE, ::2], affected=UNTIL_0_50),
+        view("every-other-column", lambda x: x[:SIDE, ::2], **BAD),
         view("transposed", lambda x: x[:SIDE, :SIDE].contiguous().t(), affected=()),
-        view("transposed-codes", lambda x: x[:SIDE, :SIDE].contiguous(), codes_too=True, affected=UNTIL_0_50),
+        view("transposed-codes", lambda x: x[:SIDE, :SIDE].contiguous(), codes_too=True, **BAD),
         view("contiguous", lambda x: x[:SIDE, :SIDE].contiguous(), control=True),
     ),
 )
@@ -55,7 +66,7 @@ def inputs(c):
     return {"x": c.takes(torch.randn(2 * SIDE, 2 * SIDE, device=c.device))}
 
 
-def formula(c, x, read=lambda tensor: tensor):
+def formula(c, x, read=as_it_is):
     """Quantize and dequantize by the code table; ``read`` takes a tensor's numbers, row by row."""
     from repros.reference.codebook import table_dynamic
 
@@ -74,11 +85,12 @@ def subject(c, x):
     from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
     yield "quantize"
-    codes, state = quantize_blockwise(x, blocksize=BLOCK)
-    return {"numbers": dequantize_blockwise(codes.t().contiguous().t() if c.codes_too else codes, state)}
+    codes, state = quantize_blockwise(c.given(x), blocksize=BLOCK)
+    codes = codes.t().contiguous().t() if c.codes_too else codes
+    return {"numbers": dequantize_blockwise(c.given(codes), state)}
 
 
-def reference(c, x, read=lambda tensor: tensor):
+def reference(c, x, read=as_it_is):
     yield "quantize"
     return {"numbers": formula(c, x, read)}
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from repros.case import Affected, Case, Claim, Condition, Needs, held, held_on_card
+from repros.case import Affected, Case, Claim, Condition, Needs, Remedy, held, held_on_card
 from repros.cases._frozen import Arm, draw, exact
 from repros.reference.formats import FourBit, layers, layers_that_save_their_weight
 
@@ -32,24 +32,24 @@ LIMIT = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap ro
 BISECTED = "reports/bisect/gh1935-bitsandbytes"
 PARAMETRIZE = Needs({"bitsandbytes": ">=0.48.0"}, reason="bitsandbytes.nn.parametrize came with 0.48.0")
 CACHED = Claim("the cache keeps dequantized experts after a step under non-reentrant checkpointing")
+REENTRANT = Remedy(
+    "checkpoint in the reentrant mode, `use_reentrant=True`", params={"checkpointed_twice": True, "reentrant": True}
+)
+TO_THE_END = Remedy("run the forward under `set_checkpoint_early_stop(False)`", arm="remedy_to_the_end")
 SAVED = Claim("not in the report: without checkpointing autograd saves the dequantized experts")
 
 
-def experts(name: str, claim: Claim, versions: str, twice: bool, note: str, witness: str = "") -> Condition:
-    shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH), "checkpointed_twice": twice}
+def experts(name: str, claim: Claim, versions: str, twice: bool, **more: Any) -> Condition:
+    shape = {"quant": FourBit("nf4"), "tokens": TOKENS, "widths": (WIDTH, WIDTH)}
+    shape |= {"checkpointed_twice": twice, "reentrant": False}
     window = Affected({"bitsandbytes": versions}, BISECTED)
-    declared: dict[str, Any] = {"affected": (window,), "claims": (claim,), "note": note, "witness": witness}
-    return Condition(name, held(LIMIT), shape, PARAMETRIZE, **declared)
+    return Condition(name, held(LIMIT), shape, PARAMETRIZE, affected=(window,), claims=(claim,), **more)
 
 
-AFTER_A_STEP = experts(
-    "nf4-experts-checkpoint-nonreentrant",
-    CACHED,
-    ">=0.48,<0.50",
-    twice=True,
-    note="the second step is judged: what the first one leaves in the cache of parametrize counts",
-    witness="minimal.py",
-)
+NOTE = "the second step is judged: what the first one leaves in the cache of parametrize counts"
+TWICE: dict[str, Any] = {"note": NOTE, "witness": "minimal.py", "remedies": (REENTRANT, TO_THE_END)}
+AFTER_A_STEP = experts("nf4-experts-checkpoint-nonreentrant", CACHED, ">=0.48,<0.50", True, **TWICE)
+EAGER: dict[str, Any] = {"note": "applied by F.linear, as such blocks do", "remedies": (REENTRANT,)}
 # On a GPU: as wide as a model of 7B, where an expert has 32 MiB in 16 bits.
 WIDE, CARD_LIMIT = {"widths": (4096, 4096)}, 2 * TOKENS * 4096 + 64 * KIB
 UNTIL_0_50_CUDA = (Affected({"bitsandbytes": ">=0.48,<0.50"}, "reports/h100"),)
@@ -59,13 +59,14 @@ CASE = Case(
     title="parametrized experts stay dequantized under non-reentrant checkpointing",
     kind="issue",
     status="closed",
+    fix="bitsandbytes#1999",
     severity="memory",
     trigger="a mixture of experts whose 4-bit weights are one parameter, trained with non-reentrant checkpointing",
     claims=(CACHED, SAVED),
     conditions=(
         AFTER_A_STEP,
         AFTER_A_STEP.on_card("", held_on_card(CARD_LIMIT), WIDE, affected=UNTIL_0_50_CUDA, witness="minimal.py"),
-        experts("nf4-experts-eager", SAVED, ">=0.48", twice=False, note="applied by F.linear, as such blocks do"),
+        experts("nf4-experts-eager", SAVED, ">=0.48", False, **EAGER),
     ),
     timeout_s=180.0,
 )
@@ -94,7 +95,7 @@ def train(c: Condition, block: Any, x: Any, grad: Any) -> Arm:
         run(x).backward(grad)
         x.grad = None
 
-    judged = partial(checkpoint, block, use_reentrant=False) if c.checkpointed_twice else block
+    judged = partial(checkpoint, block, use_reentrant=c.reentrant) if c.checkpointed_twice else block
     step(block)
     CACHE.clear()
     if not c.checkpointed_twice:
@@ -123,6 +124,13 @@ def subject(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
     experts = Experts()
     replace_parameter_4bit(experts, "weight", compress_statistics=False, quant_type="nf4")
     return train(c, experts, x, grad)
+
+
+def remedy_to_the_end(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:
+    from torch.utils.checkpoint import set_checkpoint_early_stop
+
+    with set_checkpoint_early_stop(False):
+        return (yield from subject(c, x, weights, grad))
 
 
 def reference(c: Condition, x: Any, weights: Any, grad: Any) -> Arm:

@@ -8,5 +8,6 @@ REPORT: dict[str, Any] = {
     "kind": "issue",
     "status": "closed, fix named: #44576",
     "severity": "memory",
+    "fix": "transformers#44576",
     "also": ("transformers#43032",),
 }

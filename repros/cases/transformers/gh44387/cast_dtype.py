@@ -18,7 +18,7 @@ Planted (must break the limit): the reference, but it reads every source before 
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition
-from repros.cases._loading import GATE, POOL, SYNC, load_installed, load_reference, published
+from repros.cases._loading import GATE, POOL, SWITCH, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
 from repros.cases.transformers.gh44387._report import REPORT
 from repros.worker.sizes import sizes
@@ -53,7 +53,7 @@ CASE = Case(
     trigger="a checkpoint that `from_pretrained` quantizes while it loads it in another dtype",
     claims=(CAST_TOO,),
     conditions=(
-        cast("nf4-cast", NF4_PEAK, "nf4", "smollm2-135m-1l", affected=(READS_AHEAD,)),
+        cast("nf4-cast", NF4_PEAK, "nf4", "smollm2-135m-1l", affected=(READS_AHEAD,), remedies=(SWITCH,)),
         cast("nf4-cast-sync", NF4_PEAK, "nf4", "smollm2-135m-1l", affected=(), needs=POOL, env=SYNC),
         cast("nf4-cast-heap", HEAP_PEAK, "nf4", "smollm2-135m-2l", affected=(READS_AHEAD,)),
         cast("int8-cast", INT8_PEAK, "int8", "smollm2-135m-2l", affected=(READS_AHEAD, INT8_BEFORE_4_57)),

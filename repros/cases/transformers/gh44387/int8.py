@@ -15,7 +15,7 @@ Planted (must break the limit): the reference, but it reads every source before 
 """
 
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs
-from repros.cases._loading import GATE, POOL, SYNC, load_installed, load_reference, published
+from repros.cases._loading import GATE, POOL, SWITCH, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
 from repros.cases.transformers.gh44387._report import REPORT
 from repros.worker.sizes import sizes
@@ -61,7 +61,7 @@ CASE = Case(
     trigger="a 16-bit checkpoint that is quantized to 8 bits while `from_pretrained` loads it",
     claims=(INT8_TOO,),
     conditions=(
-        int8("int8", PEAK, "smollm2-135m-2l", affected=(READS_AHEAD, BEFORE_4_57)),
+        int8("int8", PEAK, "smollm2-135m-2l", affected=(READS_AHEAD, BEFORE_4_57), remedies=(SWITCH,)),
         int8("int8-sync", PEAK, "smollm2-135m-2l", affected=(), needs=POOL, env=SYNC),
         int8("int8-7b-cuda", AT_END, "qwen2.5-7b", affected=(READS_AHEAD_ON_CARD,), **ON_CARD),
     ),

@@ -17,7 +17,7 @@ Planted (must break the limit): the reference, but it keeps every third source o
 from __future__ import annotations
 
 from repros.case import CONTEXT_BYTES, Affected, Budget, Case, Claim, Condition, Reading
-from repros.cases._loading import GATE, POOL, load_installed, load_reference, published
+from repros.cases._loading import GATE, POOL, SWITCH, load_installed, load_reference, published
 from repros.cases.transformers.gh44728._shared import NF4_ERROR, PROPOSES, keep_every, load_with_proposed_fix
 from repros.worker.sizes import sizes
 
@@ -95,11 +95,12 @@ CASE = Case(
     title="Fix float16 memory leak during 4-bit quantized model loading",
     kind="pull request",
     status="closed in favour of #44576",
+    fix="transformers#44576",
     severity="memory",
     trigger="a 16-bit checkpoint that is quantized while `from_pretrained` loads it",
     claims=(ACCUMULATE, INT8_TOO),
     conditions=(
-        loading("nf4", NF4_PEAK, "nf4", "smollm2-135m-1l", affected=(READS_AHEAD,), **NF4),
+        loading("nf4", NF4_PEAK, "nf4", "smollm2-135m-1l", affected=(READS_AHEAD,), remedies=(SWITCH,), **NF4),
         loading("int8", INT8_PEAK, "int8", "smollm2-135m-2l", affected=(READS_AHEAD, INT8_BEFORE_4_57), **INT8),
         on_card("nf4-350m-cuda", NF4_ALLOCATED, "nf4", proxy="nf4", **NF4),
         on_card("int8-350m-cuda", INT8_ALLOCATED, "int8", proxy="int8", **INT8),

@@ -61,6 +61,7 @@ CASE = Case(
     title="Fix float16 memory leak during 4-bit quantized model loading",
     kind="pull request",
     status="closed in favour of #44576",
+    fix="transformers#44576",
     severity="memory",
     trigger="a 16-bit checkpoint that is quantized while `from_pretrained` loads it",
     claims=(OPT_PEAK, GIVEN_TIME),

@@ -15,7 +15,7 @@ from repros.verdict import Observation, show
 
 STYLES = {
     "subject": ("#b3261e", "-", 2.2), "reference": ("#1d7a3f", "--", 1.6), "planted": ("#6b4ba1", ":", 1.8),
-    "proposed": ("#0b57b0", "-.", 1.6),
+    "proposed": ("#0b57b0", "-.", 1.6), "remedy": ("#8a5a00", (0, (5, 1)), 1.6),
 }  # fmt: skip
 #: A phase is at least this part of the plot's width.
 NARROWEST = 0.08
