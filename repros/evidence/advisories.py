@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -96,10 +97,9 @@ def _details(row: rows.Row, short: str) -> str:
 def _references(entries: Sequence[Entry], fixes: Iterable[str]) -> list[model.Reference]:
     """Return the links to the fix: the commit that a bisection found, and the pull request that the report names."""
     urls = list(fixes)
-    for case in (entry.case for entry in entries):
-        if case.fix:
-            package, _, number = case.fix.partition("#")
-            urls.append(f"https://github.com/{REPOSITORIES[package]}/pull/{number}")
+    for case in (entry.case for entry in entries if entry.case.fix):
+        package, kind, name = re.split("([#@])", case.fix)
+        urls.append(f"https://github.com/{REPOSITORIES[package]}/{'pull' if kind == '#' else 'commit'}/{name}")
     return [model.Reference("FIX", quote(url, safe=":/#")) for url in dict.fromkeys(urls)]
 
 
