@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import re
+import resource
 import shutil
+import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -283,13 +284,15 @@ def test_a_build_for_a_cpu_has_no_gpu() -> None:
 
 
 def test_it_answers_in_less_than_a_second() -> None:
+    """Of the processor: an audit waits for nothing, but on a busy machine for its turn."""
     took = []
     for _ in range(5):
-        began = time.monotonic()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-m", "repros", "audit", *PINS], cwd=ROOT, capture_output=True)
-        took.append(time.monotonic() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 1
-    assert min(took) < 1.0, took  # the others may have waited for a core
+    assert statistics.median(took) < 1.0, took
 
 
 def test_reading_advisories_takes_no_heavy_module() -> None:
