@@ -44,9 +44,8 @@ def cleared(name, note, *, clear, recompute="reentrant", **more):
     return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(LOSES_SCALE,), note=note, **more)
 
 
-LEFT_ALONE = Remedy("leave the state of a frozen layer alone: it has no gradient to reset", params={"clear": None})
-RESET = "state.reset_grads() between forward and recompute"
-RESET_BETWEEN = cleared("reset-grads-between", RESET, clear=reset_grads, remedies=(LEFT_ALONE,))
+LEAVE = Remedy("leave the state of a frozen layer alone: it has no gradient to reset", params={"clear": None})
+RESET = cleared("reset-grads-between", "state.reset_grads() before the recompute", clear=reset_grads, remedies=(LEAVE,))
 
 CASE = Case(
     **_int8.REPORT,
@@ -55,14 +54,13 @@ CASE = Case(
     trigger="something resets the state of an int8 layer between forward and backward",
     claims=(LOSES_SCALE,),
     conditions=(
-        RESET_BETWEEN,
+        RESET,
         cleared("clear-cb-between", "state.CB = None instead", clear=clear_codes),
         cleared("reset-grads-no-checkpoint", "the same before a plain backward", clear=reset_grads, recompute=None),
-        RESET_BETWEEN.on_card("", error(LIMIT), affected=(ALL_TRIED_CUDA,), proposed=False),
+        RESET.on_card("", error(LIMIT), affected=(ALL_TRIED_CUDA,), proposed=False),
     ),
     proposes=REPORT_FIX,
 )
-
 
 inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 

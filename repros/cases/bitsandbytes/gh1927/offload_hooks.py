@@ -14,8 +14,9 @@ activations to int8 (1.0 %, derived in ``_int8.py``) and numbers to bfloat16 (0.
 Planted (must break the limit): the reference, but its scale is lost first and codes are quantized as if a weight.
 """
 
-from repros.case import Affected, Case, Claim, Condition, Remedy, error
+from repros.case import Affected, Case, Claim, Condition, error
 from repros.cases.bitsandbytes.gh1927 import _int8
+from repros.cases.bitsandbytes.gh1927._offloaded import IN_16_BITS, KEEP, remedy_keep  # noqa: F401 - an arm
 from repros.cases.bitsandbytes.gh1927._report_fix import REPORT_FIX, with_report_fix
 from repros.cases.bitsandbytes.gh1927._training import fixed_layer, lose_scale, train
 
@@ -34,20 +35,6 @@ def offload(name, note, claim=HOOKS, *, recompute="reentrant", training=True, sc
     return Condition(name, error(LIMIT), params, affected=(ALL_TRIED,), claims=(claim,), note=note, **more)
 
 
-def in_16_bits(frozen):
-    import torch
-
-    layer = torch.nn.Linear(_int8.IN, _int8.OUT, device=frozen.device)
-    layer.load_state_dict({"weight": frozen.weight, "bias": frozen.bias})
-    return layer.requires_grad_(False).bfloat16()
-
-
-KEEP = Remedy("keep int8 layers on the device: offload the others alone", arm="remedy_keep")
-IN_16_BITS = Remedy(
-    "leave what is offloaded in 16 bits, as `llm_int8_enable_fp32_cpu_offload=True` does",
-    params={"make": in_16_bits},
-    recommended="the documentation of transformers",
-)
 AROUND = "accelerate.cpu_offload around checkpointed training"
 OFFLOADED = offload("offload", AROUND, UNDER_OFFLOAD, witness="minimal.py", remedies=(KEEP, IN_16_BITS))
 
@@ -67,7 +54,6 @@ CASE = Case(
     proposes=REPORT_FIX,
 )
 
-
 inputs, oracle = _int8.inputs, _int8.oracle  # the oracle: float64, with the dequantized weight
 
 
@@ -81,11 +67,6 @@ def subject(c, frozen, batch):
         weights.pop("SCB")
     layer = accelerate.cpu_offload(layer, execution_device=frozen.device, state_dict=weights)
     return (yield from train(layer, batch, recompute=c.recompute, training=c.training))
-
-
-def remedy_keep(c, frozen, batch):
-    yield "offload"
-    return (yield from train(_int8.installed_layer(frozen), batch, recompute=c.recompute, training=c.training))
 
 
 def reference(c, frozen, batch):

@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from repros.case import NOTHING, Budget, Condition, Needs, Remedy
-from repros.cases._frozen import Arm, installed
+from repros.case import NOTHING, Budget, Condition, Needs
+from repros.cases._frozen import Arm
 from repros.cases.bitsandbytes.gh1935._fix import PROPOSES
 
 REPORT: dict[str, Any] = {
@@ -19,7 +19,6 @@ REPORT: dict[str, Any] = {
 }
 
 NEWEST = Needs({"transformers": ">=5.20"}, reason="transformers has no part in it; its newest release is enough")
-APART = Remedy("wrap each quantized layer in `torch.compiler.disable`, and compile the rest", arm="remedy_apart")
 #: Widths along the six weights of a layer of the report's 9B model.
 LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
 CARD_BYTES = 6 * (2 * 4096 * 4096 + 4 * 4096 * 12288)  # an arm's 16-bit weights, and as much again twice
@@ -63,9 +62,3 @@ def train(c: Any, run: Any, x: Any, grad: Any) -> Arm:
     yield "backward"
     output.backward(grad)
     return {"output": output, "grad_input": x.grad, **({"graph_calls": graphs} if graphs else {})}
-
-
-def remedy_apart(c: Any, x: Any, weights: Any, grad: Any) -> Arm:
-    import torch
-
-    return train(c, torch.nn.Sequential(*map(torch.compiler.disable, installed(c, weights).train(c.training))), x, grad)

@@ -13,10 +13,11 @@ forward and backward a step has to hold its output. A saved weight is six times 
 Planted (must break the limit): the reference, but it multiplies by a dequantized weight that autograd saves.
 """
 
-from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, Remedy, held, held_on_card
+from repros.case import NOTHING, Affected, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
-from repros.cases.bitsandbytes.gh1935._step import APART, NEWEST, REPORT, of_9b, remedy_apart, train  # noqa: F401 - an arm
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
+from repros.cases.bitsandbytes.gh1935._today import APART, RECOMPUTE, remedy_apart, remedy_recompute  # noqa: F401 - arms
 from repros.reference.formats import FourBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
@@ -40,11 +41,6 @@ SUSPECTED = Claim("the maintainer suspects a graph compiler's joint graph, not e
 
 MINCUT = "aot_eager_decomp_partition"  # splits the graph by min-cut, as inductor does; `aot_eager` does not
 NF4, FP4 = FourBit("nf4"), FourBit("fp4", double=True)
-
-
-RECOMPUTE = Remedy(
-    "have the compiler recompute: `torch._functorch.config.activation_memory_budget = 0`", arm="remedy_recompute"
-)
 
 
 def compiled(name, backend, affected, *, quant=NF4, training=True, needs=NOTHING, **more):
@@ -79,13 +75,6 @@ inputs, oracle = draw, exact  # the oracle: float64, with the dequantized weight
 
 def subject(c, x, weights, grad):
     return train(c, installed(c, weights).train(c.training), x, grad)
-
-
-def remedy_recompute(c, x, weights, grad):
-    import torch._functorch.config
-
-    torch._functorch.config.activation_memory_budget = 0
-    return subject(c, x, weights, grad)
 
 
 def reference(c, x, weights, grad):

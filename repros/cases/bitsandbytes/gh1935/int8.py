@@ -17,15 +17,15 @@ Planted (must break the limit): the reference, but it multiplies by a dequantize
 from repros.case import NOTHING, Affected, Budget, Case, Claim, Condition, Needs, held, held_on_card
 from repros.cases._frozen import draw, exact, installed
 from repros.cases.bitsandbytes.gh1935._fix import apply_fix
-from repros.cases.bitsandbytes.gh1935._step import APART, NEWEST, REPORT, of_9b, remedy_apart, train  # noqa: F401 - an arm
+from repros.cases.bitsandbytes.gh1935._step import NEWEST, REPORT, of_9b, train
+from repros.cases.bitsandbytes.gh1935._today import APART, remedy_apart  # noqa: F401 - an arm
 from repros.reference.formats import EightBit, chain, layers, layers_that_save_their_weight
 
 KIB = 1024
 TOKENS, WIDTH = 128, 768  # one layer of 768 x 768; input and output in bfloat16
 ONE = {"tokens": TOKENS, "widths": (WIDTH, WIDTH)}
 STEP = 2 * TOKENS * WIDTH + 64 * KIB  # bytes: the output, and what the heap rounds up to
-LIMIT = held(STEP)
-COMPILED = held(STEP + 256 * KIB)  # and the compiler's own objects, as torch 2.9 compiles this step anew
+LIMIT, COMPILED = held(STEP), held(STEP + 256 * KIB)  # and the compiler's objects: torch 2.9 compiles this step anew
 
 LAYERS, ROWS, SIDE = 4, 16, 512  # the checkpointed chain
 CHAIN = {"tokens": ROWS, "widths": (SIDE,) * (LAYERS + 1)}
@@ -51,7 +51,6 @@ def int8(name, budget, *, shape=ONE, threshold=0.0, needs=NOTHING, affected=(), 
 PLAIN = int8("int8-eager", LIMIT)
 KNOWN = {"affected": SINCE_0_48, "claims": BOTH, "remedies": (APART,)}
 INDUCTOR = int8("int8-compile-inductor", COMPILED, backend="inductor", needs=KERNELS, **KNOWN)
-
 CASE = Case(
     **REPORT,
     title="the dequantized 16-bit weight of an int8 layer is saved for backward",

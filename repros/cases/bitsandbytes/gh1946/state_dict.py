@@ -12,7 +12,8 @@ Limit: the error of the output against float64, over the codes that were saved, 
 Planted (must break the limit): the reference, but the layer that loads keeps its scales out of its buffers.
 """
 
-from repros.case import Affected, Case, Claim, Condition, Remedy, Symptom, error
+from repros.case import Affected, Case, Claim, Condition, Symptom, error
+from repros.cases.bitsandbytes.gh1946._today import LOOSE, TODAY, remedy_prequantized  # noqa: F401 - an arm
 
 ROWS, IN, OUT = 4, 128, 64
 LIMIT = IN * 2.0**-23  # float32's epsilon
@@ -20,16 +21,8 @@ ALL = (Affected({"bitsandbytes": ">=0.46"}, "reports/bisect/gh1946-bitsandbytes"
 ALL_CUDA = (Affected({"bitsandbytes": ">=0.48"}, "reports/h100"),)
 RAISES = Claim("load_state_dict of a 4-bit layer's own state dict raises")
 WRONG = Claim("with strict=False it is silently wrong")
-REBUILD = Remedy("build each weight of the state dict by `Params4bit.from_prequantized`", arm="remedy_prequantized")
-LOOSE = Remedy("load with `strict=False`", params={"strict": False})
 NOT_STRICT = Condition(
-    "not-strict",
-    error(LIMIT),
-    {"strict": False},
-    affected=ALL,
-    claims=(WRONG,),
-    witness="minimal.py",
-    remedies=(REBUILD,),
+    "not-strict", error(LIMIT), {"strict": False}, affected=ALL, claims=(WRONG,), witness="minimal.py", remedies=TODAY
 )
 
 CASE = Case(
@@ -41,7 +34,7 @@ CASE = Case(
     trigger="`load_state_dict` on a quantized `bitsandbytes.nn.Linear4bit`, as a checkpoint is resumed by hand",
     claims=(RAISES, WRONG),
     conditions=(
-        Condition("strict", error(LIMIT), {"strict": True}, affected=ALL, claims=(RAISES,), remedies=(REBUILD, LOOSE)),
+        Condition("strict", error(LIMIT), {"strict": True}, affected=ALL, claims=(RAISES,), remedies=(*TODAY, LOOSE)),
         NOT_STRICT,
         NOT_STRICT.on_card("", error(LIMIT), affected=ALL_CUDA, witness="minimal.py"),
     ),
@@ -73,16 +66,6 @@ def installed_layer(c, weight):
 
 def subject(c, x, saved, other):
     return load(c, installed_layer(c, saved).state_dict(), installed_layer(c, other), x)
-
-
-def remedy_prequantized(c, x, saved, other):
-    from bitsandbytes.nn import Params4bit
-
-    state, layer = installed_layer(c, saved).state_dict(), installed_layer(c, other)
-    yield "load"
-    codes, stats = state["weight"], {name: one for name, one in state.items() if name != "weight"}
-    layer.weight = Params4bit.from_prequantized(codes, stats, requires_grad=False, device=c.device)
-    return {"output": layer(x)}
 
 
 def reference(c, x, saved, other):

@@ -15,30 +15,18 @@ from repros.case import Affected, Case, Claim, Condition, Remedy, error
 
 SIDE, BLOCK = 64, 64
 LIMIT = 0.9 / 64  # the largest step of the dynamic code table: 0.1 to 1 in 64 steps
-UNTIL_0_50 = (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1995-bitsandbytes"),)
 UNTIL_0_49_CUDA = (Affected({"bitsandbytes": "<0.49.2"}, "reports/h100"),)
-CONTIGUOUS = Remedy(
-    "call `.contiguous()` on it before you quantize or dequantize it",
-    params={"given": lambda tensor: tensor.contiguous()},
-    recommended="the report",
-)
-BAD = {"affected": UNTIL_0_50, "remedies": (CONTIGUOUS,)}
+COPY = Remedy("call `.contiguous()` on it before you quantize or dequantize it", "remedy", recommended="the report")
+BAD = {"affected": (Affected({"bitsandbytes": "<0.50"}, "reports/bisect/gh1995-bitsandbytes"),), "remedies": (COPY,)}
 READ = Claim("on a CPU blockwise quantization reads a non-contiguous tensor as if it were contiguous")
-
-
-def as_it_is(tensor):
-    return tensor
 
 
 def view(name, takes, codes_too=False, **declared):
     """Declare a view of a square of twice the side; with ``codes_too`` its codes lie transposed in memory."""
-    return Condition(
-        name, error(LIMIT), {"takes": takes, "codes_too": codes_too, "given": as_it_is}, claims=(READ,), **declared
-    )
+    return Condition(name, error(LIMIT), {"takes": takes, "codes_too": codes_too}, claims=(READ,), **declared)
 
 
 EVERY_OTHER = view("every-other-row", lambda x: x[:, :SIDE].contiguous()[::2], witness="minimal.py", **BAD)
-
 CASE = Case(
     report="bitsandbytes#1995",
     title="quantize_blockwise / dequantize_blockwise produce incorrect results for non-contiguous CPU inputs",
@@ -66,7 +54,7 @@ def inputs(c):
     return {"x": c.takes(torch.randn(2 * SIDE, 2 * SIDE, device=c.device))}
 
 
-def formula(c, x, read=as_it_is):
+def formula(c, x, read=lambda tensor: tensor):
     """Quantize and dequantize by the code table; ``read`` takes a tensor's numbers, row by row."""
     from repros.reference.codebook import table_dynamic
 
@@ -81,16 +69,19 @@ def oracle(c, x):
     return {"numbers": formula(c, x.double())}
 
 
-def subject(c, x):
+def subject(c, x, given=lambda tensor: tensor):
     from bitsandbytes.functional import dequantize_blockwise, quantize_blockwise
 
     yield "quantize"
-    codes, state = quantize_blockwise(c.given(x), blocksize=BLOCK)
-    codes = codes.t().contiguous().t() if c.codes_too else codes
-    return {"numbers": dequantize_blockwise(c.given(codes), state)}
+    codes, state = quantize_blockwise(given(x), blocksize=BLOCK)
+    return {"numbers": dequantize_blockwise(given(codes.t().contiguous().t() if c.codes_too else codes), state)}
 
 
-def reference(c, x, read=as_it_is):
+def remedy(c, x):
+    return subject(c, x, lambda tensor: tensor.contiguous())
+
+
+def reference(c, x, read=lambda tensor: tensor):
     yield "quantize"
     return {"numbers": formula(c, x, read)}
 

@@ -16,13 +16,12 @@ Limit: what stays 16-bit (embedding, norms), and one source on its way, the larg
 Planted (must break the limit): the reference, but it reads every source before it quantizes the first.
 """
 
-import gc
 from functools import partial
 
-from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading, Remedy
+from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading
 from repros.cases._loading import GATE, POOL, RACE, SWITCH, SYNC, load_installed, load_reference, published
 from repros.cases.transformers.gh44387._planted import read_everything_first
-from repros.cases.transformers.gh44387._report import REPORT
+from repros.cases.transformers.gh44387._report import COLLECT, REPORT, remedy_collect  # noqa: F401 - an arm
 from repros.worker.sizes import sizes
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -38,7 +37,7 @@ MODEL = sizes("qwen2.5-7b")
 RESERVED = MODEL.whole // 2 + 2 * MIB * MODEL.quantized + 3 * SEGMENT_BYTES
 
 READS_AHEAD = Affected({"transformers": ">=5.0,<5.4"}, "reports/bisect/gh44387-gh44728-transformers")
-READS_AHEAD_ON_CARD = Affected({"transformers": ">=5.0,<5.4"}, "reports/h200")
+ON_CARD = (Affected({"transformers": ">=5.0,<5.4"}, "reports/h200"),)
 
 
 def at_end(figure, version, note=""):  # as the report measured it; its GB is 2**30 bytes
@@ -61,9 +60,6 @@ RESERVES = Claim(
     },
 )
 
-COLLECT = Remedy(
-    "call `gc.collect()` once it is loaded", arm="remedy_collect", recommended="discuss.huggingface.co/t/173278"
-)
 PEAK = Budget("peak_live_16bit_bytes", LIMIT)
 AT_END = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_bytes")
 NF4 = {"scheme": "nf4", "dtype": "bfloat16"}
@@ -79,14 +75,7 @@ CASE = Case(
     conditions=(
         on_cpu("nf4", affected=(READS_AHEAD,), witness="minimal.py", remedies=(SWITCH, COLLECT)),
         on_cpu("nf4-sync", affected=(), needs=POOL, env=SYNC),
-        on_card(
-            "nf4-7b-cuda",
-            needs=ROOM,
-            affected=(READS_AHEAD_ON_CARD,),
-            proxy="nf4",
-            witness="minimal_7b.py",
-            remedies=(SWITCH,),
-        ),
+        on_card("nf4-7b-cuda", needs=ROOM, affected=ON_CARD, proxy="nf4", witness="minimal_7b.py", remedies=(SWITCH,)),
         on_card("nf4-sync-7b-cuda", needs=INSIDE, affected=(), proxy="nf4-sync", env=SYNC),
     ),
     gate=GATE,
@@ -94,12 +83,6 @@ CASE = Case(
 )
 
 oracle, subject, reference = published, load_installed, load_reference  # the oracle: some weights, in float64
-
-
-def remedy_collect(c, checkpoint):
-    found = yield from load_installed(c, checkpoint)
-    gc.collect()
-    return found
 
 
 def planted(c, checkpoint):
