@@ -301,3 +301,9 @@ def test_a_remedy_works_only_where_the_bug_is_and_it_never_did_anything_else() -
     assert found["works"].because == "cures in 2 of 2 trials with the bug (c, d)"
     assert found["sometimes"].because == "cures in 1, unsettled in 1 of 2 trials with the bug (c, d)"
     assert found["works"].said == "works (recommended by the report)"
+
+
+def test_a_release_that_another_condition_tried_is_no_gap() -> None:
+    table = {"c": {"0.46.0": BAD, "0.49.2": BAD, "0.50.0": GOOD}, "d": {"0.46.1": GOOD, "0.49.0": GOOD}}
+    assert standing.bad_releases(rows(table), "bitsandbytes") == "0.46.0 to 0.49.2"
+    assert standing.bad_releases(rows({"c": table["c"] | {"0.49.0": GOOD}}), "bitsandbytes") == "0.46.0, 0.49.2"

@@ -134,8 +134,9 @@ def test_a_run_ends_with_what_to_do_and_the_next_command(width: int, records: li
     (bad,) = [r for r in records if r.key == ("gh1995_strided_tensor", "every-other-row", "tf5.2.0-bnb0.49.2")]
     folder = results.REPORTS / "runs" / "r"
     text = printed(width, lambda console: advice.after([bad], KNOWN, folder, console))
-    whole(text, width, ["bitsandbytes#1995", "0.50.2", "reports/stories/bitsandbytes-1995.md"])
-    assert " upgrade to bitsandbytes 0.50.2" in " ".join(text.split())
+    release = advice.known_mechanisms()["gh1995_strided_tensor"].upgrade["bitsandbytes"]
+    whole(text, width, ["bitsandbytes#1995", release, "reports/stories/bitsandbytes-1995.md"])
+    assert f" upgrade to bitsandbytes {release}" in " ".join(text.split())
     commands = [line.partition("python -m repros ")[2] for line in text.splitlines() if "python -m repros" in line]
     assert commands == [
         "bisect gh1995_strided_tensor --package bitsandbytes --condition every-other-row --base tf5.2.0-bnb0.49.2",
@@ -164,10 +165,12 @@ def test_a_report_begins_with_a_row_a_report(
         dict.fromkeys(e.case.report for e in KNOWN.values())
     )
     at = rows.index("bitsandbytes#1995")
-    assert rows[at + 3 : at + 6] == [
-        "  bad: bitsandbytes 0.46.0 to 0.49.2", "  good from: bitsandbytes 0.50.2",
-        "  what to do: upgrade to bitsandbytes 0.50.2",
+    release = advice.known_mechanisms()["gh1995_strided_tensor"].upgrade["bitsandbytes"]
+    over_all = "" if release == "0.50.2" else f"; over all evidence bitsandbytes {release}"
+    assert rows[at + 3 : at + 5] == [
+        "  bad: bitsandbytes 0.46.0 to 0.49.2", f"  good from: bitsandbytes 0.50.2{over_all}",
     ]  # fmt: skip
+    assert rows[at + 5].startswith(f"  what to do: upgrade to bitsandbytes {release}")
     assert "good from: none here; over all evidence torch 2.14.0" in answer, "one run knows less than all of them"
     assert "unpacked-double" in rest
 

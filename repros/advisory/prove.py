@@ -17,8 +17,8 @@ from repros.machine.processes import ending, kill_group
 
 #: Exit code of a witness -> its vote; any other is no vote.
 VOTES = {0: "good", 1: "bad", 125: "skip"}
-#: Seconds for one witness, and for all of them.
-EACH_S, ALL_S = 60.0, 110.0
+#: Seconds for all witnesses, of which one takes half at most; and what must be left of them to begin one.
+ALL_S, LEAST_S = 110.0, 5.0
 
 
 def witnesses(findings: Iterable[Finding], devices: Sequence[str]) -> list[str]:
@@ -37,19 +37,23 @@ def witnesses(findings: Iterable[Finding], devices: Sequence[str]) -> list[str]:
 
 
 def prove(
-    scripts: Sequence[str], python: Path, devices: Sequence[str], say: Callable[[str, str, str, float], None]
+    scripts: Sequence[str],
+    python: Path,
+    devices: Sequence[str],
+    say: Callable[[str, str, str, float], None],
+    all_s: float = ALL_S,
 ) -> dict[str, tuple[str, str]]:
     """Run witnesses with an interpreter; return script -> vote and its last words, and say each as it comes.
 
     They take the card of this machine, unless they are asked about a CPU alone.
     """
-    until = time.monotonic() + ALL_S
+    until = time.monotonic() + all_s
     found = {}
     for script in scripts:
         began = time.monotonic()
-        left = min(EACH_S, until - began)
-        vote, says = "skip", f"not run: {ALL_S:g} s were over"
-        if left > 0:
+        left = min(all_s / 2, until - began)
+        vote, says = "skip", f"not run: the {all_s:g} s of `--timeout` are over"
+        if left >= min(LEAST_S, all_s / 2):
             vote, says = run(ROOT / script, python, left, card=CUDA in devices)
         found[script] = (vote, says)
         say(script, vote, says, time.monotonic() - began)

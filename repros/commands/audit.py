@@ -13,7 +13,7 @@ from rich.text import Text
 from repros.advisory import decide, formats, ignore, installed, model, prove
 from repros.advisory.decide import Answer, Finding
 from repros.advisory.result import Result, feet, todo, trigger, useless
-from repros.commands.arguments import EXIT_AS_EXPECTED, Add, a_file
+from repros.commands.arguments import EXIT_AS_EXPECTED, Add, a_file, number
 from repros.errors import UserError
 
 EXIT_HIT = 1
@@ -37,6 +37,8 @@ def register(add: Add) -> None:
     sub.add_argument("--format", choices=("table", *FORMATS), default="table", help="how it is printed")
     sub.add_argument("--strict", action="store_true", help="exit 1 too where something is unknown")
     sub.add_argument("--prove", action="store_true", help="run the witnesses of what is listed in that interpreter")
+    sub.add_argument("--timeout", type=number(0, 86400), metavar="S", default=prove.ALL_S,
+                     help=f"seconds for all witnesses together ({prove.ALL_S:g})")  # fmt: skip
 
 
 def cmd_audit(arguments: argparse.Namespace, console: Console) -> int:
@@ -51,7 +53,8 @@ def cmd_audit(arguments: argparse.Namespace, console: Console) -> int:
     left, out, unused = ignore.split(known, ignored)
     result = Result(found, given.devices, left, out, unused)
     if arguments.prove:
-        result = replace(result, proofs=proved(result, quiet=arguments.format != "table", console=console))
+        proofs = proved(result, arguments.timeout, quiet=arguments.format != "table", console=console)
+        result = replace(result, proofs=proofs)
     if arguments.format == "table":
         table(result, console)
     else:
@@ -95,8 +98,8 @@ def _row(one: Finding, result: Result, width: int, columns: int) -> Text:
     said += [(f"does not help: {line}", "dim") for line in useless(one)]
     said += [(f"{vote} here: {says}", "bold") for vote, says in result.proofs_of(one).values()]
     lines = [(line, style) for text, style in said for line in _wrapped(text, columns - indent)]
-    for number, (line, style) in enumerate(lines):
-        row.append(f"\n{' ' * indent}" if number else "")
+    for at, (line, style) in enumerate(lines):
+        row.append(f"\n{' ' * indent}" if at else "")
         row.append(line, style=style)
     return row
 
@@ -106,7 +109,7 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
-def proved(result: Result, *, quiet: bool, console: Console) -> dict[str, tuple[str, str]]:
+def proved(result: Result, timeout_s: float, *, quiet: bool, console: Console) -> dict[str, tuple[str, str]]:
     """Run the witnesses of what hits or is unknown, and say each vote as it comes."""
     assert result.found.python is not None
 
@@ -115,7 +118,7 @@ def proved(result: Result, *, quiet: bool, console: Console) -> dict[str, tuple[
             _say(console, f"{vote:<5}{seconds:5.1f} s  {'/'.join(Path(script).parts[-2:])}: {says}")
 
     scripts = prove.witnesses(result.findings, result.devices)
-    found = prove.prove(scripts, result.found.python, result.devices, say)
+    found = prove.prove(scripts, result.found.python, result.devices, say, timeout_s)
     votes = [vote for vote, _ in found.values()]
     if not quiet:
         words = ", ".join(

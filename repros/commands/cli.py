@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "show": ("list", "show"),
     "cells": ("cells", "doctor", "env", "wheelhouse", "lock"),
     "report": ("report",),
-    "pages": ("proxies", "fits", "stories", "readme"),
+    "pages": ("proxies", "fits", "stories", "readme", "site"),
     "advisories": ("advisories",),
     "bundle": ("bundle",),
     "hunt": ("hunt", "findings"),

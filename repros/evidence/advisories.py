@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from urllib.parse import quote
 import msgspec
 from packaging.version import Version
 
-from repros import ROOT, cases
+from repros import ROOT
 from repros.advisory import model
 from repros.case import AXES, COMPANIONS, REPOSITORIES
 from repros.case import Condition as Declared
@@ -96,10 +97,9 @@ def _details(row: rows.Row, short: str) -> str:
 def _references(entries: Sequence[Entry], fixes: Iterable[str]) -> list[model.Reference]:
     """Return the links to the fix: the commit that a bisection found, and the pull request that the report names."""
     urls = list(fixes)
-    for case in (entry.case for entry in entries):
-        if case.fix:
-            package, _, number = case.fix.partition("#")
-            urls.append(f"https://github.com/{REPOSITORIES[package]}/pull/{number}")
+    for case in (entry.case for entry in entries if entry.case.fix):
+        package, kind, name = re.split("([#@])", case.fix)
+        urls.append(f"https://github.com/{REPOSITORIES[package]}/{'pull' if kind == '#' else 'commit'}/{name}")
     return [model.Reference("FIX", quote(url, safe=":/#")) for url in dict.fromkeys(urls)]
 
 
@@ -206,7 +206,6 @@ def _condition(
         card_bytes=declared.needs.card_bytes,
         reason=declared.needs.reason,
     )
-    witness = cases.witness_of(entry.path, declared)
     verdicts = [record.verdict for record in records]
     tried = {package: found for package in PACKAGES if package in part and (found := releases(records, package))}
     return model.Condition(
@@ -218,13 +217,8 @@ def _condition(
         reproduced=verdicts.count(Verdict.REPRODUCED),
         absent=verdicts.count(Verdict.ABSENT),
         needs=needs,
-        witness=shown(witness) if witness and cases.is_own(witness, entry.path, declared) else "",
+        witness=entry.path.with_name(declared.witness).relative_to(ROOT).as_posix() if declared.witness else "",
     )
-
-
-def shown(path: Path) -> str:
-    """Return a path from the folder that holds the package."""
-    return path.relative_to(ROOT).as_posix()
 
 
 def imported(entry: Entry) -> frozenset[str]:

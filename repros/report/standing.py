@@ -156,11 +156,23 @@ def deciding(records: Sequence[Record], fallback: str) -> str:
 
 
 def bad_releases(records: Sequence[Record], package: str) -> str:
-    """Return in words which tried releases of a package have the symptom."""
+    """Return in words which tried releases of a package have the symptom.
+
+    What one condition has on both sides of a release is no gap, though another was tried in it and is without it.
+    """
+    settled = [r for r in records if r.verdict in SETTLED]
+    spans = [span for rows in by_condition(settled).values() for span in _bad_spans(rows, package)]
+    tried = _versions(settled, package)
+    within = [any(first <= release <= last for first, last in spans) for release in tried]
+    runs = itertools.groupby(zip(within, tried, strict=True), lambda one: one[0])
+    return ", ".join(_span([release for _, release in several]) for is_bad, several in runs if is_bad)
+
+
+def _bad_spans(records: Sequence[Record], package: str) -> list[tuple[Version, Version]]:
+    """Return the first and last release of each run of releases that have the symptom of one condition."""
     bad = _versions((r for r in records if r.verdict is Verdict.REPRODUCED), package)
-    tried = _versions((r for r in records if r.verdict in SETTLED), package)
-    runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(tried, bad.__contains__)]
-    return ", ".join(_span(several) for is_bad, several in runs if is_bad)
+    runs = [(is_bad, list(each)) for is_bad, each in itertools.groupby(_versions(records, package), bad.__contains__)]
+    return [(several[0], several[-1]) for is_bad, several in runs if is_bad]
 
 
 def _merged(fixes: Iterable[Fix]) -> dict[Fix, Fix]:
