@@ -10,6 +10,10 @@ from typing import Any
 from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
 
 
+#: A record's margins; of any other name nothing is known, not even whether it is a number.
+MARGINS = ("planted_over_budget", "budget_over_reference")
+
+
 @dataclass(frozen=True)
 class Record:
     """One trial as it is kept: verdict, outcome, and everything they were drawn from."""
@@ -77,7 +81,8 @@ class Record:
         values = {name: value for name, value in record.items() if name in _FIELDS}
         values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
         values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
-        values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
+        known = ((name, record["margins"][name]) for name in MARGINS if name in record["margins"])
+        values["margins"] = {name: float(value) if isinstance(value, str) else value for name, value in known}
         return cls(**values)
 
 
