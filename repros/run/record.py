@@ -9,7 +9,6 @@ from typing import Any
 
 from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
 
-
 #: A record's margins; of any other name nothing is known, not even whether it is a number.
 MARGINS = ("planted_over_budget", "budget_over_reference")
 
