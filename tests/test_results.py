@@ -31,16 +31,6 @@ def test_a_record_survives_its_line(tmp_path: Path) -> None:
     assert results.load(run.folder) == ([record()], "")
 
 
-def test_a_margin_of_another_version_does_no_harm(tmp_path: Path) -> None:
-    """It need not even be a number."""
-    run = Run(tmp_path / "r")
-    line = json.loads(record().to_line())
-    line["margins"] |= {"None": "absent", "later": "inf"}
-    run.append(record())
-    run.path.write_text(json.dumps(line) + "\n")
-    assert results.load(run.folder)[0] == [record()]
-
-
 def test_of_a_trial_tried_twice_the_later_counts(tmp_path: Path) -> None:
     run = Run(tmp_path / "r")
     run.append(record())

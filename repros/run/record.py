@@ -9,9 +9,6 @@ from typing import Any
 
 from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
 
-#: A record's margins; of any other name nothing is known, not even whether it is a number.
-MARGINS = ("planted_over_budget", "budget_over_reference")
-
 
 @dataclass(frozen=True)
 class Record:
@@ -80,8 +77,7 @@ class Record:
         values = {name: value for name, value in record.items() if name in _FIELDS}
         values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
         values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
-        known = ((name, record["margins"][name]) for name in MARGINS if name in record["margins"])
-        values["margins"] = {name: float(value) if isinstance(value, str) else value for name, value in known}
+        values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
         return cls(**values)
 
 
