@@ -139,8 +139,6 @@ def test_a_story_follows_its_results(records: list[Record]) -> None:
             "{{ measured('gh1935_card_table', '9B on 12 GB, after the fix', 'planted') }}",
             "no `9B on 12 GB, after the fix` of planted was measured",
         ),
-        ("{{ remedy('gh1_x', 'x') }}", "no case `gh1_x` of this report"),
-        ("{{ remedy('gh1935_card_table', 'x') }}", "0 remedies of gh1935_card_table say `x`"),
         ("{{ nothing() }}", "'nothing' is undefined"),
     ],
 )
@@ -149,15 +147,6 @@ def test_a_reading_that_asks_for_what_is_not_there(text: str, says: str, records
     path.write_text("".join(f"## {name}\n\n{text}\n\n" for name in story.PARTS))
     with pytest.raises(UserError, match=re.escape(says)):
         story.parts(path, story.Results(records, path, [KNOWN["gh1935_card_table"]]))
-
-
-def test_a_reading_says_what_a_remedy_does(tmp_path: Path) -> None:
-    entry = KNOWN["gh44387_reserved_memory"]
-    does = {"recommended": "", "effect": "cures", "reason": ""}
-    tried = {"remedy": {"text": "set `HF_DEACTIVATE_ASYNC_LOAD=1`", **does}}
-    bad = replace(record(case=entry.name, condition="nf4", verdict=Verdict.REPRODUCED), remedies=tried)
-    says = story.Results([bad], tmp_path, [entry]).remedy(entry.name, "HF_DEACTIVATE")
-    assert says == "works: cures in 1 of 1 trial with the bug (nf4)"
 
 
 def test_a_reading_that_is_missing_or_lacks_a_part(records: list[Record], tmp_path: Path) -> None:
