@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from repros.cases import Entry
+from repros.redaction.redact import Redactor
+from repros.report import junit, markdown, terminal
 from repros.run.consistency import contradiction
 from repros.run.record import Record
 from repros.verdict import Outcome, Verdict
@@ -103,6 +106,18 @@ def test_remedies_are_arms_and_each_is_judged(bench: Bench, harness: Entry) -> N
     assert (record.verdict, record.outcome) == (Verdict.REPRODUCED, Outcome.NEW)
     assert contradiction(record) == ""
     assert Record.from_json(json.loads(record.to_line())) == record
+
+
+def test_every_report_of_a_run_tells_of_its_remedies(bench: Bench, harness: Entry) -> None:
+    record, known = bench.run(harness, "remedies"), {harness.name: harness}
+    out = io.StringIO()
+    terminal.detail(record, terminal.console(file=out))
+    assert "remedy: hold one tensor: cures: inside the budget with it\n" in out.getvalue()
+    assert "remedy-3: raise: fails: ValueError in phase forward" in out.getvalue()
+    page = markdown.page([record], known, ["x"])
+    assert "- Remedy, hold one tensor (recommended by the report): **works**; cures in 1 of 1 trial" in page
+    assert "| remedy | remedy-2 | remedy-3 | remedy-4 | remedy-5 | margins | fix |" in page
+    assert 'name="remedy-2" value="hold them all the same: changes nothing"' in junit.document([record], Redactor())
 
 
 def test_a_remedy_cures_nothing_where_nothing_is_wrong_or_nothing_is_known(bench: Bench, harness: Entry) -> None:

@@ -193,6 +193,8 @@ class Results:
 
     def remedy(self, case: str, words: str) -> str:
         """Return what the one remedy of a case that has these words in its text does, over all trials."""
+        if case not in self._cases:
+            raise UserError(f"{self._place}: no case `{case}` of this report", f"one of: {', '.join(self._cases)}")
         tried = standing.of_remedies(self._cases[case], (r for r in self._records if r.case == case))
         found = [one for one in tried if words in one.text]
         if len(found) != 1:
