@@ -35,7 +35,7 @@ REFUSED_BY: Mapping[str, tuple[str, ...]] = {
     "bisect": ("--base", "no-such-cell"), "try": ("--cell", "no-such-cell"),
     "bundle": ("--run", "run", "--cell", "no-such-cell"),
     "readme": ("--evidence", "no-such-run"), "stories": ("--to", "stories"), "new": (),
-    "audit": ("--ignore", "nowhere"), "advisories": ("--to", "file"),
+    "audit": ("--ignore", "nowhere"), "advisories": ("--to", "file"), "site": ("--to", "file"),
 }  # fmt: skip
 HOSTILE = (
     "", " ", "\0", "a\0b", "\ud800", "\x1b[31m", "\n", "\u202e", "a" * 300, "a" * 5000, "x/" * 2000 + "x",
