@@ -178,13 +178,13 @@ def _mechanism(entry: Entry, trials: Sequence[Record], every: Sequence[Record]) 
         conditions=[one for one in conditions if one.tried],
         upgrade=good,
         upgrade_beside=good_beside,
-        **_remedies(entry, trials),
+        **_remedies(entry, mine),
     )
 
 
-def _remedies(entry: Entry, trials: Sequence[Record]) -> dict[str, list[model.Remedy]]:
+def _remedies(entry: Entry, every: Sequence[Record]) -> dict[str, list[model.Remedy]]:
     """Return what a user can do today, and what is recommended and does not cure."""
-    tried = standing.of_remedies(entry.case, (record for record in trials if record.case == entry.name))
+    tried = standing.of_remedies(entry.case, every)
     found: dict[str, list[model.Remedy]] = {"remedies": [], "useless": []}
     for one in tried:
         found["remedies" if one.works else "useless"].append(model.Remedy(one.said, one.word, one.because))
