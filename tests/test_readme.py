@@ -126,7 +126,7 @@ def test_bad_and_good_are_the_releases_that_were_tried() -> None:
 
 
 def test_where_no_release_ends_it_none_is_named() -> None:
-    assert cells({"5.1": GOOD, "5.2": BAD})[1:] == ["transformers 5.2", "no release tried"]
+    assert cells({"5.1": GOOD, "5.2": BAD})[1:] == ["transformers 5.2", "none of those tried"]
     assert "upgrade" not in readme.report_row(rows.row([NF4], tried({"5.1": GOOD, "5.2": BAD})))[-1]
 
 

@@ -71,7 +71,7 @@ def useless(finding: Finding) -> list[str]:
 def good(finding: Finding) -> str:
     """Return the release to upgrade to."""
     releases = " and ".join(f"{package} {release}" for package, release in finding.upgrade.items())
-    return f"upgrade to {releases}" if releases else "no release tried is good"
+    return f"upgrade to {releases}" if releases else "no release that was tried is good"
 
 
 def feet(result: Result) -> list[str]:

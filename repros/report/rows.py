@@ -25,7 +25,7 @@ from repros.verdict import SETTLED, Verdict
 BESIDE = "not in the report: "
 NOBODY, UNTRIED = "nobody", "unknown"
 #: What is said to be good from where no release that was tried is.
-NO_RELEASE = "no release tried"
+NO_RELEASE = "none of those tried"
 
 
 @dataclass(frozen=True)
