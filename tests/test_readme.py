@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from repros import ROOT, cases
-from repros.advisory import model
 from repros.commands import cli
 from repros.errors import UserError
 from repros.evidence import readme
@@ -52,7 +51,7 @@ def made() -> dict[str, str]:
     from repros.evidence import oracle
 
     return {
-        **readme.blocks(readme.committed(), KNOWN, map(rows.of_advisory, model.load())),
+        **readme.blocks(readme.committed(), KNOWN, rows.over_all().values()),
         "oracle": oracle.block(ROOT / "reports"),
     }
 

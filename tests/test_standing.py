@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,6 @@ from packaging.version import Version
 
 from repros.case import Case, Claim, Condition, Remedy
 from repros.cases import Entry
-from repros.errors import UserError
-from repros.evidence import story
 from repros.report import standing
 from repros.run.results import Record
 from repros.verdict import Verdict
@@ -310,15 +307,3 @@ def test_a_release_that_another_condition_tried_is_no_gap() -> None:
     table = {"c": {"0.46.0": BAD, "0.49.2": BAD, "0.50.0": GOOD}, "d": {"0.46.1": GOOD, "0.49.0": GOOD}}
     assert standing.bad_releases(rows(table), "bitsandbytes") == "0.46.0 to 0.49.2"
     assert standing.bad_releases(rows({"c": table["c"] | {"0.49.0": GOOD}}), "bitsandbytes") == "0.46.0, 0.49.2"
-
-
-def test_a_reading_says_what_a_remedy_does(tmp_path: Path) -> None:
-    tried = case({"c": ()})
-    declared = replace(tried.conditions[0], remedies=(Remedy("set `X=1`", env={"X": "1"}),))
-    entry = Entry("gh1_x", "x.gh1_x", replace(tried, conditions=(declared,)), "", ())
-    asked = story.Results([with_remedies("c", BAD, **{"set `X=1`": "cures"})], tmp_path / "story.md", [entry])
-    assert asked.remedy("gh1_x", "X=1") == "works: cures in 1 of 1 trial with the bug (c)"
-    with pytest.raises(UserError, match=r"0 remedies of gh1_x say `Y`\nhint: tried were: set `X=1`"):
-        asked.remedy("gh1_x", "Y")
-    with pytest.raises(UserError, match=r"no case `gh2_x` of this report\nhint: one of: gh1_x"):
-        asked.remedy("gh2_x", "X=1")

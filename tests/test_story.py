@@ -47,7 +47,7 @@ def test_a_committed_story_is_what_its_results_make(path: Path) -> None:
     command = re.search(r"Made by `python -m repros stories ([^`]+)`", text)
     assert command
     sources = command[1].split()
-    made = story.stories(results.load_all([ROOT / source for source in sources])[0], KNOWN, sources)
+    made = story.stories(results.load_all([ROOT / source for source in sources])[0], KNOWN, sources, rows.over_all())
     assert made[path.name] == text, f"make it again: python -m repros stories {command[1]}"
 
 

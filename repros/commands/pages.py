@@ -86,13 +86,15 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
     """Write the story of each report."""
     from repros.evidence import story
     from repros.redaction.redact import Redactor
+    from repros.report import rows
     from repros.report.clean import redacted
 
     target = arguments.to or story.STORIES
     kept = files.Folder(target, "stories", force=arguments.force)
     redactor = Redactor.here()
     records = [redacted(record, redactor) for record in results.load_all(arguments.run)[0]]
-    made = story.stories(records, {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run])
+    known, sources = {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run]
+    made = story.stories(records, known, sources, rows.over_all())
     with kept:
         for name, text in made.items():
             kept.write(name, text)
@@ -105,7 +107,6 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     """Make the blocks of both pages anew."""
     import json
 
-    from repros.advisory import model
     from repros.evidence import oracle, readme
     from repros.report import rows
 
@@ -118,7 +119,7 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
         figures = readme.trimmed(arguments.benchmarks)
         with files.Folder(evidence.without[0], "evidence", force=arguments.force) as out:
             out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
-    made = readme.blocks(evidence, {e.name: e for e in cases.find()}, map(rows.of_advisory, model.load()))
+    made = readme.blocks(evidence, {e.name: e for e in cases.find()}, rows.over_all().values())
     made["oracle"] = oracle.block(ROOT / "reports")
     texts = {page: readme.refreshed(page, (ROOT / page).read_text(encoding="utf-8"), made) for page in readme.PAGES}
     for page, text in texts.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from repros.errors import UserError
 from repros.report import onefile, reported, standing
 from repros.report.escape import Safe, bold, code
 from repros.report.machine import machines
-from repros.report.rows import reading_path, title
+from repros.report.rows import Row, reading_path, title
 from repros.report.rows import row as report_row
 from repros.run.results import Record, shown
 from repros.verdict import SETTLED, Verdict, apart, multiple, show
@@ -31,14 +31,26 @@ PARTS = ("in short", "today", "claimed", "measured", "conditions", "fix")
 STORIES = REPORTS / "stories"
 
 
-def stories(records: Sequence[Record], known: Mapping[str, Entry], sources: Sequence[str]) -> dict[str, str]:
-    """Return file name -> story, of each report that has trials among the records."""
-    reports = standing.by_report(known, records)
-    return {entries[0].case.report.replace("#", "-") + ".md": story(entries, records, sources) for entries in reports}
+def stories(
+    records: Sequence[Record],
+    known: Mapping[str, Entry],
+    sources: Sequence[str],
+    whole: Mapping[str, Row] | None = None,
+) -> dict[str, str]:
+    """Return file name -> story, of each report that has trials among the records; ``whole`` has rows by report."""
+    found = {}
+    for entries in standing.by_report(known, records):
+        report = entries[0].case.report
+        found[report.replace("#", "-") + ".md"] = story(entries, records, sources, (whole or {}).get(report))
+    return found
 
 
-def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence[str]) -> str:
-    """Return the story of one report, told over all of its cases."""
+def _of(entry: Entry, records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.case == entry.name]
+
+
+def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence[str], whole: Row | None = None) -> str:
+    """Return the story of one report, told over all of its cases; ``whole`` is its row over all evidence."""
     names = [entry.name for entry in entries]
     mine = [record for record in records if record.case in names]
     first = entries[0].case
@@ -51,7 +63,7 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         claims.append([Safe(text), Safe(numbers or "no figure"), word])
     for entry in entries:
         if entry.case.proposes:
-            does = standing.of_fix([record for record in mine if record.case == entry.name]) or "untested here"
+            does = standing.of_fix(_of(entry, mine)) or "untested here"
             fixes.append({"case": entry.name, "proposes": entry.case.proposes, "does": does})
     text = onefile.template("story.md.j2").render(
         report=f"{first.package}#{first.number}",
@@ -61,7 +73,8 @@ def story(entries: Sequence[Entry], records: Sequence[Record], sources: Sequence
         url=first.url,
         command=f"python -m repros stories {' '.join(sources)}",
         reading=shown(path),
-        lines=report_row(entries, mine).lines,
+        lines=(whole or report_row(entries, mine)).lines,
+        remedies={entry.name: standing.of_remedies(entry.case, _of(entry, mine)) for entry in entries},
         parts=parts(path, Results(records, path, entries)),  # one report may lean on another's trials
         claims=claims,
         figures=[figures(rows) for rows in conditions(mine)],
@@ -107,7 +120,6 @@ class Results:
     def __init__(self, records: Sequence[Record], path: Path, entries: Sequence[Entry]) -> None:
         self._records = records
         self._place = shown(path)
-        self._cases = {entry.name: entry.case for entry in entries}
         self._claims = [(entry.name, claim) for entry in entries for claim in entry.case.claims]
 
     def functions(self) -> dict[str, Callable[..., str]]:
@@ -122,7 +134,6 @@ class Results:
             "reproduced": lambda case, globs, cells="*": self._all(Verdict.REPRODUCED, case, globs, cells),
             "effect": self.effect,
             "good": self.good,
-            "remedy": self.remedy,
         }
 
     def figure(self, case: str, condition: str, cell: str, arm: str = "subject", name: str = "") -> str:
@@ -190,17 +201,6 @@ class Results:
             if r.proposed and fnmatchcase(r.case, cases) and fnmatchcase(r.condition, condition)
         ]
         return f"{sum(bool(r.proposed and r.proposed['effect'] == kind) for r in tried)} of {len(tried)} trials"
-
-    def remedy(self, case: str, words: str) -> str:
-        """Return what the one remedy of a case that has these words in its text does, over all trials."""
-        if case not in self._cases:
-            raise UserError(f"{self._place}: no case `{case}` of this report", f"one of: {', '.join(self._cases)}")
-        tried = standing.of_remedies(self._cases[case], (r for r in self._records if r.case == case))
-        found = [one for one in tried if words in one.text]
-        if len(found) != 1:
-            known = ", ".join(one.text for one in tried) or "none"
-            raise UserError(f"{self._place}: {len(found)} remedies of {case} say `{words}`", f"tried were: {known}")
-        return f"{found[0].word}: {found[0].because}"
 
     def _all(self, verdict: Verdict, case: str, globs: str, cells: str) -> str:
         rows = self._settled(case, globs, cells)

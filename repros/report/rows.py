@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from repros import ROOT
-from repros.advisory.model import Advisory
+from repros.advisory.model import Advisory, load
 from repros.case import Claim
 from repros.cases import Entry
 from repros.report import standing
@@ -79,6 +79,11 @@ def of_advisory(advisory: Advisory) -> Row:
     about = advisory.about
     lines = tuple(Line(**msgspec.structs.asdict(one)) for one in about.lines)
     return Row(about.report, about.url, advisory.summary, lines, about.refuted, about.claims)
+
+
+def over_all() -> dict[str, Row]:
+    """Return report -> its row over all evidence, from the advisories."""
+    return {one.about.report: of_advisory(one) for one in load()}
 
 
 def line(entry: Entry, records: Sequence[Record]) -> Line:
