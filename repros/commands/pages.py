@@ -111,6 +111,8 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     from repros.report import rows
 
     need_checkout("readme")
+    for run in (*(arguments.evidence or ()), *(arguments.card or ())):
+        results.load(run)  # what is named wrong is told before all that is committed is read
     found = None if arguments.evidence and arguments.card else readme.committed()
     evidence = readme.Evidence(
         arguments.evidence or (found.without if found else ()), arguments.card or (found.cards if found else ())
