@@ -113,12 +113,12 @@ def cmd_readme(arguments: argparse.Namespace, console: Console) -> int:
     need_checkout("readme")
     for run in (*(arguments.evidence or ()), *(arguments.card or ())):
         results.load(run)  # what is named wrong is told before all that is committed is read
+    figures = readme.trimmed(arguments.benchmarks) if arguments.benchmarks else None
     found = None if arguments.evidence and arguments.card else readme.committed()
     evidence = readme.Evidence(
         arguments.evidence or (found.without if found else ()), arguments.card or (found.cards if found else ())
     )
-    if arguments.benchmarks:
-        figures = readme.trimmed(arguments.benchmarks)
+    if figures:
         with files.Folder(evidence.without[0], "evidence", force=arguments.force) as out:
             out.write(readme.BENCHMARKS, json.dumps(figures, indent=1) + "\n")
     made = readme.blocks(evidence, {e.name: e for e in cases.find()}, rows.over_all().values())
