@@ -27,7 +27,7 @@ from repros.run import schema
 from repros.run.consistency import contradiction
 from repros.run.folders import RESULTS, committed, latest_run, new_run, runs_and_committed, shown, written_to
 from repros.run.record import Record
-from repros.verdict import SCHEMA, SETTLED
+from repros.verdict import SCHEMA, SETTLED, Verdict
 
 __all__ = [
     "REPORTS", "RESULTS", "Record", "Run", "append", "collector_paused", "committed", "keep", "latest_run", "lines",
@@ -171,7 +171,7 @@ def load(path: Path) -> tuple[list[Record], str]:
 
 
 def load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """Return the trials of several runs, of a trial in two of them that of the later named, and what to know of them.
+    """Return the trials of several runs, of a trial in two of them that of the later named which could run; and notices.
 
     UserError where there is no finished trial at all.
     """
@@ -196,15 +196,21 @@ def _load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
     notices = []
     for path in paths:
         found, notice = load(path)
-        again = sum(record.key in records for record in found)
+        told = [record for record in found if _tells_more(record, records.get(record.key))]
+        again = sum(record.key in records for record in told)
         notices += [notice] if notice else []
         if again:
             notices.append(f"{shown(path)}: {again} trials are in a run named before it; this one counts")
-        records.update((record.key, record) for record in found)
+        records.update((record.key, record) for record in told)
     if not records:
         where = ", ".join(shown(path) for path in paths)
         raise UserError(f"{where}: no finished trial", "make a run: `nox -s cpu`")
     return list(records.values()), notices
+
+
+def _tells_more(record: Record, earlier: Record | None) -> bool:
+    """Return whether a trial counts in the place of an earlier one: what could not run here takes no verdict's place."""
+    return earlier is None or record.verdict is not Verdict.UNSUPPORTED or earlier.verdict not in SETTLED
 
 
 def settled(run: Path) -> set[tuple[str, str, str]]:
