@@ -171,7 +171,7 @@ def load(path: Path) -> tuple[list[Record], str]:
 
 
 def load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-    """Return the trials of several runs, of a trial in two of them that of the later named which could run; and notices.
+    """Return the trials of several runs, of each that of the later named which could run, and what to know of them.
 
     UserError where there is no finished trial at all.
     """
@@ -209,7 +209,7 @@ def _load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
 
 
 def _tells_more(record: Record, earlier: Record | None) -> bool:
-    """Return whether a trial counts in the place of an earlier one: what could not run here takes no verdict's place."""
+    """Return whether a trial counts in an earlier one's place: what could not run takes no verdict's place."""
     return earlier is None or record.verdict is not Verdict.UNSUPPORTED or earlier.verdict not in SETTLED
 
 
