@@ -49,7 +49,9 @@ def test_a_row_is_a_finding_and_no_id_is_cut(columns: int, capsys: pytest.Captur
     own = [one for one in hits if one["answer"] == "hit" and one["own"]]
     assert len(own) > 9
     for one in own:
-        assert any(line.startswith(one["severity"]) and f" {one['report']} " in line for line in heads), one["report"]
+        assert any(line.startswith(one["severity"]) and f" {one['report']} " in f"{line} " for line in heads), one[
+            "report"
+        ]
     severities = [re.match(r"wrong numbers|memory|raises", line)[0] for line in heads[: len(own)]]  # type: ignore[index]
     assert severities == sorted(severities, key=["wrong numbers", "memory", "raises"].index)
     assert "→ upgrade to transformers 5.4.0" in out

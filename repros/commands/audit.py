@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +14,12 @@ from repros.advisory.decide import Answer, Finding
 from repros.advisory.result import Result, feet, todo, trigger, useless
 from repros.commands.arguments import EXIT_AS_EXPECTED, Add, a_file, number
 from repros.errors import UserError
+from repros.report.terminal import layout
 
 EXIT_HIT = 1
 FORMATS = {"json": formats.as_json, "markdown": formats.as_markdown, "sarif": formats.as_sarif}
+#: Columns of a terminal in which what is said of a finding has room beside its severity and report.
+SIDE_BY_SIDE = 100
 STYLES = {"wrong numbers": "red", "memory": "yellow", "raises": "magenta"}
 
 
@@ -92,21 +94,22 @@ def _row(one: Finding, result: Result, width: int, columns: int) -> Text:
     """Return the lines of a finding: severity and report, never cut, and beside them what is to be said of it."""
     severity = one.mechanism.severity
     row = Text(f"{severity:<{max(map(len, STYLES))}}", style=STYLES[severity])
-    row.append(f"  {one.advisory.about.report:<{width}}  ", style="bold")
+    row.append(f"  {one.advisory.about.report:<{width}}", style="bold")
+    row.append("  ")
     indent = len(row.plain)
     said = [(trigger(one, result.devices), "none"), *((f"→ {line}", "green") for line in todo(one))]
     said += [(f"does not help: {line}", "dim") for line in useless(one)]
     said += [(f"{vote} here: {says}", "bold") for vote, says in result.proofs_of(one).values()]
-    lines = [(line, style) for text, style in said for line in _wrapped(text, columns - indent)]
+    if below := columns < SIDE_BY_SIDE:
+        row.rstrip()
+        indent = 4
+    lines = [
+        (line, style) for text, style in said for line in layout.wrapped(text, max(columns - indent, layout.LEAST))
+    ]
     for at, (line, style) in enumerate(lines):
-        row.append(f"\n{' ' * indent}" if at else "")
+        row.append(f"\n{' ' * indent}" if at or below else "")
         row.append(line, style=style)
     return row
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    """Return a text in lines; a word that is longer than a line stays whole."""
-    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def proved(result: Result, timeout_s: float, *, quiet: bool, console: Console) -> dict[str, tuple[str, str]]:

@@ -71,13 +71,25 @@ def table(
 
 
 def paragraph(console: Console, text: str, indent: int = 0, hanging: int = 0, most: int = PROSE) -> None:
-    """Print a text in lines that break at blanks alone, the first indented, the others by ``hanging`` more."""
-    lines = textwrap.wrap(
-        visible(text), max(min(console.width, most), indent + hanging + LEAST), initial_indent=" " * indent,
-        subsequent_indent=" " * (indent + hanging), break_long_words=False, break_on_hyphens=False,
-    )  # fmt: skip
-    for line in lines:
+    """Print a text in lines, the first indented, the others by ``hanging`` more."""
+    width = max(min(console.width, most), indent + hanging + LEAST)
+    for line in wrapped(visible(text), width, " " * indent, " " * (indent + hanging)):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def wrapped(text: str, width: int, first: str = "", others: str = "") -> list[str]:
+    """Return a text in lines that break at blanks, and code that is longer than one behind ``(``, ``{`` or ``=``."""
+    room = width - len(others)
+    words = [_in_two(word, room) if len(word) > room else word for word in text.split(" ")]
+    return textwrap.wrap(
+        " ".join(words), width, initial_indent=first, subsequent_indent=others,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _in_two(word: str, room: int) -> str:
+    ends = [found.end() for found in re.finditer(r"[({=]", word) if found.end() <= room]
+    return f"{word[: ends[-1]]} {word[ends[-1] :]}" if ends else word
 
 
 def prose(console: Console, text: str) -> None:
