@@ -295,7 +295,7 @@ def test_the_commands_take_a_path(below: Path, capsys: pytest.CaptureFixture[str
     path = str(written(below))
     assert cli.main(["show", path]) == 0
     shown = capsys.readouterr().out
-    for words in ("gh1_x  bitsandbytes#1", "claim: it is held (held: 1 GB)", "affected: eager: bitsandbytes <0.50"):
+    for words in ("gh1_x\nbitsandbytes#1 ", "claim: it is held (held: 1 GB)", "affected: bitsandbytes <0.50"):
         assert words in shown
     trials = run.chosen_trials([path], "eager fine", CELLS[:1])
     assert [trial.condition.name for trial, _ in trials] == ["eager", "fine"]

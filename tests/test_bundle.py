@@ -422,7 +422,7 @@ def test_bad_input(argv: list[str], says: str, hint: str, capsys: Any) -> None:
 
 
 def test_a_missing_template_is_said_in_two_lines(monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr("importlib.resources.files", lambda package: tmp_path)
+    monkeypatch.setattr("repros.report.onefile.ROOT", tmp_path)
     said = errors(["bundle", "gh1935", "--run", str(EVIDENCE), "--out", str(tmp_path / "b")], capsys)
     assert "repros/templates/full.py.j2: No such file or directory" in said
     assert "install the suite again" in said

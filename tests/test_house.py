@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from repros import ROOT, cases
 from repros.bisect import probe
+from repros.case import Remedy
 from repros.cases import Entry, aliases, sources
 from repros.run import results
 
@@ -38,12 +40,27 @@ def lines_of(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
+def remedies(module: str) -> set[str]:
+    """Return the modules from which one takes remedies alone: they decide no verdict, and nobody must open them."""
+    body = ast.parse(file_of(module).read_text(encoding="utf-8")).body
+    named = [node for node in body if isinstance(node, ast.ImportFrom)]
+    return {
+        str(node.module)
+        for node in named
+        if all(
+            one.name.startswith("remedy_")
+            or isinstance(getattr(import_module(str(node.module)), one.name, None), Remedy)
+            for one in node.names
+        )
+    }
+
+
 def beside(module: str) -> set[str]:
     """Return the modules of `repros.cases` that a case file imports, directly or by another: all but packages."""
     waiting, found = [module], set[str]()
     while waiting:
         name = waiting.pop()
-        named = sources.imported(file_of(name).read_text(encoding="utf-8"), name)
+        named = {*sources.imported(file_of(name).read_text(encoding="utf-8"), name)} - remedies(name)
         new = {one for one in named if one.startswith("repros.cases.") and file_of(one).is_file()} - found - {module}
         found |= new
         waiting += new

@@ -119,7 +119,7 @@ def test_indexes_and_folders_that_are_configured(index: str, tmp_path: Path) -> 
 
 
 def test_unknown_package_bad_password_and_no_network(index: str) -> None:
-    with pytest.raises(UserError, match="other: no index that is configured knows this package\nhint: check the name"):
+    with pytest.raises(UserError, match="other: no index that is configured knows this package\nhint: one of: torch, "):
         releases("other", uv(UV_DEFAULT_INDEX=f"http://user:secret@{index}/simple"))
     with pytest.raises(UserError, match=r"\*\*\*@.*HTTP 401\nhint: check the index and its credentials") as caught:
         releases("demo-pkg", uv(UV_DEFAULT_INDEX=f"http://user:wrong-word@{index}/simple"))

@@ -17,6 +17,7 @@ from markdown_it.token import Token
 from repros import cases
 from repros.bisect import page
 from repros.bisect.bisection import Walk
+from repros.case import NOTHING
 from repros.commands import cli
 from repros.errors import UserError, printable
 from repros.evidence import committed, fits, proxies, story
@@ -24,7 +25,7 @@ from repros.hunt import write
 from repros.hunt.life import Departure, Life
 from repros.hunt.search import Finding
 from repros.redaction.redact import Redactor
-from repros.report import escape, junit, markdown, onefile, tries
+from repros.report import escape, junit, markdown, onefile, standing, tries
 from repros.report import terminal as screen
 from repros.report.attachment import comment, plot, script, script_comment
 from repros.report.attachment.tried import Bisected, Commit
@@ -127,6 +128,7 @@ def pages(text: str, walk: list[Walk]) -> dict[str, str]:
             url="https://github.com/huggingface/",
             parts=dict.fromkeys(story.PARTS, "word"),
             lines=[Line(text, text, text, text, {text: text}, text)],
+            remedies={text: [remedy_of("works"), remedy_of("changes nothing")]},
             claims=[["word", "word", text]],
             figures=[*map(story.figures, story.conditions(clean[:1]))],
             releases=story.releases(clean[:1]),
@@ -135,6 +137,11 @@ def pages(text: str, walk: list[Walk]) -> dict[str, str]:
             cells=[text],
         ),
     }
+
+
+def remedy_of(word: str) -> standing.RemedyStanding:
+    """Return a remedy of our own words, as a case declares it, that does this."""
+    return standing.RemedyStanding("set `X=1`", "the report", NOTHING, word, {word: 1}, ("word",))
 
 
 def bisected(text: str) -> Bisected:

@@ -51,6 +51,7 @@ def cmd_new(arguments: argparse.Namespace, console: Console) -> int:
     console.print(
         f"wrote {results.shown(path)}; next: fill in each `...`, then `python -m repros run gh{arguments.number}`",
         markup=False,
+        soft_wrap=True,
     )
     return EXIT_AS_EXPECTED
 

@@ -220,9 +220,9 @@ def template(name: str) -> jinja2.Template:
     """
     try:
         text = (ROOT / "repros" / "templates" / name).read_text(encoding="utf-8")
-    except (OSError, ModuleNotFoundError) as error:
+    except OSError as error:
         raise UserError(
-            f"repros/templates/{name}: {getattr(error, 'strerror', None) or error}",
+            f"repros/templates/{name}: {error.strerror}",
             "the installation lacks it; install the suite again: `python3 -m pip install -e .`",
         ) from error
     made = jinja2.Environment(  # noqa: S701 - Markdown and Python
