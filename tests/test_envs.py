@@ -391,6 +391,19 @@ def test_false_bytecode_is_removed_and_true_bytecode_kept(world: World, alpha: E
     assert true.exists()
 
 
+def test_what_pytest_rewrites_in_an_environment_is_no_change(world: World, alpha: Environment) -> None:
+    """It did so beside a trial, and no interpreter takes bytecode of such a name."""
+    source = alpha.path / SITE / "alpha.py"
+    plain = Path(importlib.util.cache_from_source(str(source)))
+    rewritten = plain.with_name(plain.name.replace(".pyc", "-pytest-9.2.0.pyc"))
+    rewritten.parent.mkdir(exist_ok=True)
+    rewritten.write_bytes(compiled(source, "who = 'planted'"))
+    said: list[str] = []
+    again = world.ensure(CELL, progress=said.append)
+    assert again.warm and not said and rewritten.exists()
+    assert said_by(again, "import alpha; print(alpha.who)") == "alpha 1.0.0"
+
+
 def test_a_wheel_that_contradicts_its_record_is_never_put_in_place(world: World) -> None:
     wheel = make_wheel(world.wheels, "wrong", "1.0.0", "who = 'right'")
     with zipfile.ZipFile(wheel) as source:

@@ -45,6 +45,8 @@ _OWN = (FINGERPRINT, f".{FINGERPRINT}")
 #: Python writes bytecode beside its place and renames it.
 _BEING_WRITTEN = re.compile(r"\.pyc\.\d+$")
 _BYTECODE = re.compile(r"/__pycache__/[^/]+\.pyc$")
+#: What pytest writes of a module whose assertions it rewrites: no interpreter looks for bytecode of that name.
+_REWRITTEN = re.compile(r"/__pycache__/[^/]+-pytest-[^/]+\.pyc$")
 #: What lies in site-packages and no RECORD needs to name: written by uv, by pip, or by us.
 _UNLISTED = re.compile(r"_virtualenv\.(py|pth)|host-torch\.pth|[^/]+\.dist-info/(RECORD|INSTALLER|REQUESTED|\w+\.json)")
 
@@ -190,6 +192,8 @@ def _look_into(root: int, at: str, found: dict[str, Look], folders: list[str]) -
                 if entry.is_dir(follow_symlinks=False):
                     if path != _COMPILED_BY_ARMS:
                         folders.append(f"{path}/")
+                elif path[-1] == "c" and _REWRITTEN.search(path):
+                    continue
                 elif not (path[-1].isdigit() and _BEING_WRITTEN.search(path)) and (at or not path.startswith(_OWN)):
                     with contextlib.suppress(FileNotFoundError):
                         seen = entry.stat(follow_symlinks=False)
