@@ -569,6 +569,13 @@ class Case(_Declared):
         return self.report.partition("#")[0]
 
     @property
+    def blamed(self) -> str:
+        """Return the package whose releases the windows name: the report's own, if it is among them, or if none is."""
+        windows = [window for one in self.conditions for window in one.affected or ()]
+        named = list(dict.fromkeys(package for window in windows for package in window.versions))
+        return self.package if self.package in named or not named else named[0]
+
+    @property
     def number(self) -> int:
         """Return the report's number."""
         return int(self.report.partition("#")[2])

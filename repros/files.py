@@ -1,8 +1,9 @@
 """What is written where the user says: whole files, in folders that are ours, over nothing that we did not make.
 
-A folder of ours holds ``.repros``: its kind, and name -> SHA-256 of each file that was made there. A page on its own
-carries a digest of itself, in a comment after its first line (a zip: in its comment). Either tells a file that was
-made here from one of the user's, and one that the user edited since from both.
+A folder of ours holds ``.repros``: its kind, and name -> SHA-256 of each file that was made there. Those of committed
+evidence are in one table, ``reports/.repros``. A page on its own carries a digest of itself, in a comment after its
+first line (a zip: in its comment). Either tells a file that was made here from one of the user's, and one that the user
+edited since from both.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import shutil
 import stat
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from repros import ROOT
 from repros.errors import UserError
@@ -187,8 +188,13 @@ class Marker:
     def of(cls, folder: Path) -> Marker | None:
         """Read a folder's marker; None where there is none, or none that can be read."""
         try:
-            with open_plain(folder / MARKER) as file:
-                found = json.load(file)
+            found = _json(folder / MARKER)
+        except FileNotFoundError:
+            name = _committed(folder)
+            found = _table().get(name) if name else None
+        except (OSError, ValueError):
+            return None
+        try:
             tables = [
                 {
                     str(k): str(v)
@@ -198,7 +204,7 @@ class Marker:
                 for table in ("files", "coming")
             ]  # a marker may be a stranger's: no name leads out of the folder
             return cls(str(found["kind"]), *tables)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def made(self) -> dict[str, set[str]]:
@@ -209,7 +215,58 @@ class Marker:
     def write(self, folder: Path) -> None:
         """Put the marker into its folder."""
         found = {"kind": self.kind} | {k: v for k, v in (("files", self.files), ("coming", self.coming)) if v}
-        write(folder / MARKER, json.dumps(found, indent=1, sort_keys=True) + "\n")
+        name = _committed(folder)
+        if name is None:
+            write(folder / MARKER, json.dumps(found, indent=1, sort_keys=True) + "\n")
+            return
+        with _table_held():
+            _write_table(_table() | {name: found})
+
+    def remove(self, folder: Path) -> None:
+        """Take the marker away from its folder."""
+        name = _committed(folder)
+        if name is None:
+            (folder / MARKER).unlink()
+            return
+        with _table_held():
+            _write_table({other: found for other, found in _table().items() if other != name})
+
+
+def _json(path: Path) -> Any:
+    with open_plain(path) as file:
+        return json.load(file)
+
+
+def _committed(folder: Path) -> str | None:
+    """Return the name of a folder of committed evidence, below ``reports/``; None for any other folder."""
+    with suppress(ValueError, OSError):
+        name = folder.absolute().relative_to(OWN_REPORTS)
+        if name.parts and name.parts[0] != "runs" and ".." not in name.parts:
+            return name.as_posix()
+    return None
+
+
+def _table() -> dict[str, Any]:
+    """Return folder of committed evidence -> its marker; nothing where the table is not there or cannot be read."""
+    with suppress(OSError, ValueError):
+        found = _json(OWN_REPORTS / MARKER)
+        return dict(found["folders"]) if isinstance(found, dict) and isinstance(found.get("folders"), dict) else {}
+    return {}
+
+
+def _write_table(folders: Mapping[str, Any]) -> None:
+    write(OWN_REPORTS / MARKER, json.dumps({"folders": folders}, indent=1, sort_keys=True) + "\n")
+
+
+@contextmanager
+def _table_held() -> Iterator[None]:
+    """Hold the table while it is read and written: two bisections may be committed at a time."""
+    held = os.open(OWN_REPORTS, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def claim(folder: Path, kind: str, *, force: bool | None = None) -> None:
@@ -373,7 +430,7 @@ class Folder:
 
     def _unclaim(self) -> None:
         """Remove a folder that was made for nothing: nothing was put into it."""
-        left = [path.name for path in self.path.iterdir()]
-        if left == [MARKER] and not (Marker.of(self.path) or self._marker).files:
-            (self.path / MARKER).unlink()
+        marker = Marker.of(self.path) or self._marker
+        if all(path.name == MARKER for path in self.path.iterdir()) and not marker.files:
+            marker.remove(self.path)
             self.path.rmdir()

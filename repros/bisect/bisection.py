@@ -10,8 +10,9 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-from repros.bisect.probe import Kept, Probe, Ready, Workshop, identity
+from repros.bisect.probe import Kept, Probe, identity
 from repros.bisect.revisions import Revision
 from repros.bisect.scripts import ScriptEntry
 from repros.bisect.search import BAD, GOOD, SKIP, Answer, Edge, Search, is_bad
@@ -87,6 +88,27 @@ class Walk:
         return vote if self.signatures or not is_bad(vote) else BAD
 
 
+class Probing(Protocol):
+    """What makes probes: a `repros.bisect.probe.Workshop`, or the workers of a cluster."""
+
+    def prepare(self, revision: Revision) -> Future[Any]:
+        """Begin to make a revision ready."""
+
+    def prepare_fresh(self, revision: Revision) -> Future[Any]:
+        """Begin to make a revision ready in an environment of its own."""
+
+    def drop_fresh(self, revision: Revision) -> None:
+        """Remove that environment."""
+
+    def try_here(
+        self, entry: Entry | ScriptEntry, condition: str, revision: Revision, future: Future[Any], fresh: bool
+    ) -> Probe:
+        """Run one trial, or a script, at a revision."""
+
+    def trim(self, wanted: set[str]) -> None:
+        """Give back revisions that are not wanted next."""
+
+
 class Bisection:
     """Runs searches to their end, or until the machine gives up; whatever was probed is kept."""
 
@@ -94,7 +116,7 @@ class Bisection:
         self,
         hunts: Sequence[Walk],
         kept: Kept,
-        workshop: Workshop,
+        workshop: Probing,
         *,
         k: int = 1,
         ahead: int = 2,
@@ -177,7 +199,7 @@ class Bisection:
         self.workshop.trim({revision.name for revision in (*now, *ahead)})
 
     def _probe(
-        self, revision: Revision, future: Future[Ready], hunts: Sequence[tuple[Walk, int]], *, fresh: bool
+        self, revision: Revision, future: Future[Any], hunts: Sequence[tuple[Walk, int]], *, fresh: bool
     ) -> None:
         for hunt, index in hunts:
             probe = self.workshop.try_here(hunt.entry, hunt.condition, revision, future, fresh)
@@ -200,17 +222,26 @@ class Bisection:
         return found
 
     def _confirmations(self, wanted: Mapping[Revision, list[tuple[Walk, int]]]) -> None:
-        """Try the neighbours of edges again, the next environment being made while one is tried."""
+        """Try the neighbours of edges again, the next environments being made while some are tried."""
         order = list(wanted)
-        for at, revision in enumerate(order):
-            future = self.workshop.prepare_fresh(revision)
-            for following in order[at + 1 : at + 2] if self._ahead else ():
+        for at in range(0, len(order), self._k):
+            now = order[at : at + self._k]
+            futures = [self.workshop.prepare_fresh(revision) for revision in now]
+            for following in order[at + self._k : at + 2 * self._k] if self._ahead else ():
                 self.workshop.prepare_fresh(following)
-            try:
-                self._probe(revision, future, wanted[revision], fresh=True)
-            finally:
-                with contextlib.suppress(UserError):
-                    self.workshop.drop_fresh(revision)
+            waiting = [
+                self._pool.submit(self._confirm_one, revision, future, wanted[revision])
+                for revision, future in zip(now, futures, strict=True)
+            ]
+            for one in waiting:
+                one.result()
+
+    def _confirm_one(self, revision: Revision, future: Future[Any], hunts: Sequence[tuple[Walk, int]]) -> None:
+        try:
+            self._probe(revision, future, hunts, fresh=True)
+        finally:
+            with contextlib.suppress(UserError):
+                self.workshop.drop_fresh(revision)
 
     def _cross(self) -> None:
         """Try the neighbours of an edge with each other's native library: the edge may be that library's."""

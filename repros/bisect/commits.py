@@ -22,19 +22,11 @@ from packaging.version import InvalidVersion, Version
 from repros.bisect.revisions import UPSTREAM, Revision, Source
 from repros.cells.matrix import Cell, with_followers
 from repros.errors import UserError
+from repros.machine.git import git
 
 #: Where a package with a native library keeps that library's sources.
 NATIVE: Mapping[str, tuple[str, ...]] = {"bitsandbytes": ("csrc", "include", "CMakeLists.txt")}
 _LIBRARIES = (".so", ".dylib", ".dll", ".pyd")
-
-
-def git(repo: Path, *args: str) -> str:
-    """Run git in a clone and return its output; UserError with git's words where it fails."""
-    done = subprocess.run(["git", "-C", str(repo), *args], capture_output=True, text=True, check=False)
-    if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        raise UserError(f"git {args[0]} in {repo}: {words}", "give the folder of a clone, and revisions that it has")
-    return done.stdout
 
 
 def package_folder(repo: Path, package: str, commit: str = "HEAD") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -13,13 +14,17 @@ from repros.bisect.revisions import compare_link, diff_command
 from repros.bisect.scripts import ScriptEntry
 from repros.bisect.search import GOOD, SKIP, Answer, Edge, Kind, Result, is_bad
 from repros.cells.matrix import FOLLOWERS, Cell
+from repros.cells.uv import pip_settings
 from repros.files import Folder
+from repros.redaction.redact import Redactor
 from repros.report.escape import Safe, bold, code, head, line, markdown, row
 from repros.report.machine import described
 from repros.report.tries import ranges
 from repros.run.vote import NO_CONTROLS
 from repros.verdict import apart, multiple, show, show_pair
 
+#: How JSON is written in a line.
+COMPACT = (",", ":")
 #: The columns of a search's log before those of the times.
 LOG = ("#", "revision", "date", "vote", "figure", "budget", "planted/budget", "budget/reference")
 
@@ -122,12 +127,19 @@ def write(
     own: bool = False,
     force: bool = False,
 ) -> None:
-    """Write the page and the probes that it was made from; into its ``own`` run, which has them, the page alone."""
+    """Write the page and the probes that it was made from; into its ``own`` run, which has them, the page alone.
+
+    What is kept elsewhere is kept without what is private on this machine.
+    """
     probes = {id(probe): probe for hunt in hunts for _, probe in (*hunt.order, *hunt.crossed)}
+    text = page(hunts, package, base, command)
     with place(folder, own=own, force=force) as out:
         if not own:
-            out.write(PROBES, b"".join(probe.to_line() for probe in probes.values()))
-        out.write("README.md", page(hunts, package, base, command))
+            clean = Redactor.here(settings=pip_settings())
+            text = clean.text(text)
+            lines = (json.loads(probe.to_line()) for probe in probes.values())
+            out.write(PROBES, "".join(f"{json.dumps(clean.value(line), separators=COMPACT)}\n" for line in lines))
+        out.write("README.md", text)
 
 
 def place(folder: Path, *, own: bool, force: bool) -> Folder:

@@ -32,11 +32,10 @@ from repros.cells.uv import of_machine
 from repros.errors import EnvError, UserError
 from repros.files import claim
 from repros.machine.cache import cache_root
-from repros.machine.host import probe_host
 from repros.run.consistency import budget_of
 from repros.run.results import Record, append, lines
 from repros.run.server import CellServer, Clock, pool
-from repros.run.session import MACHINE_FACTS, ReadyCell
+from repros.run.session import ReadyCell, machine_facts
 from repros.run.trial import Running, Trial
 from repros.run.vote import failure
 from repros.verdict import SCHEMA, SETTLED, ArmReading, Observation, Verdict, exceeds, is_symptom, read, to_number
@@ -198,7 +197,7 @@ def signature(entry: Entry, observation: Observation, figure: str, limit: float)
         rows = [row for row in rows if row["dtype"] in ("bfloat16", "float16")]
     if figure.endswith("_bytes") and rows:
         row = max(rows, key=lambda row: row["bytes"])
-        return f"{figure}: {row['dtype']} {tuple(row['shape'])}"
+        return f"{figure}: {row['dtype']} {tuple(row['shape'])}" if "dtype" in row else figure
     return figure
 
 
@@ -294,7 +293,7 @@ class Workshop:
     ) -> None:
         self.package = package
         self._cases = cases
-        self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+        self.machine = machine_facts()
         self._logs = logs
         self._say = say
         self._clock = Clock()

@@ -51,7 +51,8 @@ def declared(name: str, text: str, python: str) -> tuple[str, ...]:
 
 def lay(environment: Environment, dependencies: Sequence[str], name: str) -> Path | None:
     """Return a folder with what the dependencies need beside the environment; None where it has everything."""
-    if not dependencies:
+    lacking = [one for one in dependencies if not _has(environment, Requirement(one))]
+    if not lacking:
         return None
     uv, label = Uv.find(), f"{name} in {environment.cell.label}"
     backend = ("--torch-backend", "cpu") if "pytorch.org" in environment.build else ()
@@ -61,7 +62,7 @@ def lay(environment: Environment, dependencies: Sequence[str], name: str) -> Pat
         try:
             text = uv.run(
                 *("pip", "compile", "--quiet", "--no-header", "--no-annotate", "--constraints", str(pins), *backend),
-                *("--python", str(environment.python), "-"), text="\n".join(dependencies) + "\n", label=label,
+                *("--python", str(environment.python), "-"), text="\n".join(lacking) + "\n", label=label,
             )  # fmt: skip
         except EnvError as error:
             if error.kind != "unsupported":
@@ -72,6 +73,14 @@ def lay(environment: Environment, dependencies: Sequence[str], name: str) -> Pat
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
     new = [line for line in lines if canonicalize_name(re.split(r"[=@ ;\[]", line)[0]) not in environment.resolved]
     return _installed(uv, environment, new, label) if new else None
+
+
+def _has(environment: Environment, need: Requirement) -> bool:
+    """Return whether an environment satisfies a requirement as it is; what an index has of it does not matter then."""
+    version = environment.resolved.get(canonicalize_name(need.name))
+    if version is None or need.extras or need.url:
+        return False
+    return need.specifier.contains(version, prereleases=True)
 
 
 def _installed(uv: Uv, environment: Environment, new: Sequence[str], label: str) -> Path:

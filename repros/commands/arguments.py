@@ -168,6 +168,23 @@ def add_cell_options(sub: Parser) -> None:
                      help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
 
 
+def add_executor(sub: Parser) -> None:
+    """Add the options that choose where trials and probes are made."""
+    sub.add_argument("--executor", choices=("here", "dask"), default="here",
+                     help="dask: the workers of a dask.distributed cluster (default: this process)")  # fmt: skip
+    sub.add_argument("--scheduler", metavar="ADDRESS", help="its scheduler (default: a cluster on this machine)")
+
+
+def check_executor(arguments: argparse.Namespace, without: Iterable[str]) -> None:
+    """Refuse a scheduler that nothing asks, and options that workers cannot heed."""
+    if arguments.scheduler is not None and arguments.executor != "dask":
+        raise UserError(f"--scheduler {shortened(arguments.scheduler)}: trials are made here", "add `--executor dask`")
+    if arguments.executor == "dask":
+        for name in without:
+            if getattr(arguments, name):
+                raise UserError(f"--executor dask: not with `--{name}`", "leave one of the two out")
+
+
 def cells_of(arguments: argparse.Namespace) -> tuple[Cell, ...]:
     """Return the cells that the options name."""
     return chosen_cells(load_matrix(MATRIX), arguments.tier, arguments.cell, arguments.overrides)

@@ -87,7 +87,9 @@ def table(result: Result, console: Console) -> None:
     reports = len({one.advisory.about.report for one in hits})
     _say(console, f"\n{len(hits)} hit, of {reports} report{'s' * (reports > 1)}" if hits else "no report hits")
     for line in feet(result):
-        _say(console, line)
+        indent = len(line) - len(line.lstrip())
+        first, *more = layout.wrapped(line.strip(), max(console.width - indent - 2, layout.LEAST)) or [""]
+        _say(console, "\n".join([f"{' ' * indent}{first}", *(f"{' ' * indent}  {rest}" for rest in more)]))
 
 
 def _row(one: Finding, result: Result, width: int, columns: int) -> Text:

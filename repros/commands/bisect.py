@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,7 +18,7 @@ from rich.console import Console
 
 from repros import ROOT, cases
 from repros.bisect import commits
-from repros.bisect.bisection import Bisection, Walk
+from repros.bisect.bisection import Bisection, Probing, Walk
 from repros.bisect.probe import Kept, Workshop
 from repros.bisect.releases import Release, chosen, releases, version_of
 from repros.bisect.revisions import Revision, any_package, of_releases, of_script, package_named, ruled_out
@@ -26,10 +28,21 @@ from repros.cells import overlay
 from repros.cells.envs import ensure
 from repros.cells.matrix import Cell, Matrix, load_matrix, overridden, with_followers
 from repros.cells.overrides import is_version
-from repros.commands.arguments import MATRIX, MOST_AT_ONCE, Add, a_file, a_folder, number, whole
+from repros.commands.arguments import (
+    MATRIX,
+    MOST_AT_ONCE,
+    Add,
+    a_file,
+    a_folder,
+    add_executor,
+    check_executor,
+    number,
+    whole,
+)
 from repros.commands.tries import add_script_options, base_of, script_of
 from repros.errors import EnvError, UserError
 from repros.files import FORCED
+from repros.machine.git import git
 from repros.run import results, vote
 from repros.run.trial import Trial
 
@@ -65,9 +78,9 @@ def register(add: Add) -> None:
     bisect.add_argument(
         "--scan", type=whole(0, 1000), default=SCAN, help=f"tries where both ends agree (default: {SCAN})"
     )
-    bisect.add_argument(
-        "--at-once", type=whole(1, MOST_AT_ONCE), default=1, metavar="K", help="revisions probed side by side"
-    )
+    bisect.add_argument("--at-once", type=whole(1, MOST_AT_ONCE), metavar="K",
+                        help="revisions probed side by side (default: 1; on a cluster one a worker)")  # fmt: skip
+    add_executor(bisect)
     bisect.add_argument(
         "--ahead",
         type=whole(0, MOST_AT_ONCE),
@@ -104,6 +117,7 @@ def register(add: Add) -> None:
 def cmd_bisect(arguments: argparse.Namespace, console: Console) -> int:
     """Find edges, print and keep the answer."""
     results.written_to(arguments.reports)
+    check_executor(arguments, without=("script",))
     say: Callable[[str], None] = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     if arguments.script:
         return _bisect_script(arguments, say)
@@ -201,24 +215,23 @@ def _search(
     pages.place(target, **where)  # it is refused before the work, not after it
     hunts = walks()
     kept = Kept(home)
-    workshop = Workshop(package, kept.folder / "logs", say=say, cases=modules([hunt.entry for hunt in hunts]))
-    work = Bisection(
-        hunts,
-        kept,
-        workshop,
-        k=arguments.at_once,
-        ahead=arguments.ahead,
-        confirm=not arguments.no_confirm,
-        retry=arguments.retry,
-        say=say,
-    )
-    try:
-        work.run()
-    except EnvError as error:
-        hint = f"{error.hint}; {work.ran} probe(s) of this call are kept, the same command goes on from there"
-        raise UserError(error.what, hint) from None
-    finally:
-        workshop.close()
+    tried = modules([hunt.entry for hunt in hunts])
+    with _probing(arguments, package, kept, tried, say) as (workshop, at_once):
+        work = Bisection(
+            hunts,
+            kept,
+            workshop,
+            k=arguments.at_once or at_once,
+            ahead=arguments.ahead,
+            confirm=not arguments.no_confirm,
+            retry=arguments.retry,
+            say=say,
+        )
+        try:
+            work.run()
+        except EnvError as error:
+            hint = f"{error.hint}; {work.ran} probe(s) of this call are kept, the same command goes on from there"
+            raise UserError(error.what, hint) from None
     say(pages.summary(hunts, package, base))
     say(f"probes run: {work.ran}; kept in {results.shown(kept.path)}")
     pages.write(hunts, package, base, target, " ".join(["python -m repros", *_asked()]), **where)
@@ -229,6 +242,25 @@ def _search(
         rest = ["--", *arguments.rest] if arguments.rest else []
         say(f"hint: where its output differs: {shlex.join(['python', '-m', 'repros', *words, *rest])}")
     return 0
+
+
+@contextlib.contextmanager
+def _probing(
+    arguments: argparse.Namespace, package: str, kept: Kept, tried: frozenset[str], say: Callable[[str], None]
+) -> Iterator[tuple[Probing, int]]:
+    """Have what makes probes, here or on the workers of a cluster, and how many it makes at once if nobody says."""
+    if arguments.executor == "dask":
+        from repros.cluster.crew import crew
+        from repros.cluster.probes import Elsewhere
+
+        with crew(arguments.scheduler, arguments.at_once or os.cpu_count() or 1, say) as hands:
+            yield Elsewhere(package, hands, tried), hands.workers
+        return
+    workshop = Workshop(package, kept.folder / "logs", say=say, cases=tried)
+    try:
+        yield workshop, 1
+    finally:
+        workshop.close()
 
 
 def _asked() -> list[str]:
@@ -370,7 +402,7 @@ def _given(arguments: argparse.Namespace, hunts: list[Walk]) -> list[Walk]:
     for hunt in hunts:
         given: dict[int, str] = {}
         for word in (GOOD, BAD):
-            sha = commits.git(arguments.repo, "rev-parse", f"{getattr(arguments, word)}^{{commit}}").strip()[:10]
+            sha = git(arguments.repo, "rev-parse", f"{getattr(arguments, word)}^{{commit}}").strip()[:10]
             given |= {i: word for i, revision in enumerate(hunt.revisions) if revision.name == sha}
         hunt.given = given
     return hunts

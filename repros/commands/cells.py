@@ -37,6 +37,7 @@ def register(add: Add) -> None:
     """Add the commands to the command line."""
     cells = add("cells", cmd_cells, "list cells, tiers and excludes with their reasons")
     cells.add_argument("--tier")
+    cells.add_argument("--names", action="store_true", help="print their names and nothing else")
     doctor = add("doctor", cmd_doctor, "say what can run on this machine, and why the rest cannot")
     doctor.add_argument("--tier", help="only the cells of this tier")
     env = add("env", cmd_env, "build the environments of cells and print their interpreters")
@@ -59,6 +60,10 @@ def register(add: Add) -> None:
 def cmd_cells(arguments: argparse.Namespace, console: Console) -> int:
     """List cells and excludes."""
     matrix = load_matrix(MATRIX)
+    if arguments.names:
+        for cell in matrix.tier(arguments.tier) if arguments.tier else matrix.cells:
+            print(cell.name)
+        return EXIT_AS_EXPECTED
     columns = [Column(name) for name in ("cell", "tiers", "torch", "transformers", "bitsandbytes")]
     rows = [
         [cell.name, " ".join(cell.tiers), *(cell.pins[column.name] for column in columns[2:]), cell.note]

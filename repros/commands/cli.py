@@ -32,14 +32,14 @@ from repros.machine import interrupts
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "audit": ("audit",),
     "run": ("run",),
+    "ci": ("watch", "shard", "merge"),
     "tries": ("try",),
     "show": ("list", "show"),
     "cells": ("cells", "doctor", "env", "wheelhouse", "lock"),
     "report": ("report",),
-    "pages": ("proxies", "fits", "stories", "readme", "site"),
-    "advisories": ("advisories",),
+    "pages": ("proxies", "fits", "stories", "readme", "advisories", "site"),
     "bundle": ("bundle",),
-    "hunt": ("hunt", "findings"),
+    "hunt": ("hunt", "findings", "peer"),
     "bisect": ("bisect", "probe"),
     "new": ("new",),
 }

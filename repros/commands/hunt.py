@@ -1,26 +1,30 @@
-"""``hunt`` and ``findings``: look for departures from the reference, and make cases and scripts of them."""
+"""``hunt``, ``findings``, ``peer``: the installed package and the reference, held against each other."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 
 from rich.console import Console
 
-from repros import files
-from repros.cells.matrix import chosen_cells, load_matrix
+from repros import ROOT, files
+from repros.cells.envs import ensure
+from repros.cells.matrix import Cell, chosen_cells, load_matrix
 from repros.commands.arguments import (
     EXIT_AS_EXPECTED,
     EXIT_FAULT,
     MATRIX,
     Add,
+    a_file,
     a_folder,
     add_force,
     number,
     whole,
 )
 from repros.errors import UserError
+from repros.evidence import peer
 from repros.run import results
 
 
@@ -41,7 +45,15 @@ def register(add: Add) -> None:
     made.add_argument("--page", action="store_true", help="write the hunt's README.md anew")
     made.add_argument("--out", type=a_folder, metavar="DIR",
                       help="folder of the cases, below this project (default: below reports/runs/)")  # fmt: skip
-    add_force(hunted, found)
+    tests = add("peer", cmd_peer, "try the reference by bitsandbytes' own tests, in the place of its kernels")
+    tests.add_argument("--repo", type=a_folder, required=True, metavar="PATH", help="a clone that stands at a release")
+    tests.add_argument("--cell", help="the cell to try it in (default: the newest of that release without a GPU)")
+    tests.add_argument("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
+                     help="a version in place of a cell's pin")  # fmt: skip
+    tests.add_argument("--device", choices=("cpu", "cuda"), help="where the tests run (default: where the cell's do)")
+    tests.add_argument("--file", action="append", choices=peer.FILES, help="a file of tests (default: all of these)")
+    tests.add_argument("--out", type=a_file, metavar="FILE", help="keep what was found as JSON")
+    add_force(hunted, found, tests)
 
 
 def cmd_hunt(arguments: argparse.Namespace, console: Console) -> int:
@@ -84,3 +96,35 @@ def cmd_findings(arguments: argparse.Namespace, console: Console) -> int:
         print(f"{len(made)} cases in {results.shown(place)}; next:")
         print(f"python -m repros run {results.shown(made[0])} --cell {kept.about['cell']}")
     return EXIT_AS_EXPECTED
+
+
+def cmd_peer(arguments: argparse.Namespace, console: Console) -> int:
+    """Run the tests, print what differs, keep it."""
+    if arguments.out:
+        files.check(arguments.out, force=arguments.force)
+    clone = peer.peer(arguments.repo)
+    cell = _cell(clone, arguments.cell, arguments.overrides)
+    environment = ensure(cell, root=ROOT, progress=lambda line: console.print(line, markup=False))
+    device = arguments.device or cell.device
+    found = peer.tried(clone, environment, device, arguments.file or peer.FILES)
+    console.print(f"bitsandbytes {clone.release} in {cell.label}, {device}, {found['seconds']:.0f} s", markup=False)
+    for line in peer.told(found):
+        console.print(f"  {line}", markup=False)
+    if arguments.out:
+        files.put(arguments.out, json.dumps({"": files.UNSIGNED, **found}, indent=1) + "\n", force=arguments.force)
+        console.print(f"wrote {results.shown(arguments.out)}", markup=False)
+    return EXIT_AS_EXPECTED if peer.holds(found) else 1
+
+
+def _cell(clone: peer.Peer, name: str | None, overrides: list[str]) -> Cell:
+    """Return the cell to try a release in; UserError where its bitsandbytes is another."""
+    matrix = load_matrix(MATRIX)
+    own = [cell for cell in matrix.tier("cpu") if cell.pins["bitsandbytes"] == clone.release]
+    if not name and not own:
+        what = f"{clone.path}: no cell has bitsandbytes {clone.release}"
+        raise UserError(what, f"lay it over one: `--cell NAME --with bitsandbytes={clone.release}`")
+    (cell,) = chosen_cells(matrix, None, [name or own[-1].name], overrides)
+    if cell.pins["bitsandbytes"] != clone.release:
+        what = f"--cell {cell.name}: it has bitsandbytes {cell.pins['bitsandbytes']}, the tests are of {clone.release}"
+        raise UserError(what, f"add `--with bitsandbytes={clone.release}`")
+    return cell

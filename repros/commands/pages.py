@@ -1,8 +1,9 @@
-"""``stories``, ``readme``, ``site``, ``fits``, ``proxies``: pages made of committed evidence."""
+"""``advisories``, ``stories``, ``readme``, ``site``, ``fits``, ``proxies``: what is made of committed evidence."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -19,19 +20,28 @@ from repros.commands.arguments import (
 from repros.evidence import committed
 from repros.run import results
 
+if TYPE_CHECKING:
+    from repros.evidence.advisories import Evidence
+
+EXIT_STALE = 1
+
 
 def register(add: Add) -> None:
     """Add the commands to the command line."""
     proxies = add("proxies", cmd_proxies, "hold verdicts on a GPU beside those of their proxies on a CPU")
     proxies.add_argument("gpu", type=a_run, help="folder of a run on a GPU")
     proxies.add_argument("cpu", type=a_run, nargs="+", help="folders of runs on a CPU")
+    proxies.add_argument("--beside", type=a_run, metavar="GPU", help="a run on another kind of GPU, held against it")
     proxies.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there")
 
     fits = add("fits", cmd_fits, "say what trains on which card, and what a mixture of experts comes to")
     fits.add_argument("run", type=a_run, nargs="+", help="folders of runs")
     fits.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there")
     stories = add("stories", cmd_stories, "write the story of each report from committed evidence")
-    stories.add_argument("run", nargs="+", type=a_run, help="folders of results, read as one")
+    stories.add_argument(
+        "run", nargs="*", type=a_run,
+        help="folders of results, read as one, a later one's trials before an earlier one's (default: all committed)",
+    )  # fmt: skip
     stories.add_argument("--to", type=a_folder, metavar="DIR", help="folder of the stories (default: reports/stories)")
     readme = add("readme", cmd_readme, "make the figures of README.md and reports/README.md from committed evidence")
     readme.add_argument(
@@ -45,6 +55,13 @@ def register(add: Add) -> None:
     readme.add_argument(
         "--benchmarks", type=a_file, metavar="FILE", help="keep these figures of `nox -s bench` as evidence first"
     )
+    advisories = add("advisories", cmd_advisories, "write an advisory a report, in OSV form, from committed evidence")
+    advisories.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 where one is not as evidence says"
+    )
+    advisories.add_argument(
+        "--to", type=a_folder, metavar="DIR", help="folder of the advisories (default: reports/advisories)"
+    )
     site = add(
         "site", cmd_site, "write what is published of the evidence: the answer in front, a page a run, the stories"
     )
@@ -53,16 +70,19 @@ def register(add: Add) -> None:
         "--source", metavar="URL", required=True,
         help="where the project's files are read, such as https://github.com/OWNER/NAME/blob/main",
     )  # fmt: skip
-    add_force(proxies, fits, stories, readme, site)
+    add_force(proxies, fits, stories, readme, advisories, site)
 
 
 def cmd_proxies(arguments: argparse.Namespace, console: Console) -> int:
     """Count how often a proxy says what the card says."""
-    from repros.evidence import proxies
+    from repros.evidence import cards, proxies
 
     known = {e.name: e for e in cases.find()}
     on_cpu = [record for folder in arguments.cpu for record in results.load(folder)[0]]
-    text = proxies.page(results.load(arguments.gpu)[0], on_cpu, known, [arguments.gpu, *arguments.cpu])
+    on_gpu = results.load(arguments.gpu)[0]
+    text = proxies.page(on_gpu, on_cpu, known, [arguments.gpu, *arguments.cpu])
+    if arguments.beside:
+        text += cards.section(on_gpu, results.load(arguments.beside)[0], [arguments.gpu, arguments.beside])
     _page(text, arguments, console)
     return EXIT_AS_EXPECTED
 
@@ -84,7 +104,7 @@ def _page(text: str, arguments: argparse.Namespace, console: Console) -> None:
 
 def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
     """Write the story of each report."""
-    from repros.evidence import story
+    from repros.evidence import readme, story
     from repros.redaction.redact import Redactor
     from repros.report import rows
     from repros.report.clean import redacted
@@ -92,8 +112,9 @@ def cmd_stories(arguments: argparse.Namespace, console: Console) -> int:
     target = arguments.to or story.STORIES
     kept = files.Folder(target, "stories", force=arguments.force)
     redactor = Redactor.here()
-    records = [redacted(record, redactor) for record in results.load_all(arguments.run)[0]]
-    known, sources = {e.name: e for e in cases.find()}, [results.shown(run) for run in arguments.run]
+    runs = arguments.run or readme.committed().smallest_first()
+    records = [redacted(record, redactor) for record in results.load_all(runs)[0]]
+    known, sources = {e.name: e for e in cases.find()}, [results.shown(run) for run in runs]
     made = story.stories(records, known, sources, rows.over_all())
     with kept:
         for name, text in made.items():
@@ -142,3 +163,40 @@ def cmd_site(arguments: argparse.Namespace, console: Console) -> int:
             out.write(name, data)
     console.print(f"wrote {results.shown(arguments.to / 'index.html')}", markup=False)
     return EXIT_AS_EXPECTED
+
+
+def cmd_advisories(arguments: argparse.Namespace, console: Console) -> int:
+    """Write the advisories, or say which are stale."""
+    from repros.advisory import model
+    from repros.evidence import advisories
+
+    need_checkout("advisories")
+    target = arguments.to or model.folder()
+    made = advisories.files(advisories.advisories(evidence(), {e.name: e for e in cases.find()}))
+    if arguments.check:
+        wrong = advisories.stale(target, made)
+        for name in wrong:
+            console.print(f"{results.shown(target / name)}: not as the evidence says", markup=False, soft_wrap=True)
+        console.print(f"{len(made) - len(wrong)} of {len(made)} advisories are as the evidence says", markup=False)
+        return EXIT_STALE if wrong else EXIT_AS_EXPECTED
+    with files.Folder(target, "advisories", force=arguments.force) as out:
+        for name, text in made.items():
+            out.write(name, text)
+    for name in made:
+        console.print(results.shown(target / name), markup=False)
+    return EXIT_AS_EXPECTED
+
+
+def evidence() -> Evidence:
+    """Read all that is committed: trials as README reads them, every record of them, and bisections."""
+    from repros.bisect import committed as bisections
+    from repros.evidence import advisories, readme
+
+    found = readme.committed()
+    places = list(bisections.folders(results.REPORTS))
+    every = [record for folder in (*found.without, *found.cards) for record in results.load(folder)[0]]
+    every += [record for folder in places for record in bisections.of_releases(folder)]
+    tried = dict.fromkeys((record.case, record.condition) for record in every)
+    fixes = {key: commit.url for place in places for key in tried if (commit := bisections.fixed_by(place, *key))}
+    trials = [*results.load_all(found.without)[0], *results.load_all(found.cards)[0]]
+    return advisories.Evidence(trials, every, fixes)

@@ -33,6 +33,9 @@ def register(add: Add) -> None:
     report.add_argument("--against", type=a_run, metavar="RUN", help="with --html or --markdown: show what changed")
     report.add_argument("--summary", type=a_file, metavar="FILE", help="write what a CI job shows of itself")
     report.add_argument("--junit", type=a_file, metavar="FILE", help="write JUnit XML there")
+    shown = report.add_mutually_exclusive_group()
+    shown.add_argument("--sarif", action="store_true", help="print what failed as SARIF")
+    shown.add_argument("--annotations", action="store_true", help="print what failed as a job on GitHub annotates it")
     report.add_argument("--markdown", type=a_file, metavar="FILE", help="write the page there (`-`: print it)")
     report.add_argument(
         "--commit-to", type=a_folder, metavar="DIR", help="keep results and page as evidence, e.g. reports/NAME"
@@ -53,15 +56,20 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
         console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
         return EXIT_AS_EXPECTED
     wanted = (arguments.html, arguments.markdown, arguments.summary, arguments.junit)
-    if any(wanted):
+    if any(wanted) or arguments.annotations or arguments.sarif:
         for path in filter(None, wanted):
             committed.check(path, force=arguments.force)
         place = arguments.html.parent if arguments.html else None
         outputs = committed.Outputs(records, known, folders, arguments.against, notices, place)
-        for path, make in zip(wanted, (outputs.html, outputs.markdown, outputs.summary, outputs.junit), strict=True):
+        texts = (outputs.html, outputs.markdown, outputs.summary, outputs.junit)
+        for path, make in zip(wanted, texts, strict=True):
             if path:
                 committed.write(path, make(), force=arguments.force)
                 print(f"wrote {path}; {outputs.redactor.says()}", file=sys.stderr)
+        if arguments.annotations:
+            print(outputs.annotations(), end="")
+        if arguments.sarif:
+            print(outputs.sarif())
         return EXIT_AS_EXPECTED
     advice.reports(records, known, console)
     terminal.matrix(records, console)

@@ -39,7 +39,6 @@ from repros.commands.arguments import (
 from repros.errors import EnvError, UserError
 from repros.evidence import committed
 from repros.machine import sandbox
-from repros.machine.host import probe_host
 from repros.redaction.redact import Redactor
 from repros.report import terminal, tries
 from repros.report.kept import FILE, KeptTry, keep, redacted_try, sources_of
@@ -47,7 +46,7 @@ from repros.report.page import tries as page
 from repros.report.tries import Row, Tries
 from repros.run import results, script, vote
 from repros.run.script import Runner, Script
-from repros.run.session import MACHINE_FACTS
+from repros.run.session import machine_facts
 from repros.run.vote import BAD, SKIP, Seen
 
 #: What may be written of a try: the options' names, and what they write.
@@ -128,7 +127,7 @@ def cmd_try(arguments: argparse.Namespace, console: Console) -> int:
         raise UserError(f"{mine.name} in {where[0].name}: {seen[0][0].ending}", "change its `dependencies`")
     found = Tries(mine.name, rule.text, any_package(arguments.package) if arguments.package else "cell",
                   _voted(rule, where, seen), rest)  # fmt: skip
-    machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+    machine = machine_facts()
     where_from = str(arguments.script.absolute())
     kept = KeptTry(found, sources_of(mine), mine.args, where_from, _asked(arguments.script), date, machine)
     keep(kept, home)

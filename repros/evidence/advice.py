@@ -96,11 +96,20 @@ def after(records: Sequence[Record], known: Mapping[str, Entry], run: Path, cons
     for case, mine in by_case.items():
         story = story_of(known[case].case.report)
         each = [what_to_do(mechanisms.get(case)), f"see {shown(story)}" if story else ""]
-        todo = "; ".join(filter(None, each)) or "nothing is known yet"
+        todo = "; ".join(filter(None, each)) or "no advisory says it yet: `python -m repros advisories` makes one"
         says = f"what to do about {known[case].case.report}: {todo}"
         layout.paragraph(console, says, hanging=2, most=console.width)
         for label, command in _commands(known[case], mine[0], run):
             _next(console, label, command)
+        if walk := _walk(known[case], mine[0]):
+            layout.names(console, "since which release: ", [walk])
+
+
+def _walk(entry: Entry, record: Record) -> str:
+    """Return the page of the committed bisection that found a condition's windows; empty where there is none."""
+    windows = entry.case.condition(record.condition).affected or () if entry.module.startswith("repros.cases.") else ()
+    pages = (Path(window.source) / "README.md" for window in windows if window.source.startswith("reports/bisect/"))
+    return next((page.as_posix() for page in pages if (ROOT / page).is_file()), "")
 
 
 def _commands(entry: Entry, record: Record, run: Path) -> Iterator[tuple[str, str]]:
@@ -110,7 +119,7 @@ def _commands(entry: Entry, record: Record, run: Path) -> Iterator[tuple[str, st
     name, _, overrides = record.cell.partition(" with ")
     windows = entry.case.condition(record.condition).affected or ()
     package = next((package for window in windows for package in window.versions), entry.case.package)
-    if not overrides:
+    if not overrides and not _walk(entry, record):
         yield (
             "since which release",
             (f"bisect {entry.name} --package {package} --condition {record.condition} --base {name}"),

@@ -72,7 +72,7 @@ def _advisory(entries: Sequence[Entry], evidence: Evidence) -> model.Advisory:
         details=_details(row, short),
         aliases=[case.report],
         related=sorted({other for entry in entries for other in entry.case.also}),
-        affected=affected(row, [record for entry in entries for record in rows.own_records(entry, every)]),
+        affected=affected(row, [record for entry in entries for record in rows.own_records(entry, every)], entries),
         references=[model.Reference("REPORT", row.url), *_references(entries, fixes)],
         database_specific=model.Specific(
             report=case.report,
@@ -106,12 +106,13 @@ def _references(entries: Sequence[Entry], fixes: Iterable[str]) -> list[model.Re
 # --- releases ------------------------------------------------------------------------------------
 
 
-def affected(row: rows.Row, every: Sequence[Record]) -> list[model.Affected]:
+def affected(row: rows.Row, every: Sequence[Record], entries: Sequence[Entry]) -> list[model.Affected]:
     """Return the affected releases of the packages whose releases decide, over what the report claims itself."""
+    blamed = {entry.name: entry.case.blamed for entry in entries}
     found: dict[str, list[Record]] = {}
     for line in row.lines:
         mine = [record for record in every if record.case == line.case]
-        for package in line.upgrade or ([standing.deciding(mine, row.report.partition("#")[0])] if mine else ()):
+        for package in line.upgrade or ([standing.deciding(mine, blamed[line.case])] if mine else ()):
             found.setdefault(package, []).extend(mine)
     return [_affected(package, records) for package, records in found.items()]
 

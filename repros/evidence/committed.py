@@ -77,6 +77,18 @@ class Outputs:
 
         return junit.document(self._records, self.redactor)
 
+    def sarif(self) -> str:
+        """Return SARIF: what failed, for GitHub to show."""
+        from repros.report import github
+
+        return github.sarif(self._records, self._known, self.redactor)
+
+    def annotations(self) -> str:
+        """Return what a job on GitHub prints to have what failed shown beside the change."""
+        from repros.report import github
+
+        return github.workflow_commands(self._records, self._known, self.redactor)
+
 
 def write(path: Path, text: str, *, force: bool = False) -> None:
     """Write a page, or print it for ``-``; UserError where it cannot be written, or would replace what is not ours."""

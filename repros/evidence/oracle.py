@@ -7,9 +7,10 @@ from typing import Any
 
 from repros.errors import UserError
 from repros.run.folders import shown
-from repros.run.schema import Attack, Hunted, Mutants, Proof, document
+from repros.run.schema import Attack, Hunted, Mutants, Peer, Proof, document
 
 AGAIN = "run `nox -s prove`, `nox -s mutants` again and keep its file"
+AGAIN_PEER = "run `nox -s peer` again and keep its file"
 
 
 def block(reports: Path) -> str:
@@ -22,6 +23,8 @@ def block(reports: Path) -> str:
         )
     rows = [*properties(proofs), *mutants(document(reports / "oracle" / "mutants.json", Mutants, AGAIN))]
     rows += attacks(document(reports / "oracle" / "attack.json", Attack, "run `nox -s attack` and keep its file there"))
+    peers = [document(path, Peer, AGAIN_PEER) for path in sorted((reports / "oracle").glob("peer-*.json"))]
+    rows += [line for found in peers for line in by_peer(found)]
     pages = sorted((reports / "hunt").glob("*/findings.json"))
     hunts = [(path.parent, document(path, Hunted, "hunt again with `nox -s hunt`")) for path in pages]
     rows += [line for folder, found in hunts for line in hunted(folder, found)]
@@ -77,6 +80,22 @@ def attacks(found: dict[str, Any]) -> list[str]:
     return lines + [
         f"  - {name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}"
         for name, counts in found["counts"].items()
+    ]
+
+
+def by_peer(found: dict[str, Any]) -> list[str]:
+    """Return a line of bitsandbytes' own tests over the reference, and one for each that ends otherwise."""
+    alike = sum(count for pair, count in found["outcomes"].items() if len(set(pair.split(", "))) == 1)
+    passed, spoiled, differ = found["outcomes"].get("passed, passed", 0), found["spoiled"], found["differ"]
+    lines = [
+        f"- **bitsandbytes' own tests**, release {found['release']} on {found['device']}, torch "
+        f"{found['packages']['torch']}, {found['date']}: {passed:,} pass over its kernels and over the reference in "
+        f"their place ({sum(found['calls'].values()):,} calls reached it), {alike - passed:,} end alike in another "
+        f"way, {len(differ)} differ. With every scale spoiled {spoiled['failed']:,} of {spoiled['tests']:,} fail."
+    ]
+    return lines + [
+        f"  - {one['test']}: {one['installed']} over its kernels, {one['reference']} over the reference"
+        for one in differ
     ]
 
 

@@ -74,6 +74,10 @@ class Evidence:
     cards: Sequence[Path]
     """Of runs on cards."""
 
+    def smallest_first(self) -> list[Path]:
+        """Return all of them, so that of a trial in several the run with the most trials counts."""
+        return [*reversed(self.without), *reversed(self.cards)]
+
 
 def committed(reports: Path = REPORTS) -> Evidence:
     """Return what is committed below ``reports/``; the cost that is told is that of the folder with the most trials."""

@@ -28,7 +28,7 @@ from repros.report import escape
 from repros.run.imports import PRELOAD, needed
 from repros.run.link import PRELOAD_TIMEOUT_S
 from repros.run.results import Record, shown
-from repros.run.server import MEMORY_BYTES, SETTINGS
+from repros.run.server import MEMORY_BYTES, NOT_HANDED_ON, SETTINGS
 from repros.worker.checkpoints import FIXTURES, recipe_of
 
 CHECKPOINTS = "repros.worker.checkpoints"
@@ -172,6 +172,7 @@ class Writer:
             trial=trial,
             settings=json.dumps(trial, indent=1).removeprefix("{"),
             files={name: literal(text) for name, text in files.items()},
+            not_handed_on=repr(NOT_HANDED_ON),
             cut=CUT,
             own=OWN,
         )

@@ -26,6 +26,8 @@ BESIDE = "not in the report: "
 NOBODY, UNTRIED = "nobody", "unknown"
 #: What is said to be good from where no release that was tried is.
 NO_RELEASE = "none of those tried"
+#: Of a release that a record does not name.
+NOT_NOTED = "(not noted)"
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def over_all() -> dict[str, Row]:
 def line(entry: Entry, records: Sequence[Record]) -> Line:
     """Return what the records say of one mechanism, which they reproduced."""
     fixes = standing.good_from(records)
-    packages = [fix.package for fix in fixes] or [standing.deciding(records, entry.case.package)]
+    packages = [fix.package for fix in fixes] or [standing.deciding(records, entry.case.blamed)]
     bad = " and ".join(f"{package} {standing.bad_releases(records, package)}" for package in packages)
     upgrade = {fix.package: str(fix.by) for fix in fixes}
     releases = " and ".join(f"{package} {release}" for package, release in upgrade.items())
@@ -104,7 +106,7 @@ def newest(records: Sequence[Record], packages: Sequence[str]) -> str:
         settled = [record for record in settled if rank(record.versions.get(package, "")) == last]
     if not settled:
         return ""
-    releases = " and ".join(f"{package} {settled[0].versions[package]}" for package in packages)
+    releases = " and ".join(f"{package} {settled[0].versions.get(package) or NOT_NOTED}" for package in packages)
     verdict = Verdict.REPRODUCED if _any(settled, (Verdict.REPRODUCED,)) else Verdict.ABSENT
     return f"{verdict} in {releases}"
 

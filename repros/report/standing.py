@@ -17,6 +17,8 @@ from repros.run.results import Record
 from repros.verdict import SETTLED, Effect, Verdict
 
 AXES = matrix.AXES[::-1]  # the package nearest to the report first
+#: What may tell reproduced from absent: companions too, which differ where a trial was made with another release.
+TELLING = (*AXES, "accelerate", "peft")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def deciding(records: Sequence[Record], fallback: str) -> str:
     for rows in by_condition(r for r in records if r.verdict in SETTLED).values():
         good, bad = ([r for r in rows if r.verdict is verdict] for verdict in (Verdict.ABSENT, Verdict.REPRODUCED))
         if good and bad:
-            counts.update(axis for axis in AXES if not {*_versions(bad, axis)} & {*_versions(good, axis)})
+            counts.update(axis for axis in TELLING if _tells(_versions(bad, axis), _versions(good, axis)))
     return counts.most_common(1)[0][0] if counts else fallback
 
 
@@ -221,9 +223,9 @@ def edges(group: Sequence[Record]) -> Edges:
     if not good:
         return Edges("reproduced in every cell")
     found = []
-    for package in AXES:
+    for package in TELLING:
         with_it, without = _versions(bad, package), _versions(good, package)
-        if set(with_it) & set(without):
+        if not _tells(with_it, without):
             continue
         versions = sorted(with_it + without)
         runs = [(is_bad, list(several)) for is_bad, several in itertools.groupby(versions, with_it.__contains__)]
@@ -238,6 +240,11 @@ def edges(group: Sequence[Record]) -> Edges:
         return pairs[0]
     cells = ", ".join(r.cell for r in bad)
     return Edges(f"reproduced in {cells}; absent in {len(good)} other cells")
+
+
+def _tells(bad: Sequence[Version], good: Sequence[Version]) -> bool:
+    """Return whether the releases of a package tell trials apart: both sides have some, and none in common."""
+    return bool(bad and good) and not set(bad) & set(good)
 
 
 def _together(pair: tuple[str, str], bad: Sequence[Record], good: Sequence[Record]) -> Edges | None:

@@ -7,7 +7,8 @@ to tell whether its parts agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from repros.case import REMEDY, Budget, Symptom, unit_of
 from repros.run.record import Record
@@ -36,6 +37,8 @@ Ways = Sequence[tuple[ArmReading, str]]
 
 def contradiction(record: Record) -> str:
     """Return in words the first thing that a record's parts do not agree on; empty if they agree."""
+    if record.rivals:
+        return _of_rivals(record)
     if says := _of_arms(record):
         return says
     budget = budget_of(record)
@@ -48,6 +51,28 @@ def contradiction(record: Record) -> str:
         or _of_fix(record)
         or _of_remedies(record)
     )
+
+
+def rivalry(rivals: Sequence[Mapping[str, Any]]) -> str:
+    """Return the reason of a trial whose results in several runs disagree."""
+    told = ", ".join(f"{rival['record']['verdict']} in {rival['run']}" for rival in rivals)
+    return f"{len(rivals)} results disagree: {told}"
+
+
+def _of_rivals(record: Record) -> str:
+    if record.arms or record.verdict is not Verdict.INCONCLUSIVE:
+        return f"`{record.verdict.value}` of {len(record.arms)} arms, and results that disagree"
+    rivals = [Record.from_json(rival["record"]) for rival in record.rivals]
+    if len({rival.verdict for rival in rivals}) < 2:
+        return "results that disagree, of one verdict"
+    for rival in rivals:
+        if rival.key != record.key or rival.rivals:
+            return f"a result of {rival.case}[{rival.condition}] in {rival.cell} among those that disagree"
+        if says := contradiction(rival):
+            return says
+    if record.reason != rivalry(record.rivals):
+        return f"the reason is `{record.reason[:120]}`, its results say: {rivalry(record.rivals)}"
+    return _of_outcome(record)
 
 
 def budget_of(record: Record) -> Budget:

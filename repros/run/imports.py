@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
+from functools import lru_cache
 
 from repros.cases.sources import own
 
@@ -58,13 +59,17 @@ def needed(names: Iterable[str], cases: Iterable[str] | None) -> tuple[str, ...]
 
 def uses(case: str) -> frozenset[str]:
     """Return what a case's own source imports, packages alone, and ``torch.compile`` where it compiles."""
+    return frozenset[str]().union(*(_used(text) for path, text in own(case).items() if path.endswith(".py")))
+
+
+@lru_cache(maxsize=1024)
+def _used(text: str) -> frozenset[str]:
     found = set()
-    for path, text in own(case).items():
-        for node in ast.walk(ast.parse(text)) if path.endswith(".py") else ():
-            if isinstance(node, ast.Import):
-                found |= {one.name.partition(".")[0] for one in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.partition(".")[0])
-            elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.compile":
-                found.add("torch.compile")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {one.name.partition(".")[0] for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.compile":
+            found.add("torch.compile")
     return frozenset(found)

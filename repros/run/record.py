@@ -40,6 +40,8 @@ class Record:
     """Arm -> text, recommended, effect and reason of the remedy that it tried."""
     source: str = ""
     """Digest of the case's own source (`repros.cases.sources`); empty where it was not noted."""
+    rivals: tuple[Mapping[str, Any], ...] = ()
+    """Results of this trial in several runs that disagree: ``run``, its name, and ``record``, all that it kept."""
 
     @property
     def versions(self) -> dict[str, str]:
@@ -63,13 +65,17 @@ class Record:
 
     def to_line(self) -> str:
         """Return the record as one line of strict JSON."""
+        return json.dumps(self.as_json(), allow_nan=False, separators=(",", ":")) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `to_line` writes and `from_json` reads."""
         record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
-        for name in ("source", "control", "witness", "remedies"):
+        for name in ("source", "control", "witness", "remedies", "rivals"):
             if not record[name]:
                 del record[name]
         record["arms"] = [arm.to_json() for arm in self.arms]
         record["margins"] = {name: to_number(value) for name, value in self.margins.items()}
-        return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+        return record
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Record:
@@ -77,6 +83,7 @@ class Record:
         values = {name: value for name, value in record.items() if name in _FIELDS}
         values["verdict"], values["outcome"] = Verdict(record["verdict"]), Outcome(record["outcome"])
         values["arms"] = tuple(Observation.from_json(arm) for arm in record["arms"])
+        values["rivals"] = tuple(record.get("rivals", ()))
         values["margins"] = {n: float(v) if isinstance(v, str) else v for n, v in record["margins"].items()}
         return cls(**values)
 

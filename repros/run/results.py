@@ -31,7 +31,7 @@ from repros.verdict import SCHEMA, SETTLED, Verdict
 
 __all__ = [
     "REPORTS", "RESULTS", "Record", "Run", "append", "collector_paused", "committed", "keep", "latest_run", "lines",
-    "load", "load_all", "lock", "new_run", "runs_and_committed", "settled", "shown", "written_to",
+    "load", "load_all", "lock", "new_run", "notes", "runs_and_committed", "settled", "shown", "written_to",
 ]  # fmt: skip
 
 MEND = "delete that line and try its trial again with `--resume`"
@@ -157,7 +157,7 @@ def lines(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 def load(path: Path) -> tuple[list[Record], str]:
     """Return the trials of a run (its folder or its file); of a trial tried twice, the later."""
-    file = path / RESULTS if path.is_dir() else path
+    file = _file(path)
     found, notice = lines(file)
     records: dict[tuple[str, str, str], Record] = {}
     for number, line in enumerate(found, 1):
@@ -168,6 +168,11 @@ def load(path: Path) -> tuple[list[Record], str]:
             records.pop(record.key, None)
             records[record.key] = record
     return list(records.values()), notice
+
+
+def _file(run: Path) -> Path:
+    """Return the results file of a run that is named by its folder or by that file."""
+    return run / RESULTS if run.is_dir() else run
 
 
 def load_all(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
@@ -222,12 +227,15 @@ def settled(run: Path) -> set[tuple[str, str, str]]:
     return {record.key for record in load(run)[0] if record.verdict in SETTLED}
 
 
+def notes(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run that are no trials: what it set out to try, where its time went."""
+    return [line for line in lines(_file(run))[0] if line["kind"] != "trial"]
+
+
 def keep(
     runs: Sequence[Path], target: Path, records: Sequence[Record], clean: Callable[[Any], Any] = lambda line: line
 ) -> None:
-    """Write these trials of runs, each once, and the runs' notes of where the time went; ``clean`` redacts a line."""
-    files = [run / RESULTS if run.is_dir() else run for run in runs]
-    notes = [line for file in files for line in lines(file)[0] if line["kind"] != "trial"]
+    """Write these trials of runs, each once, and the runs' notes; ``clean`` redacts a line."""
     texts = [json.dumps(clean(json.loads(record.to_line())), separators=(",", ":")) for record in records]
-    texts += [json.dumps(clean(line)) for line in notes]
+    texts += [json.dumps(clean(line)) for run in runs for line in notes(run)]
     target.write_text("".join(text + "\n" for text in texts), encoding="utf-8")

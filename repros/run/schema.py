@@ -184,6 +184,22 @@ class TrialLine(TypedDict):
     control: NotRequired[bool]
     witness: NotRequired[WitnessKept]
     remedies: NotRequired[dict[str, RemedyKept]]
+    rivals: NotRequired[list[Rival]]
+
+
+class Rival(TypedDict):
+    """One of several results of a trial that disagree, and the run that it is from."""
+
+    run: str
+    record: TrialLine
+
+
+class PlanLine(TypedDict):
+    """What a call of a run set out to try: a tier, and which part of it."""
+
+    tier: str
+    shard: str
+    trials: int
 
 
 class TimeLine(TypedDict):
@@ -260,6 +276,32 @@ class Attack(TypedDict):
     counts: dict[str, dict[str, int]]
 
 
+class Difference(TypedDict):
+    """A test that ends otherwise over the reference than over the installed kernels."""
+
+    test: str
+    installed: str
+    reference: str
+
+
+class Peer(TypedDict):
+    """What `nox -s peer` found: bitsandbytes' own tests over its kernels and over the reference."""
+
+    date: str
+    release: str
+    commit: str
+    cell: str
+    device: str
+    packages: dict[str, str]
+    files: list[str]
+    left_out: str
+    seconds: Number
+    outcomes: dict[str, int]
+    differ: list[Difference]
+    calls: dict[str, int]
+    spoiled: dict[str, int]
+
+
 class LifeOfALayer(TypedDict):
     """How a layer is made, and its steps with their parameters."""
 
@@ -309,7 +351,7 @@ class Benchmarks(TypedDict):
     figures: dict[str, dict[str, Number | str]]
 
 
-KINDS: Mapping[str, Any] = {"trial": TrialLine, "time": TimeLine, "probe": ProbeLine}
+KINDS: Mapping[str, Any] = {"trial": TrialLine, "time": TimeLine, "plan": PlanLine, "probe": ProbeLine}
 
 
 class MisfitError(Exception):

@@ -49,6 +49,9 @@ SETTINGS = {
     # or the server's forks could have none.
     "cuda": {**COMMON, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
 }
+#: What is set for the suite's process and is not for arms; glibc's settings decide how much of the heap a tensor takes,
+#: and dask sets one for its workers.
+NOT_HANDED_ON = ("PYTHON", "HF_", "PYTEST_", "MALLOC_", "GLIBC_TUNABLES")
 #: Address space an arm may take beyond what it starts with.
 MEMORY_BYTES = 12 << 30
 
@@ -178,7 +181,7 @@ class CellServer:
 
     def environment(self) -> dict[str, str]:
         """Return the arms' environment: the host's, less what would make arms differ from machine to machine."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_", "PYTEST_"))}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_HANDED_ON)}
         return {
             **kept,
             "PYTHONPATH": str(ROOT),

@@ -31,6 +31,11 @@ AHEAD = 2
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
 
+def machine_facts() -> dict[str, Any]:
+    """Return what a record keeps of this machine."""
+    return {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+
+
 def is_kept(record: Record) -> bool:
     """Return whether a trial that nobody waited for is kept: one that would fail the run has to be seen to fail.
 
@@ -138,7 +143,7 @@ class Session:
         self._snapshots = snapshots
         self._cases = cases
         self.clock = Clock()
-        self.machine = {name: value for name, value in probe_host().as_json().items() if name in MACHINE_FACTS}
+        self.machine = machine_facts()
         self._say = say
         self._arms = pool(jobs)
         self._ready: dict[str, ReadyCell | EnvError] = {}

@@ -50,10 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def run(request: Mapping[str, Any]) -> None:
+def run(request: Mapping[str, Any], fork_server: int | None = None) -> None:
     """Take a session, a temp folder and a log of one's own, run the arm, write the observation."""
     os.setsid()
     end_with_parent()
+    if fork_server not in (None, os.getppid()):
+        os._exit(0)  # it was killed before this process could ask to go with it
     folder = Path(request["folder"])
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for descriptor in (1, 2):

@@ -46,8 +46,9 @@ class Supervisor:
         self._stopped = Stopped()
 
     def reply(self, **message: Any) -> None:
-        """Send one message as one line."""
-        os.write(self._replies, (json.dumps(message) + "\n").encode())
+        """Send one message as one line; of a run that was killed nobody hears it, and arms are ended all the same."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._replies, (json.dumps(message) + "\n").encode())
 
     def serve(self) -> None:
         """Warm the fork server, then take requests."""
@@ -66,8 +67,7 @@ class Supervisor:
             failures = {"fork server": "it ended while importing the packages"}
         first.join()
         up.set()
-        server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
-        self.reply(event="ready", seconds=time.monotonic() - began, failures=failures, fork_server=server)
+        self.reply(event="ready", seconds=time.monotonic() - began, failures=failures, fork_server=fork_server())
         stdin, pending = 0, b""
         while True:
             sentinels = {process.sentinel: number for number, (process, _, _) in self._running.items()}
@@ -89,7 +89,8 @@ class Supervisor:
     def _start(self, request: Mapping[str, Any]) -> None:
         from repros.worker import arm
 
-        process = self._context.Process(target=arm.run, args=(request,))
+        forkserver.ensure_running()  # one that has died is begun anew
+        process = self._context.Process(target=arm.run, args=(request, fork_server()))
         process.start()
         self._running[request["id"]] = (process, request, time.monotonic())
 
@@ -117,6 +118,11 @@ class Supervisor:
         kill_strays(Path(request["folder"]) / "tmp")
         trim(request["log"])
         self.reply(event="ended", id=number, exitcode=process.exitcode, killed=killed, late=late)
+
+
+def fork_server() -> int | None:
+    """Return the process number of this process's fork server."""
+    return getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
 
 
 STOPPED_WORDS = f"stopped by a signal for {STOPPED_LOOKS} s, and was ended"

@@ -159,8 +159,12 @@ def environment() -> jinja2.Environment:
 
 
 def code(text: str) -> Markup:
-    """Return a text in which what stands in backticks is code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))  # noqa: S704 - it is escaped
+    """Return a text in which what stands in backticks is code; a long name of it may break behind a dot or the like."""
+
+    def one(found: re.Match[str]) -> str:
+        return "<code>" + re.sub(r"(?<=[._(=])(?=\w)", "<wbr>", found[1]) + "</code>"
+
+    return Markup(re.sub(r"`([^`]+)`", one, str(escape(visible(text)))))  # noqa: S704 - it is escaped
 
 
 def seen(value: Any) -> Any:

@@ -1,0 +1,102 @@
+"""A tier in parts: its trials, in the order in which a run takes them, cut where the parts take equally long.
+
+Neighbours stay together, so that as few parts as can be make a cell ready. What a trial takes is read from committed
+evidence, so that each clone of one commit cuts alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from repros.cells.matrix import Cell
+from repros.errors import UserError
+from repros.run.record import Record
+from repros.run.trial import Trial
+from repros.verdict import Verdict
+
+#: What a cell costs a shard before its first trial, in seconds of arms: two to three of them run at a time meanwhile.
+READY_S = 15.0
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a tier. ``seconds``: of arms, several of which run at a time."""
+
+    number: int
+    of: int
+    trials: Sequence[tuple[Trial, Cell]]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Return what ``--shard`` takes."""
+        return f"{self.number}/{self.of}"
+
+    @property
+    def cells(self) -> list[str]:
+        """Return the labels of its cells."""
+        return list(dict.fromkeys(cell.label for _, cell in self.trials))
+
+
+def shards(trials: Sequence[tuple[Trial, Cell]], recorded: Mapping[Key, float], number: int) -> list[Shard]:
+    """Cut trials into this many parts, the longest as short as the order allows; UserError for more than trials."""
+    if number > len(trials):
+        raise UserError(f"{number} shards of {len(trials)} trials: some would be empty", f"at most {len(trials)}")
+    taken = seconds(trials, recorded)
+    items = [(cell.label, taken[trial.key]) for trial, cell in trials]
+    low, high = 0.0, sum(took for _, took in items) + READY_S * len(items)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(_cut(items, middle)) <= number else (middle, high)
+    ends = _cut(items, high)
+    for at in range(len(items) - 1, 0, -1):  # a shard more than was needed takes one trial
+        if len(ends) == number:
+            break
+        ends = sorted({*ends, at})
+    starts = [0, *ends[:-1]]
+    return [
+        Shard(number_, number, trials[start:end], _seconds(items[start:end]))
+        for number_, (start, end) in enumerate(zip(starts, ends, strict=True), 1)
+    ]
+
+
+def _cut(items: Sequence[tuple[str, float]], bound: float) -> list[int]:
+    """Return where each part ends that takes no longer than a bound, or is one trial."""
+    ends = []
+    total, last = 0.0, ""
+    for at, (cell, took) in enumerate(items):
+        ready = READY_S if cell != last else 0.0
+        if at and total + ready + took > bound:
+            ends.append(at)
+            total, ready = 0.0, READY_S
+        total, last = total + ready + took, cell
+    return [*ends, len(items)]
+
+
+def _seconds(items: Sequence[tuple[str, float]]) -> float:
+    return sum(took for _, took in items) + READY_S * len({cell for cell, _ in items})
+
+
+def seconds(trials: Sequence[tuple[Trial, Cell]], recorded: Mapping[Key, float]) -> dict[Key, float]:
+    """Return what each trial takes: as recorded, else as under its condition elsewhere, else as the middle of all."""
+    elsewhere: dict[tuple[str, str], list[float]] = {}
+    for (case, condition, _), took in recorded.items():
+        elsewhere.setdefault((case, condition), []).append(took)
+    middle = statistics.median(recorded.values()) if recorded else 1.0
+    return {
+        trial.key: recorded.get(trial.key, statistics.fmean(elsewhere.get(trial.key[:2], [middle])))
+        for trial, _ in trials
+    }
+
+
+def recorded(records: Sequence[Record]) -> dict[Key, float]:
+    """Return trial -> seconds of its arms and its witness together; none where its needs are not met."""
+    return {
+        record.key: sum(arm.seconds.get("total", 0.0) for arm in record.arms) + record.witness.get("seconds", 0.0)
+        for record in records
+        if record.arms or record.verdict is Verdict.UNSUPPORTED
+    }
