@@ -79,7 +79,7 @@ def frozen_parameter(tensor):
     return torch.nn.Parameter(tensor, requires_grad=False)
 
 
-ASK_LATER = Remedy("call `state_dict()` when the model is loaded, not while it is", params={"materialize": pop_unasked})
+ASK_LATER = Remedy("call `state_dict()` once loading is over", params={"materialize": pop_unasked})
 
 
 def popped(name, materialize, **more):

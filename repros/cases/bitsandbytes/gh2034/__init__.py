@@ -1,0 +1,1 @@
+"""bitsandbytes#2034."""
