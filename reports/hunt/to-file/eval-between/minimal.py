@@ -1,0 +1,48 @@
+# /// script
+# dependencies = ["torch", "bitsandbytes>=0.46", "numpy"]
+# ///
+"""bitsandbytes: on a CPU, a forward in eval mode between forward and backward makes the gradient wrong.
+
+    uv run minimal.py      5 s, on a CPU; exit code 0 good, 1 bad, 125 skip (could not tell)
+
+Figure: largest error of the gradient of the input. Limit: 0.05 of its largest value.
+"""
+
+import sys
+
+LIMIT = 0.05
+
+
+def main():
+    import bitsandbytes as bnb
+    import torch
+
+    torch.manual_seed(0)
+    layer = bnb.nn.Linear4bit(128, 128, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
+    layer.weight.data *= torch.logspace(-2, 0, 128)[:, None]
+    layer.to("cpu").eval()
+    true = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state).float().sum(0)
+
+    def error(between, sign=1):
+        value = torch.ones(4, 128, dtype=torch.bfloat16, requires_grad=True)
+        out = layer(value)
+        if between:
+            layer(value.detach())
+        out.sum().backward()
+        return float((value.grad[0].float() * sign - true).abs().max() / true.abs().max())
+
+    inside, over, figure = error(False), error(False, sign=-1), error(True)
+    print(f"torch {torch.__version__}, bitsandbytes {bnb.__version__}: {figure:.4f}, limit {LIMIT}")
+    print(f"controls: {inside:.4f} without the forward between, {over:.4f} of the gradient negated")
+    if not inside <= LIMIT < over:
+        return "skip: a control failed"
+    return "good: the gradient is that of the forward" if figure <= LIMIT else "bad: the gradient is wrong"
+
+
+if __name__ == "__main__":
+    try:
+        vote = main()
+    except Exception as error:
+        vote = " ".join(f"skip: {type(error).__name__}: {error}".split())
+    print(vote)
+    sys.exit({"good": 0, "bad": 1, "skip": 125}[vote.partition(":")[0]])
