@@ -10,7 +10,7 @@ import pytest
 from repros import cases
 from repros.advisory import model
 from repros.commands import cli
-from repros.commands.advisories import evidence
+from repros.commands.pages import evidence
 from repros.errors import UserError
 from repros.evidence import advisories
 from repros.report.rows import Line, Row
@@ -47,7 +47,7 @@ def tried(condition: str, verdicts: Mapping[str, Verdict]) -> list[Record]:
 def test_ranges_name_tried_releases(conditions: list[dict[str, Verdict]], events: list[tuple[str, str, str]]) -> None:
     records = [one for number, verdicts in enumerate(conditions) for one in tried(f"c{number}", verdicts)]
     row = Row("bitsandbytes#1", "", "", (Line("gh1_x", "", "", "", {"bitsandbytes": "x"}, ""),), 0, 1)
-    (found,) = advisories.affected(row, records)
+    (found,) = advisories.affected(row, records, ())
     assert [each.events for each in found.ranges] == [[{"introduced": a}, {end: b}] for a, end, b in events]
     assert found.versions == sorted(
         {r.cell for r in records if r.verdict is BAD}, key=lambda v: [*map(int, v.split("."))]
@@ -75,7 +75,7 @@ def test_a_damaged_advisory_is_said(text: str, tmp_path: Path) -> None:
 def test_the_committed_advisories_are_as_the_evidence_says(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     made = advisories.files(advisories.advisories(evidence(), {entry.name: entry for entry in cases.find()}))
     assert advisories.stale(model.folder(), made) == []
-    assert len(made) == 9
+    assert len(made) == len({entry.case.report for entry in cases.find()})
     assert all(model.text(one) == made[model.file_name(one.about.report)] for one in model.load())
 
 
@@ -85,4 +85,5 @@ def test_the_check_fails_where_one_is_stale(capsys: pytest.CaptureFixture[str], 
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "bitsandbytes-1995.json").unlink()
     assert cli.main(["advisories", "--check", "--to", str(tmp_path)]) == 1
-    assert "8 of 9 advisories are as the evidence says" in capsys.readouterr().out
+    all_of = len(list(model.folder().glob("*.json")))
+    assert f"{all_of - 1} of {all_of} advisories are as the evidence says" in capsys.readouterr().out

@@ -48,7 +48,7 @@ def searched(found: Walk, folder: Path, seen: Any) -> str:
     from repros.bisect.bisection import Bisection
     from repros.bisect.probe import Kept
 
-    Bisection([found], Kept(folder), Invented(seen)).run()  # type: ignore[arg-type]
+    Bisection([found], Kept(folder), Invented(seen)).run()
     return pages.summary([found], "bitsandbytes", BASE)
 
 

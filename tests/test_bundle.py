@@ -37,8 +37,12 @@ CELL = "tf5.2.0-bnb0.49.2"
 KNOWN = {e.name: e for e in cases.find()}
 #: One condition of each case, cheap to run: some reproduced and some absent in `CELL`, with a checkpoint and without.
 CHOSEN = {
+    "gh1549_quantized_scales": "blockwise",
+    "gh1569_float32_cast": "step",
     "gh1729_unpacked_state": "unpacked",
+    "gh1775_saved_weight": "as-transformers-4",
     "gh1849_fused_experts": "nf4-experts",
+    "gh1862_transposed_weight": "one-row-square",
     "gh1927_cleared_state": "clear-cb-between",
     "gh1927_held_state": "held-enable-train-reentrant-8bit",
     "gh1927_int8_recompute": "recompute-reentrant-train-bfloat16-t0",
@@ -65,6 +69,14 @@ CHOSEN = {
     "gh44728_fp16_load_leak": "nf4-sync",
     "gh44728_reads_ahead": "int8",
     "gh44728_report_test": "nf4-report-test",
+    "gh3265_cast_parameters": "untied",
+    "gh3265_reserved_memory": "peak",
+    "gh2034_kept_input": "8bit",
+    "gh2034_reused_buffer": "one-buffer-4bit",
+    "gh2034_unseen_weight": "4bit",
+    "gh4044_detached_hook": "offloaded-again",
+    "gh40327_split_state": "apart",
+    "gh43032_whole_model": "nf4",
 }
 #: Of these the whole script is run, which takes half a minute each: those whose arms differ most. They raise, compile,
 #: train whole models, and load checkpoints.

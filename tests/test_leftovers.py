@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ import pytest
 
 from repros.cases import Entry
 from repros.machine import workdir
+from repros.machine.processes import working_below
 from repros.machine.workdir import MARK, OWNER, WorkFolder, clear
 from repros.run import link
 from repros.run.link import LostError
@@ -268,6 +270,35 @@ def test_a_stopped_supervisor_is_a_timeout_that_names_it_and_the_cell_goes_on(
     assert seen.reason.startswith(f"the cell's {which} was stopped by a signal")
     eventually(lambda: serve_is_over(arm), 5, "the end of the arm of a supervisor that was stopped")
     assert own.run(harness, "passes").verdict is Verdict.ABSENT
+
+
+TWO_ARMS = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from repros.run.server import CellServer, Clock
+
+server, logs = CellServer(Path(sys.executable), Clock(), "two", "cpu", ()), Path(sys.argv[1])
+with ThreadPoolExecutor(2) as arms:
+    list(arms.map(lambda log: server.observe(json.loads(sys.argv[2]), logs / log), "ab"))
+"""
+
+
+def test_the_daemons_of_all_arms_end_with_a_run_that_is_killed(tmp_path: Path, harness: Entry) -> None:
+    """The supervisor has nobody to tell that the first arm was ended, and ends the second all the same."""
+    request = json.dumps(ask(harness, "leaves-daemon-and-hangs"))
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.Popen([sys.executable, "-c", TWO_ARMS, str(tmp_path), request], env=environment)
+
+    def at_work() -> list[Path]:
+        return [process for process in working_below(tmp_path) if (process / "cwd").readlink().name == "tmp"]
+
+    try:
+        eventually(lambda: len(at_work()) == 4, 60, "two arms and the daemon of each")
+    finally:
+        run.kill()
+        run.wait()
+    eventually(lambda: at_work() == [], 10, "the end of arms and daemons")
 
 
 def serve_is_over(pid: int) -> bool:

@@ -65,8 +65,8 @@ def without_scripts(page: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_page_of_a_card_prints_every_reported_number_beside_the_measured_one() -> None:
-    text = (results.REPORTS / "h200" / "index.html").read_text()
+def test_the_pages_of_cards_print_every_reported_number_beside_the_measured_one() -> None:
+    text = "".join((results.REPORTS / card / "index.html").read_text() for card in ("h200", "h100"))
     tables = "".join(re.findall(r'<table class="plain beside">.*?</table>', text, re.DOTALL))
     named = {name for entry in KNOWN.values() for claim in entry.case.claims for name in claim.readings}
     assert len(named) >= 12

@@ -9,7 +9,7 @@ import pytest
 
 from repros import cases
 from repros.case import Claim, Reading
-from repros.evidence import proxies
+from repros.evidence import cards, proxies
 from repros.report import machine, reported
 from repros.run.results import Record
 from repros.run.trial import judged_again
@@ -176,7 +176,8 @@ def test_every_proxy_is_a_condition_on_a_cpu() -> None:
             else:
                 lone.add(entry.name)
     sizes = {"gh1849_two_cards", "gh1935_card_table", "gh1935_largest"}
-    assert lone == sizes, "no CPU stands for a card's size; everything else has its proxy"
+    caches = {"gh3265_reserved_memory"}
+    assert lone == sizes | caches, "no CPU stands for a card's size, or for its cache; everything else has its proxy"
 
 
 def test_proxies_are_paired_by_releases() -> None:
@@ -198,6 +199,26 @@ def test_proxies_are_paired_by_releases() -> None:
     assert "| reproduced on a GPU | 1 | 1 |\n| absent on a GPU | 0 | 0 |" in text
     assert "1 of the 3 verdicts on a GPU are not compared: 0 have no proxy (a card's size has none), 1 have one" in text
     assert "| nf4-7b-cuda | nf4 | cell-4.57.5 | reproduced | absent | **differ** |" in text
+
+
+def test_two_kinds_of_card_are_held_against_each_other_trial_by_trial() -> None:
+    one = [
+        measured("nf4-7b-cuda", "5.2.0", {}, Verdict.REPRODUCED),
+        measured("nf4-7b-cuda", "5.4.0", {}, Verdict.ABSENT),
+        measured("int8-7b-cuda", "5.2.0", {}, Verdict.ABSENT),
+        measured("int8-7b-cuda", "5.4.0", {}, Verdict.INCONCLUSIVE),
+    ]
+    other = [
+        measured("nf4-7b-cuda", "5.2.0", {}, Verdict.REPRODUCED),
+        measured("nf4-7b-cuda", "5.4.0", {}, Verdict.REPRODUCED),
+        measured("int8-7b-cuda", "5.4.0", {}, Verdict.ABSENT),
+    ]
+    assert [a.verdict is b.verdict for a, b in cards.pairs(one, other)] == [True, False]
+    text = cards.section(one, other, [Path("reports/a"), Path("reports/b")])
+    assert "1 of 2 verdicts are the same in `reports/a`" in text
+    assert "1 more were settled in the first alone, 1 in the second alone" in text
+    assert text.count("| **differ** |") == 1
+    assert cards.section(one, [], [Path("reports/a"), Path("reports/b")]).count("0 of 0 verdicts") == 1
 
 
 def test_a_record_is_held_against_todays_expectations() -> None:

@@ -73,7 +73,7 @@ NO_RECORD = "results.jsonl:2: not a record: "
         ('{"kind": "trial"}', f"{NO_RECORD}`schema` is missing, not a version such as 1\nhint: delete that line"),
         ('{"schema": 1, "kin', f"{NO_RECORD}not a line of JSON\nhint: delete that line"),
         ("[]", f"{NO_RECORD}not an object\nhint: delete that line"),
-        ('{"schema": 1}', f"{NO_RECORD}`kind` is missing, not one of trial, time, probe\nhint: delete that line"),
+        ('{"schema": 1}', f"{NO_RECORD}`kind` is missing, not one of trial, time, plan, probe\nhint: delete that line"),
         ('{"schema": 1, "kind": "trial"}', f"{NO_RECORD}Object missing required field `case`\nhint: delete that line"),
     ],
 )

@@ -29,6 +29,7 @@ VERDICTS = {
     "passes": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "breaks": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "hangs": (Verdict.TIMEOUT, "no end after 4 s"),
+    "leaves-daemon-and-hangs": (Verdict.TIMEOUT, "no end after 4 s"),
     "ignores-signals": (Verdict.TIMEOUT, "no end after 4 s"),
     "crashes": (Verdict.ERROR, "killed by SIGSEGV"),
     "exits": (Verdict.ERROR, "ended with exit code 0 and no observation"),
@@ -198,7 +199,7 @@ def test_a_long_log_keeps_both_ends(bench: Bench, harness: Entry) -> None:
     assert logs[0].stat().st_size < 1 << 20
 
 
-@pytest.mark.parametrize("condition", ["leaves-child", "leaves-daemon", "hangs"])
+@pytest.mark.parametrize("condition", ["leaves-child", "leaves-daemon", "leaves-daemon-and-hangs", "hangs"])
 def test_nothing_outlives_its_arm(bench: Bench, harness: Entry, condition: str) -> None:
     bench.run(harness, condition)
     eventually(lambda: not working_below(bench.server.work), 2, "the end of what the arm started")

@@ -22,7 +22,7 @@ from tests.factories import record
 KNOWN = {e.name: e for e in cases.find()}
 STORIES = sorted(story.STORIES.glob("*.md"))
 READINGS = sorted((ROOT / "repros" / "cases").glob("*/gh*/story.md"))
-RUNS = [results.REPORTS / name for name in ("cpu", "cpu-edges", "cpu-torch", "h100", "h100-x2", "h200", "h200-x2")]
+RUNS = [results.REPORTS / name for name in ("cpu", "cpu-edges", "cpu-torch", "h100", "h200")]
 
 
 def report_of(reading: Path) -> str:

@@ -71,7 +71,9 @@ def of_evidence() -> list[str]:
     )
 
 
-#: Versions that every report hits: a command that exits with 1.
+#: Reports that are over in the versions of `HIT`, or not yet there.
+SPARED = ("accelerate#4044", "bitsandbytes#1549", "bitsandbytes#1775", "bitsandbytes#1862", "transformers#40327")
+#: Versions that all others hit: a command that exits with 1.
 HIT = "audit torch==2.13.0 transformers==5.2.0 bitsandbytes==0.49.2"
 #: Command -> what must stand whole in it.
 COMMANDS: dict[str, Callable[[], list[str]]] = {
@@ -83,7 +85,7 @@ COMMANDS: dict[str, Callable[[], list[str]]] = {
     f"show {LONGEST}": lambda: of_case(LONGEST),
     "show gh1935": lambda: of_case(*(name for name in KNOWN if name.startswith("gh1935_"))),
     f"report {EVIDENCE}": of_evidence,
-    HIT: lambda: [e.case.report for e in KNOWN.values()],
+    HIT: lambda: [e.case.report for e in KNOWN.values() if e.case.report not in SPARED],
 }
 
 
@@ -138,10 +140,13 @@ def test_a_run_ends_with_what_to_do_and_the_next_command(width: int, records: li
     whole(text, width, ["bitsandbytes#1995", release, "reports/stories/bitsandbytes-1995.md"])
     assert f" upgrade to bitsandbytes {release}" in " ".join(text.split())
     commands = [line.partition("python -m repros ")[2] for line in text.splitlines() if "python -m repros" in line]
-    assert commands == [
-        "bisect gh1995_strided_tensor --package bitsandbytes --condition every-other-row --base tf5.2.0-bnb0.49.2",
-        "bundle gh1995_strided_tensor --condition every-other-row",
-    ]
+    assert commands == ["bundle gh1995_strided_tensor --condition every-other-row"]
+    assert text.endswith("since which release: reports/bisect/gh1995-bitsandbytes/README.md\n")
+    (unwalked,) = [r for r in records if r.key == ("gh2034_kept_input", "8bit", "tf5.2.0-bnb0.49.2")]
+    commands += re.findall(
+        "python -m repros (bisect .*)", printed(width, lambda c: advice.after([unwalked], KNOWN, folder, c))
+    )
+    assert commands[1:] == ["bisect gh2034_kept_input --package bitsandbytes --condition 8bit --base tf5.2.0-bnb0.49.2"]
     for command in commands:
         assert cli.parser().parse_args(command.split())
     elsewhere = printed(width, lambda console: advice.after([bad], KNOWN, folder.parent.parent / "x y", console))

@@ -219,6 +219,22 @@ def environment() -> Environment:
 
 
 @pytest.mark.slow
+def test_what_an_environment_has_is_asked_of_no_index(
+    environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Around the torch of a host it may have a release that no index offers."""
+
+    def asked() -> None:
+        raise AssertionError("the installer was started")
+
+    monkeypatch.setattr("repros.cells.overlay.Uv.find", asked)
+    assert overlay.lay(environment, ("torch", "transformers>=5", "torch<99"), "x.py") is None
+    for lacking in ("iniconfig", "torch>=99", "transformers[torch]"):
+        with pytest.raises(AssertionError):
+            overlay.lay(environment, ("torch", lacking), "x.py")
+
+
+@pytest.mark.slow
 def test_dependencies_are_laid_over_a_cell_and_contradict_none_of_its_pins(environment: Environment) -> None:
     assert overlay.lay(environment, ("torch", "transformers>=5"), "x.py") is None
     folder = overlay.lay(environment, ("iniconfig",), "x.py")

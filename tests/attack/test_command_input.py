@@ -36,6 +36,7 @@ REFUSED_BY: Mapping[str, tuple[str, ...]] = {
     "bundle": ("--run", "run", "--cell", "no-such-cell"),
     "readme": ("--evidence", "no-such-run"), "stories": ("--to", "stories"), "new": (),
     "audit": ("--ignore", "nowhere"), "advisories": ("--to", "file"), "site": ("--to", "file"),
+    "peer": ("--repo", "no/such/clone"), "merge": ("--out", "file"), "watch": ("--base", "no-such-cell"),
 }  # fmt: skip
 HOSTILE = (
     "", " ", "\0", "a\0b", "\ud800", "\x1b[31m", "\n", "\u202e", "a" * 300, "a" * 5000, "x/" * 2000 + "x",
@@ -131,7 +132,7 @@ def valid(lines: list[str]) -> bool:
     )
 
 
-PURE = ("list", "show", "cells", "doctor", "report", "proxies", "fits", "findings")
+PURE = ("list", "show", "shard", "cells", "doctor", "report", "proxies", "fits", "findings")
 assert {*PURE, *REFUSED_BY} == set(COMMANDS), "a new command: say which it is"
 
 

@@ -59,6 +59,7 @@ CASE = Case(
         condition("prints-100mb", "print_100mb"),
         condition("leaves-child", "leave_child"),
         condition("leaves-daemon", "leave_daemon"),
+        condition("leaves-daemon-and-hangs", "leave_daemon_and_hang"),
         condition("raises-symptom", "symptom"),
         condition("raises-other", "raise_other"),
         condition("raises-symptom-in-its-second-line", "symptom_below"),
@@ -214,6 +215,11 @@ def leave_daemon():
         os._exit(0)
 
 
+def leave_daemon_and_hang():
+    leave_daemon()
+    hang()
+
+
 def symptom():
     raise KeyError("the reported one")
 
@@ -251,6 +257,7 @@ ACTIONS = {
     "print_100mb": print_100mb,
     "leave_child": leave_child,
     "leave_daemon": leave_daemon,
+    "leave_daemon_and_hang": leave_daemon_and_hang,
     "symptom": symptom,
     "symptom_below": symptom_below,
     "raise_odd": raise_odd,
