@@ -158,6 +158,13 @@ def hunt(session: nox.Session) -> None:
 
 
 @nox.session
+def peer(session: nox.Session) -> None:
+    """Try the reference by bitsandbytes' own tests, in the place of its kernels: `-- --repo PATH`, at a release."""
+    group(session, "run")
+    session.run("python", "-m", "repros", "peer", *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Put each known kind of bug into the reference and see that the tests notice."""
     group(session, "test")
@@ -168,14 +175,13 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session
 def attack(session: nox.Session) -> None:
-    """Give matrix, results, command lines and case files damaged input, 3,000 examples a test; kill 200 runs."""
+    """Give every input damaged data, 3,000 examples a test; kill 200 runs, and 50 workers of a cluster."""
     group(session, "test")
     borrow_cell(session)
     kept = HERE / "reports" / "runs" / "attack.json"
     command = ["pytest", "tests/attack", "--hypothesis-profile", "attack", "-q", "--durations", "5"]
-    session.run(
-        *command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept), "ATTACK_KILLS": "200"}
-    )
+    kills = {"ATTACK_KILLS": "200", "ATTACK_WORKER_KILLS": "50"}
+    session.run(*command, *session.posargs, env={"OMP_NUM_THREADS": "1", "ATTACK_RESULTS": str(kept), **kills})
 
 
 @nox.session
