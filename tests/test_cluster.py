@@ -31,6 +31,7 @@ from repros.verdict import Verdict
 from tests.benchmarks import scaling
 from tests.cluster_work import Number, double, fail
 from tests.commands import errors
+from tests.waiting import eventually
 
 CELL = load_matrix(ROOT / "matrix.yaml").cell("tf5.23.0-bnb0.50.2")
 ENTRY = next(entry for entry in cases.find() if entry.name == "gh1995_strided_tensor")
@@ -80,6 +81,23 @@ def test_killed_workers_cost_no_result_and_give_no_wrong_one(doomed: Crew) -> No
     assert results == {n: 2 * n for n in range(150)}
     assert len(killed) == 8
     assert sum(task.lost for task in doomed._tasks) == 0  # none is left behind
+
+
+def test_an_answer_that_goes_with_its_worker_is_asked_for_again(doomed: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the word that it is there and its fetching: dask calls such an answer lost."""
+    ended, seen = Crew._ended, []
+
+    def late(self: Crew, task: crews._Task, sent: Any) -> None:
+        if not seen:
+            for pid in pids(self):
+                os.kill(pid, signal.SIGKILL)
+            seen.append(eventually(lambda: sent.status != "finished" and sent.status, 60, "dask's word of the loss"))
+        ended(self, task, sent)
+
+    monkeypatch.setattr(Crew, "_ended", late)
+    answer = doomed.submit(double, Number(21), "double", {}).result(timeout=PATIENCE_S)
+    assert answer.found == 42
+    assert seen[0] in ("lost", "pending")
 
 
 def test_an_order_that_ends_its_worker_each_time_is_given_up(doomed: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +179,7 @@ def test_a_scheduler_that_goes_away_ends_what_waits_in_two_lines(tmp_path: Path)
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([*command, "--scheduler-file", str(where)], **quiet) as scheduler:
-        began = time.monotonic()
-        while not where.exists() and time.monotonic() - began < PATIENCE_S:
-            time.sleep(0.1)
+        eventually(lambda: where.exists() and where.read_text().endswith("}"), PATIENCE_S, "the scheduler's address")
         joins = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(where), "--nthreads", "1"]
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         with subprocess.Popen([*joins, "--no-dashboard", "--death-timeout", "5"], env=env, **quiet) as joined:

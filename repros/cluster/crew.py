@@ -151,6 +151,9 @@ class Crew:
         """Take what dask has of an order; what only the worker's end prevented goes out again."""
         if task.sent is not sent or self._closing.is_set():
             return
+        if sent.status in ("lost", "pending"):  # an answer that went with its worker before it was fetched
+            self._again(task)
+            return
         if sent.status not in ("finished", "error"):
             what = f"{self.address}: the scheduler went away"
             self._fail(task, UserError(what, GOES_ON))
