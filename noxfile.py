@@ -132,7 +132,8 @@ def tests(session: nox.Session) -> None:
     borrow_cell(session)
     session.run("mypy")
     # Two at a time: most of a test's time it waits for a process of its own.
-    beside = ["-n", "2", "--dist", "loadfile"] if not session.posargs else []
+    # In the order of their names: by their number of tests, files of few and long ones would be left for the end.
+    beside = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if not session.posargs else []
     session.run("pytest", "--benchmark-skip", *beside, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 

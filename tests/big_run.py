@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from repros import cases
 from repros.case import Symptom
@@ -13,7 +14,7 @@ from repros.cases import Entry
 from repros.run import results
 from repros.run.consistency import budget_of, decided
 from repros.run.results import Record, Run
-from repros.verdict import margins
+from repros.verdict import margins, to_number
 
 EVIDENCE = Path(__file__).parents[1] / "reports/cpu"
 
@@ -32,29 +33,29 @@ def known() -> tuple[Entry, ...]:
     )  # fmt: skip
 
 
-def agreeing(line: dict[str, Any]) -> dict[str, Any]:
-    """Return a line with the reason and the margins that its figures give."""
+def agreeing(line: dict[str, Any]) -> bytes:
+    """Return a line of a file with the reason and the margins that its figures give."""
     record = Record.from_json(line)
     if record.arms:
         reason = decided(record, [Symptom(arm.exception["types"][0]) for arm in record.arms if arm.exception])[1]
         planted, reference = record.arm("planted"), record.arm("reference")
         assert reference
         between = margins(planted, reference, budget_of(record))
-        record = replace(record, reason=reason, margins=between)
-    found: dict[str, Any] = json.loads(record.to_line())
-    return found
+        line = {**line, "reason": reason, "margins": {name: to_number(value) for name, value in between.items()}}
+    return orjson.dumps(line) + b"\n"
 
 
 def ten_thousand(folder: Path) -> Run:
     """Write the committed trials again and again, each time with other names and figures, and return the run."""
-    source = [line for line in results.lines(EVIDENCE / results.RESULTS)[0] if line["kind"] == "trial"]
+    kept = results.lines(EVIDENCE / results.RESULTS)[0]
+    source = [orjson.dumps(line) for line in kept if line["kind"] == "trial"]
     run = Run(folder)
-    with open(run.path, "w") as file:
+    with open(run.path, "wb") as file:
         for number in range(10_000):
             line = source[number % len(source)]
             again = number // len(source)
             assert again < AGAIN
-            moved = json.loads(json.dumps(line))
+            moved = orjson.loads(line)
             moved["condition"] += f"-{again}"
             for arm in moved["arms"]:  # else one block would say the same as another, and cost nothing
                 for point in arm["evidence"]["timeline"]:
@@ -64,6 +65,5 @@ def ten_thousand(folder: Path) -> Run:
                         arm["figures"][name] += 64 * (number % 977)
             if moved["budget"]["unit"] == "bytes":  # and each figure is as far from its limit as it was
                 moved["budget"]["limit"] += 64 * (number % 977)
-            moved = agreeing(moved)
-            file.write(json.dumps(moved) + "\n")
+            file.write(agreeing(moved))
     return run

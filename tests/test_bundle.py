@@ -80,7 +80,7 @@ CHOSEN = {
 }
 #: Of these the whole script is run, which takes half a minute each: those whose arms differ most. They raise, compile,
 #: train whole models, and load checkpoints.
-RUN_ALONE = ("gh1927_meta_scb", "gh1927_train_order", "gh1935_compiled", "gh44387_reserved_memory")
+RUN_ALONE = ("gh1927_meta_scb", "gh1935_compiled", "gh44387_reserved_memory")
 EXITS = {Verdict.REPRODUCED: 1, Verdict.ABSENT: 0}
 
 
