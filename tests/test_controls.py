@@ -16,6 +16,7 @@ from repros import ROOT, cases
 from repros.case import CONTROLS
 from repros.cases import Entry
 from repros.cells.matrix import load_matrix
+from repros.run import imports
 from repros.run.controls import EVERY_CELL, SHARED, Controls, way
 from repros.run.record import Record
 from repros.run.results import Run, load
@@ -25,6 +26,7 @@ from repros.run.trial import Running, Trial
 from repros.verdict import Observation, Verdict
 from repros.worker.arm import ASKED_FOR
 from tests.commands import errors
+from tests.conftest import METERS
 
 CELLS = load_matrix(ROOT / "matrix.yaml").tier("cpu")
 STRIDED = next(entry for entry in cases.find() if entry.name == "gh1995_strided_tensor")
@@ -39,6 +41,16 @@ def ready(at: int, **resolved: str) -> ReadyCell:
         damage=lambda: "",
     )  # fmt: skip
     return ReadyCell(environment, Clock(), {STRIDED.module})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_ahead() -> Iterator[None]:
+    """Import ahead what every arm needs, and no more: a dozen servers start here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            imports, "PRELOAD", {"cpu": ("torch", "torch._dynamo", "bitsandbytes", "repros.worker.arm", *METERS)}
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
