@@ -59,9 +59,10 @@ def trials(session: nox.Session, tier: str, cell: str) -> None:
     group(session, "run")
     if not {"--run", "--resume", "--reports", "--dry-run"} & set(arguments):
         arguments += ["--run", new_run(tier)]
-    later = cells(tier)[cells(tier).index(cell) + 1 :]
-    if later and not any("cell=" in word for word in sys.argv):  # the whole tier was asked for
-        arguments += ["--next", later[0]]
+    if not any("cell=" in word for word in sys.argv):  # the whole tier was asked for
+        arguments += [f"--next={one}" for one in cells(tier)[cells(tier).index(cell) + 1 :][:1]]
+        if not any(word.startswith("--controls") for word in arguments):
+            arguments.append("--controls=shared")
     if "--run" in arguments:
         os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
     command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *arguments, "repros/cases"]

@@ -46,6 +46,8 @@ from repros import ROOT
 from repros.errors import UserError, shortened
 
 ARMS = ("subject", "reference", "planted", "proposed")
+#: Those that say whether the instrument can be believed; they are the suite's own code.
+CONTROLS = ("reference", "planted")
 #: How the name of a remedy's arm begins, in a case file and in a record.
 REMEDY = "remedy"
 #: What a cell pins.

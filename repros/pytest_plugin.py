@@ -21,12 +21,12 @@ from repros import ROOT
 from repros.cases import find, from_file, is_case
 from repros.cells.matrix import Cell, chosen_cells, load_matrix
 from repros.commands.arguments import MOST_AT_ONCE, a_folder, check_words, whole
-from repros.errors import UserError
+from repros.errors import UserError, nearest, shortened
 from repros.machine import interrupts
 from repros.machine.host import without_gpu
 from repros.machine.workdir import WorkFolder
 from repros.report import escape, terminal
-from repros.run import ending, results
+from repros.run import controls, ending, results
 from repros.run.session import Session
 from repros.run.trial import Trial, two_lines
 from repros.verdict import Verdict
@@ -45,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run", help="folder of the run (default: a new one under reports/runs)")
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
     group.addoption("--reports", help="folder in place of reports/")
+    group.addoption("--controls", help=f"{' or '.join(controls.WAYS)}: {controls.WAYS_HELP}")
     group.addoption("--snapshots", action="store_true", help="on a GPU: keep each arm's snapshot of the allocator")
 
 
@@ -88,8 +89,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def read_options(option: argparse.Namespace) -> None:
     """Give the options of a run their types; UserError where one cannot be read."""
-    texts = [option.tier, option.next, *option.cell, *option.overrides, *(getattr(option, name) for name in TYPES)]
+    texts = [
+        option.tier,
+        option.next,
+        option.controls,
+        *option.cell,
+        *option.overrides,
+        *(getattr(option, name) for name in TYPES),
+    ]
     check_words(str(text) for text in texts if text is not None)
+    if option.controls not in (None, *controls.WAYS):
+        raise UserError(
+            f"--controls: there is no `{shortened(option.controls)}`", nearest(option.controls, controls.WAYS)
+        )
     for name, read in TYPES.items():
         given = getattr(option, name)
         try:
@@ -124,7 +136,7 @@ class Plugin:
         self.said: list[str] = []
         self.session: Session | None = None
         if self.cells and not self.worker and not option.collectonly and not getattr(option, "numprocesses", None):
-            self.session = Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots)
+            self.session = self._session()
             self.session.warm(self.cells[0])  # while pytest starts and collects
             if option.next:
                 (ahead,) = chosen_cells(matrix, None, [option.next], option.overrides)
@@ -132,6 +144,11 @@ class Plugin:
         self.items: list[TrialItem] = []
         self.began = False
         self.told: set[str] = set()
+
+    def _session(self) -> Session:
+        option = self.config.option
+        way = controls.way(option.controls, len(self.cells))
+        return Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots, controls=way)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -169,8 +186,7 @@ class Plugin:
         """Try one item, with the arms of the next ones sent ahead."""
         self.began = True
         if self.session is None:
-            option = self.config.option
-            self.session = Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots)
+            self.session = self._session()
         self.session.start(item.trial, item.cell)
         if self.said:
             self.print_said()

@@ -85,7 +85,7 @@ def test_killed_workers_cost_no_result_and_give_no_wrong_one(doomed: Crew) -> No
 
 def test_an_answer_that_goes_with_its_worker_is_asked_for_again(doomed: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the word that it is there and its fetching: dask calls such an answer lost."""
-    ended, seen = Crew._ended, []
+    ended, seen = Crew._ended, list[str]()
 
     def late(self: Crew, task: crews._Task, sent: Any) -> None:
         if not seen:

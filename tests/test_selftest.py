@@ -26,6 +26,8 @@ from tests.processes import working_below
 from tests.waiting import eventually
 
 VERDICTS = {
+    "reference-imports-a-package": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
+    "planted-asks-for-a-version": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "passes": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "breaks": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "hangs": (Verdict.TIMEOUT, "no end after 4 s"),

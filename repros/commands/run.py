@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -27,7 +28,8 @@ from repros.errors import UserError, nearest, shortened
 from repros.evidence import advice
 from repros.machine import interrupts
 from repros.report import escape, terminal
-from repros.run import ending, results, shards
+from repros.run import controls, ending, results, shards
+from repros.run.controls import EVERY_CELL
 from repros.run.results import Record, Run
 from repros.run.server import Clock
 from repros.run.trial import Trial
@@ -45,6 +47,7 @@ def register(add: Add) -> None:
         "--condition", default="*", help="names of conditions, or globs, separated by blanks (default: all)"
     )
     run.add_argument("--jobs", type=whole(1, MOST_AT_ONCE), help="arms at a time (default: cores and one)")
+    run.add_argument("--controls", choices=controls.WAYS, help=controls.WAYS_HELP)
     add_executor(run)
     run.add_argument("--reports", type=a_folder, help="folder in place of reports/")
     run.add_argument("--resume", action="store_true", help="go on with the newest run")
@@ -105,6 +108,9 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     if not (arguments.case or arguments.package or arguments.tier or arguments.cell):
         raise UserError("run: no case", "name one, or a tier for every case: `--tier smoke`")
     check_executor(arguments, without=())
+    if arguments.executor == "dask" and arguments.controls == controls.SHARED:
+        what = "--executor dask: workers share no controls"
+        raise UserError(what, "leave `--controls shared` out: each cell's are tried in it")
     cells = cells_of(arguments)
     if arguments.snapshots and all(cell.device != "cuda" for cell in cells):
         raise UserError(
@@ -125,10 +131,11 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     run.note("plan", tier=tier, shard=part, trials=len(wanted))
     done = results.settled(folder) if arguments.resume else set()
     wanted = [(trial, cell) for trial, cell in wanted if trial.key not in done]
-    how = {"jobs": arguments.jobs, "snapshots": arguments.snapshots}
+    how: dict[str, Any] = {"jobs": arguments.jobs, "snapshots": arguments.snapshots}
     if arguments.executor == "dask":
         records, clock = on_workers(wanted, run, console, scheduler=arguments.scheduler, **how)
     else:
+        how["controls"] = controls.way(arguments.controls, len({cell.label for _, cell in wanted}))
         records, clock = take(wanted, run, console, **how)
     for record in records if len(records) <= 12 else []:
         terminal.detail(record, console)
@@ -150,14 +157,14 @@ def take(
     *,
     jobs: int | None = None,
     snapshots: bool = False,
+    controls: str = EVERY_CELL,
 ) -> tuple[list[Record], Mapping[str, float]]:
     """Try these trials in this order; return their records, and where the time went."""
     from repros.run.session import Session
 
     progress = _progress(console)
-    session = Session(
-        run, jobs=jobs, say=_saying(progress), snapshots=snapshots, cases={trial.entry.module for trial, _ in wanted}
-    )
+    modules = {trial.entry.module for trial, _ in wanted}
+    session = Session(run, jobs=jobs, say=_saying(progress), snapshots=snapshots, cases=modules, controls=controls)
     try:
         records = _shown((session.take(wanted, at) for at in range(len(wanted))), len(wanted), progress)
     finally:

@@ -45,6 +45,12 @@ ONLY_FOR = {
 }
 
 
+def without(names: Iterable[str], packages: Iterable[str]) -> tuple[str, ...]:
+    """Return those of some modules that are of none of these packages."""
+    left_out = frozenset(packages)
+    return tuple(name for name in names if name.partition(".")[0] not in left_out)
+
+
 def needed(names: Iterable[str], cases: Iterable[str] | None) -> tuple[str, ...]:
     """Return those of some modules that cases use, given by their modules' names; all of them for None."""
     if cases is None:

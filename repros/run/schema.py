@@ -82,6 +82,8 @@ class Evidence(TypedDict):
     cuda_phases: NotRequired[list[CardPhase]]
     cuda_ooms: NotRequired[int]
     driver_tells_of: NotRequired[str]
+    tried_in: NotRequired[str]
+    asked_for: NotRequired[list[str]]
 
 
 class Arm(TypedDict):

@@ -28,6 +28,7 @@ from repros.machine.workdir import WorkFolder, end_workers
 from repros.run import imports
 from repros.run.link import Link, LostError, Message
 from repros.verdict import Observation
+from repros.worker import alone
 from repros.worker.arm import LEAVE
 from repros.worker.supervisor import STOPPED_WORDS, Stopped
 
@@ -104,6 +105,7 @@ class CellServer:
     """Runs arms in one cell: in forks of a server that has imported what they use, or each in a new interpreter.
 
     ``cases`` are the modules of those that it is for; None for any. ``preload`` stands in place of what they use.
+    The packages that ``without`` names cannot be imported there (`repros.worker.alone`).
     """
 
     def __init__(
@@ -114,12 +116,15 @@ class CellServer:
         device: str = "cpu",
         preload: tuple[str, ...] | None = None,
         cases: Iterable[str] | None = None,
+        without: Iterable[str] = (),
     ) -> None:
         self._python = python
         self._clock = clock
         self._device = device
-        self._preload = imports.needed(imports.PRELOAD[device], cases) if preload is None else preload
-        self._late = imports.needed(imports.LATE[device], cases)
+        self._without = tuple(without)
+        wanted = imports.needed(imports.PRELOAD[device], cases) if preload is None else preload
+        self._preload = imports.without(wanted, self._without)
+        self._late = imports.without(imports.needed(imports.LATE[device], cases), self._without)
         self._cache = python.parent.parent / "inductor"
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -186,6 +191,7 @@ class CellServer:
             **kept,
             "PYTHONPATH": str(ROOT),
             "REPROS_PRELOAD": ",".join(self._preload),
+            alone.VARIABLE: ",".join(self._without),
             # What they leave in the temp folder goes with the work folder.
             "TMPDIR": str(self._scratch),
             **SETTINGS[self._device],

@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 from repros import ROOT
@@ -20,10 +21,11 @@ from repros.cells.matrix import Cell
 from repros.errors import UserError
 from repros.machine.host import probe_host
 from repros.machine.workdir import clear_once
-from repros.run.results import Record, Run
+from repros.run.controls import EVERY_CELL, SHARED, Controls
+from repros.run.results import Record, Run, load
 from repros.run.server import CellServer, Clock, pool
 from repros.run.trial import Running, Trial, not_run
-from repros.verdict import SETTLED, Outcome, Verdict, is_failure
+from repros.verdict import SETTLED, Observation, Outcome, Verdict, is_failure
 
 #: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
 AHEAD = 2
@@ -62,7 +64,7 @@ def void(record: Record, why: str) -> Record:
 
 
 class ReadyCell:
-    """A cell whose environment stands; its supervisor starts with the first arm."""
+    """A cell whose environment stands; a supervisor starts with its first arm."""
 
     def __init__(self, environment: Environment, clock: Clock, cases: Collection[str] | None = None) -> None:
         cell = environment.cell
@@ -71,6 +73,8 @@ class ReadyCell:
         self.environment = environment
         self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
         self.server = CellServer(environment.python, clock, cell.name, cell.device, cases=cases)
+        under_test = [name for name in cell.pins if name != "torch"]
+        self._alone = CellServer(environment.python, clock, cell.name, cell.device, cases=cases, without=under_test)
         self._checkpoints: dict[str, Future[str]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
         self._writing: subprocess.Popen[str] | None = None
@@ -115,18 +119,24 @@ class ReadyCell:
             raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
         return out.strip().splitlines()[-1]
 
+    def observe_alone(self, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
+        """Run an arm where the packages under test cannot be imported."""
+        return self._alone.observe(request, log, cards=cards)
+
     def close(self) -> None:
-        """End the supervisor; checkpoints that nobody waits for any more are not begun, and not written to the end."""
+        """End the supervisors; checkpoints that nobody waits for any more are not begun, and not written to the end."""
         self._writer.shutdown(wait=False, cancel_futures=True)
         if self._writing is not None:
             self._writing.kill()
         self.server.close()
+        self._alone.close()
 
 
 class Session:
     """Trials under way and the cells they need.
 
     ``cases`` are the modules of all that it will try, where that is known: nothing else is imported ahead of them.
+    ``controls``: whether a control is tried once for all cells, also those of earlier calls, or in each.
     """
 
     def __init__(
@@ -137,9 +147,11 @@ class Session:
         say: Callable[[str], None] = lambda text: None,
         snapshots: bool = False,
         cases: Collection[str] | None = None,
+        controls: str = EVERY_CELL,
     ) -> None:
         clear_once()
         self.run = run
+        self._controls = Controls(load(run.folder)[0]) if controls == SHARED else None
         self._snapshots = snapshots
         self._cases = cases
         self.clock = Clock()
@@ -205,9 +217,11 @@ class Session:
         if trial.key in self._running:
             return
         try:
+            place = self.ready(cell)
             self._running[trial.key] = Running(
-                trial, self.ready(cell), self._arms, self.run.folder / "logs", self.machine, self._snapshots
-            )
+                trial, place, self._arms, self.run.folder / "logs", self.machine, self._snapshots,
+                controls=partial(self._controls.observe, place) if self._controls else None,
+            )  # fmt: skip
         except EnvError as error:
             verdict = Verdict.UNSUPPORTED if error.kind == "unsupported" else Verdict.ERROR
             self._running[trial.key] = not_run(trial, verdict, error.what, cell.device, self.machine)
@@ -223,6 +237,8 @@ class Session:
     def _keep(self, record: Record) -> None:
         self.run.append(record)
         self._given.setdefault(record.cell, []).append(record)
+        if self._controls is not None:
+            self._controls.keep(record)
 
     def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
         """Finish one trial of an order, with the arms of the next ones in its cell sent ahead.
@@ -265,6 +281,8 @@ class Session:
         given = self._given.pop(place.cell, [])
         why = place.environment.damage() if given else ""
         voided = [void(record, why) for record in given] if why else []
+        if voided and self._controls is not None:
+            self._controls.forget(place.cell)
         for record in voided:
             self._say(f"{record.case} [{record.condition}] in {record.cell}: {record.reason}")
             self.run.append(record)  # of a trial that is written twice, the later counts

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from repros import ROOT
-from repros.case import Budget, Condition, Remedy
+from repros.case import CONTROLS, Budget, Condition, Remedy
 from repros.cases import Entry
 from repros.cases.sources import digest
 from repros.errors import MOST, printable
 from repros.machine.cards import known
 from repros.requirements import holds, unmet, unmet_cards
+from repros.run.controls import key_of
 from repros.run.results import Record
 from repros.verdict import (
     SETTLED,
@@ -104,7 +106,10 @@ class Trial:
 
 
 class Running:
-    """A trial whose arms are on their way; `record` waits for them."""
+    """A trial whose arms are on their way; `record` waits for them.
+
+    ``controls``: what a control is asked of in the place of the cell (`repros.run.controls.Controls.observe`).
+    """
 
     def __init__(
         self,
@@ -115,6 +120,7 @@ class Running:
         machine: Mapping[str, Any],
         snapshots: bool = False,
         remedies: bool = True,
+        controls: Callable[..., Observation] | None = None,
     ) -> None:
         self.trial = trial
         self._place = place
@@ -151,7 +157,11 @@ class Running:
                 "snapshot": snapshots and place.device == "cuda",
             }
             log = logs / f"{trial.cell}.{entry.name}.{condition.name}.{arm}.log"
-            self._futures.append((arm, arms.submit(place.observe, request, log, cards=condition.needs.cards)))
+            run: Callable[..., Observation] = place.observe
+            if controls is not None and arm in CONTROLS:
+                key = key_of(entry.name, condition.name, arm, self._source, place.facts, machine)
+                run = partial(controls, key)
+            self._futures.append((arm, arms.submit(run, request, log, cards=condition.needs.cards)))
         if condition.witness:
             log = logs / f"{trial.cell}.{entry.name}.{condition.name}.witness.log"
             request = {"arm": WITNESS, "script": str(witness_of(trial)), "env": {}, "timeout_s": entry.case.timeout_s}

@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from repros.case import Case
 from repros.verdict import Observation, in_a_line
+from repros.worker import alone
 
 #: A package that has no kernel for the device says so like this; anything else that fails is an error.
 NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|no kernel image")
@@ -35,6 +36,8 @@ OUT_OF_MEMORY = re.compile(r"can't allocate memory|CUDA out of memory|CUDA error
 SEED = 1234
 #: The name by which a witness is asked for in the place of an arm.
 WITNESS = "witness"
+#: Evidence of a control that was tried without the packages under test: which of them it asked for.
+ASKED_FOR = "asked_for"
 #: Exit code -> vote, as `git bisect run` takes it.
 VOTES = {0: "good", 1: "bad"}
 #: How often an arm that waits for its turn looks.
@@ -128,6 +131,8 @@ def observe(request: Mapping[str, Any]) -> Observation:
         figures, evidence = {}, {}
         reason = "; ".join(filter(None, [reason, f"the meters failed: {type(error).__name__}: {words(error)}"]))
         state = "raised" if state == "done" else state
+    if alone.ASKED:
+        evidence = {**evidence, ASKED_FOR: sorted(set(alone.ASKED))}
     went_on = state in ("done", "raised") and evidence.get("cuda_ooms")
     if went_on and (short := probe.short_of(request.get("card_bytes", 0))):
         state, reason = "disturbed", "; ".join(filter(None, [short, "it ran out of memory and went on", reason]))

@@ -14,6 +14,7 @@ import os
 import re
 from pathlib import Path
 
+from repros.worker import alone
 from repros.worker.arm import end_with_parent
 
 #: Modules that could not be imported, with the reason: arms that need them fail with the same words.
@@ -21,6 +22,7 @@ FAILURES: dict[str, str] = {}
 
 
 def _preload() -> None:
+    alone.refuse()
     for name in os.environ.get("REPROS_PRELOAD", "").split(","):
         if name:
             try:
@@ -33,6 +35,7 @@ def _preload() -> None:
             import torch
 
             torch.set_num_threads(int(threads))
+    alone.ASKED.clear()  # from here on it is an arm's
     gc.collect()
     gc.freeze()
     collapse()

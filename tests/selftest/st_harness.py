@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 from repros.case import Case, Claim, Condition, Needs, Remedy, Symptom, held
@@ -71,6 +73,8 @@ CASE = Case(
         condition("planted-hangs", planted="hang"),
         condition("reference-fires", "over", reference="over"),
         condition("reference-raises", "over", reference="raise_other"),
+        condition("reference-imports-a-package", reference="import_package"),
+        condition("planted-asks-for-a-version", "over", planted="over_by_version"),
         condition("fix-cures", "over", proposed="inside"),
         condition("fix-changes-nothing", "over", proposed="over"),
         condition("fix-makes-wrong", "over", proposed="wrong"),
@@ -153,7 +157,7 @@ def act(what):
     import torch
 
     yield "forward"
-    kept = [torch.zeros(SIZE, dtype=torch.uint8) for _ in range(2 if what == "over" else 1)]
+    kept = [torch.zeros(SIZE, dtype=torch.uint8) for _ in range(2 if what.startswith("over") else 1)]
     if what == "hidden":
         kept.append(bytearray(2 * SIZE))  # on the heap, but no tensor
     elif what in ACTIONS:
@@ -246,7 +250,19 @@ def raise_other():
     raise ValueError("something else")
 
 
+def import_package():
+    with suppress(ImportError):  # as code does that goes another way without it
+        import tokenizers  # noqa: F401
+
+
+def ask_for_a_version():
+    with suppress(metadata.PackageNotFoundError):
+        metadata.version("huggingface-hub")
+
+
 ACTIONS = {
+    "import_package": import_package,
+    "over_by_version": ask_for_a_version,
     "work": work,
     "hang": hang,
     "hang_hard": hang_hard,
