@@ -48,9 +48,9 @@ def new_run(tier: str) -> str:
     return str(folders.new_run(tier))
 
 
-def trials(session: nox.Session, tier: str, cell: str) -> None:
+def trials(session: nox.Session, tier: str, cell: str, *more: str) -> None:
     """Try every case in one cell; all cells of one invocation share a run, which `summary` prints at the end."""
-    arguments = list(session.posargs)
+    arguments = [*more, *session.posargs]
     if "--wheelhouse" in arguments:
         at = arguments.index("--wheelhouse")
         folder = Path(arguments[at + 1]).absolute()
@@ -94,15 +94,27 @@ def full(session: nox.Session, cell: str) -> None:
     trials(session, "full", cell)
 
 
+def on_card(session: nox.Session, tier: str, cell: str, *more: str) -> None:
+    """Try a cell of a tier on a GPU; say in two lines what this host lacks for it."""
+    lacking = None if "--dry-run" in session.posargs else host.without_gpu(cells(tier))
+    if lacking:
+        print(lacking, file=sys.stderr)
+        raise SystemExit(2)
+    trials(session, tier, cell, *more)
+
+
 @nox.session
 @nox.parametrize("cell", cells("gpu"))
 def gpu(session: nox.Session, cell: str) -> None:
     """Try every case on a GPU, with the torch that the host has; `-- --wheelhouse DIR` needs no network."""
-    lacking = None if "--dry-run" in session.posargs else host.without_gpu(cells("gpu"))
-    if lacking:
-        print(lacking, file=sys.stderr)
-        raise SystemExit(2)
-    trials(session, "gpu", cell)
+    on_card(session, "gpu", cell)
+
+
+@nox.session
+@nox.parametrize("cell", cells("gpu_smoke"))
+def gpu_smoke(session: nox.Session, cell: str) -> None:
+    """Try one trial a report on a GPU, each within 12 GB, in two cells: for a maintainer's CI."""
+    on_card(session, "gpu_smoke", cell, "--one-a-report=12")
 
 
 @nox.session

@@ -20,7 +20,7 @@ import pytest
 from repros import ROOT
 from repros.cases import find, from_file, is_case
 from repros.cells.matrix import Cell, chosen_cells, load_matrix
-from repros.commands.arguments import MOST_AT_ONCE, a_folder, check_words, whole
+from repros.commands.arguments import MOST_AT_ONCE, MOST_GB, a_folder, check_words, whole
 from repros.errors import UserError, nearest, shortened
 from repros.machine import interrupts
 from repros.machine.host import without_gpu
@@ -28,6 +28,7 @@ from repros.machine.workdir import WorkFolder
 from repros.report import escape, terminal
 from repros.run import controls, ending, results
 from repros.run.session import Session
+from repros.run.shards import one_a_report
 from repros.run.trial import Trial, two_lines
 from repros.verdict import Verdict
 
@@ -46,11 +47,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--resume", action="store_true", help="leave out trials that the run has a verdict of")
     group.addoption("--reports", help="folder in place of reports/")
     group.addoption("--controls", help=f"{' or '.join(controls.WAYS)}: {controls.WAYS_HELP}")
+    group.addoption("--one-a-report", metavar="GB",
+                    help="one trial a report at its own size, such as fits a card of so many GB")  # fmt: skip
     group.addoption("--snapshots", action="store_true", help="on a GPU: keep each arm's snapshot of the allocator")
 
 
 #: Read here and not by pytest, which would print its own usage and end with 4.
-TYPES: Mapping[str, Callable[[str], Any]] = {"jobs": whole(1, MOST_AT_ONCE), "run": a_folder, "reports": a_folder}
+TYPES: Mapping[str, Callable[[str], Any]] = {
+    "jobs": whole(1, MOST_AT_ONCE),
+    "one_a_report": whole(1, MOST_GB),
+    "run": a_folder,
+    "reports": a_folder,
+}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -107,7 +115,8 @@ def read_options(option: argparse.Namespace) -> None:
         try:
             setattr(option, name, None if given is None else read(str(given)))
         except argparse.ArgumentTypeError as error:
-            raise UserError(f"--{name}: {error}", "see `pytest -p repros.pytest_plugin --help`") from None
+            what = f"--{name.replace('_', '-')}: {error}"
+            raise UserError(what, "see `pytest -p repros.pytest_plugin --help`") from None
 
 
 class Plugin:
@@ -170,6 +179,13 @@ class Plugin:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Try cell by cell: a cell's packages are imported once and given back before the next."""
+        if card_gb := self.config.option.one_a_report:
+            mine = [item for item in items if isinstance(item, TrialItem)]
+            brief = one_a_report([(item.trial, item.cell) for item in mine], card_gb << 30)
+            keys = {trial.key for trial, _ in brief}
+            left_out = [item for item in mine if item.trial.key not in keys]
+            self.config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
         order = {cell.label: number for number, cell in enumerate(self.cells)}
         items.sort(key=lambda item: order.get(item.trial.cell, -1) if isinstance(item, TrialItem) else -1)
 

@@ -14,9 +14,8 @@ import pytest
 
 from repros import ROOT, cases
 from repros.case import CONTROLS
-from repros.cases import Entry
+from repros.cases import Entry, imports
 from repros.cells.matrix import load_matrix
-from repros.run import imports
 from repros.run.controls import EVERY_CELL, SHARED, Controls, way
 from repros.run.record import Record
 from repros.run.results import Run, load
@@ -108,8 +107,8 @@ def test_a_control_is_tried_once_and_the_verdicts_are_those_of_every_cell(
         assert set(leans(alone).values()) == {""}
         for record in shared:
             assert (record.verdict, record.readings) == (alone.verdict, alone.readings)
-            for name, arm in by_arm(record).items():
-                figures = {key: value for key, value in arm.figures.items() if "heap" not in key}
+            for name, seen in by_arm(record).items():
+                figures = {key: value for key, value in seen.figures.items() if "heap" not in key}
                 assert figures == {key: by_arm(alone)[name].figures[key] for key in figures}, name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from repros import cases
-from repros.run.imports import LATE, PRELOAD, needed, uses
+from repros.cases.imports import LATE, PRELOAD, needed, uses
 
 CASES = {e.name: e for e in cases.find()}
 

@@ -23,6 +23,7 @@ from repros.run.consistency import contradiction
 from repros.run.record import Record
 from repros.run.results import Run
 from repros.verdict import Verdict
+from tests.commands import errors
 from tests.factories import record
 
 MATRIX = load_matrix(ROOT / "matrix.yaml")
@@ -255,3 +256,31 @@ def test_tiers_are_not_mixed_without_a_word(tmp_path: Path, capsys: pytest.Captu
     one, two = run(tmp_path / "one", A, tier="cpu"), run(tmp_path / "two", B, tier="smoke")
     code, _, err = merged(capsys, str(one), str(two), "--out", str(tmp_path / "all"))
     assert (code, err.splitlines()[0]) == (2, "runs of the tiers cpu, smoke")
+
+
+def test_one_trial_a_report_is_its_witness_s_and_fits_the_card() -> None:
+    """What does not fit, what the cell's packages do not allow, and a control are not it."""
+    cells = MATRIX.tier("gpu_smoke")
+    every = every_trial(cells)
+    brief = shards.one_a_report(every, 12 << 30)
+    assert [pair for pair in every if pair in brief] == brief
+    for cell in cells:
+        here = [trial for trial, of in brief if of is cell]
+        reports = [trial.entry.case.report for trial in here]
+        assert len(reports) == len(set(reports)) > 10
+        for trial in here:
+            needs = trial.condition.needs
+            assert needs.card_bytes <= 12 << 30 and needs.cards == 1 and not trial.condition.control
+            if not trial.condition.witness:
+                same = [one for one, of in every if of is cell and one.entry.case.report == trial.entry.case.report]
+                witnessed = [one.condition.needs for one in same if one.condition.witness]
+                assert all(other.packages or other.card_bytes > 12 << 30 for other in witnessed)
+    small = {trial.entry.case.report for trial, _ in shards.one_a_report(every, 1)}
+    large = {trial.entry.case.report for trial, _ in shards.one_a_report(every, 78 << 30)}
+    assert small < {trial.entry.case.report for trial, _ in brief} < large
+
+
+def test_a_card_that_no_trial_fits_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    said = errors(["run", "--tier", "smoke", "--one-a-report", "12"], capsys)
+    assert said.startswith("--one-a-report 12: none of these trials runs on a card of 12 GB\n")
+    assert errors(["run", "gh1995", "--one-a-report", "0"], capsys).startswith("--one-a-report: ")

@@ -27,6 +27,8 @@ MOST_WORD = 4096
 SCRIPTED = ("try", "bisect", "probe")
 #: Arms, revisions or environments at a time.
 MOST_AT_ONCE = 1024
+#: A card's size in GB.
+MOST_GB = 4096
 
 
 #: How argparse refuses a word that is none of a list.

@@ -16,6 +16,7 @@ from repros import cases
 from repros.cells.matrix import Cell
 from repros.commands.arguments import (
     MOST_AT_ONCE,
+    MOST_GB,
     Add,
     a_folder,
     add_cell_options,
@@ -52,6 +53,8 @@ def register(add: Add) -> None:
     run.add_argument("--reports", type=a_folder, help="folder in place of reports/")
     run.add_argument("--resume", action="store_true", help="go on with the newest run")
     run.add_argument("--shard", type=a_shard, metavar="K/N", help="the K-th of N parts that take equally long")
+    run.add_argument("--one-a-report", type=whole(1, MOST_GB), metavar="GB",
+                     help="one trial a report at its own size, such as fits a card of so many GB")  # fmt: skip
     run.add_argument("--snapshots", action="store_true",
                      help="on a GPU: keep each arm's snapshot of the allocator beside its log")  # fmt: skip
 
@@ -118,6 +121,8 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
             "name one with `--cell`, see `python -m repros cells --tier gpu`; the CPU has no caching allocator",
         )
     wanted = chosen_trials(arguments.case, arguments.condition, cells, arguments.package)
+    if arguments.one_a_report:
+        wanted = briefly(wanted, arguments.one_a_report)
     part = ""
     if arguments.shard:
         number, of = arguments.shard
@@ -125,7 +130,7 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
         wanted, part = list(shard.trials), shard.name
     folder = results.latest_run(arguments.reports) if arguments.resume else results.new_run("run", arguments.reports)
     run = Run(folder)
-    narrowed = arguments.case or arguments.package or arguments.cell or arguments.overrides
+    narrowed = arguments.case or arguments.package or arguments.one_a_report or arguments.cell or arguments.overrides
     whole_tier = arguments.tier and not narrowed
     tier = arguments.tier if whole_tier and arguments.condition == "*" else ""
     run.note("plan", tier=tier, shard=part, trials=len(wanted))
@@ -148,6 +153,15 @@ def cmd_run(arguments: argparse.Namespace, console: Console) -> int:
     console.print(f"results: {results.shown(run.path)}", markup=False, soft_wrap=True)
     advice.after(records, known, folder, console)
     return ending.code(records)
+
+
+def briefly(trials: Sequence[tuple[Trial, Cell]], card_gb: int) -> list[tuple[Trial, Cell]]:
+    """Return one trial a report that a card of this size has room for; UserError where there is none."""
+    found = shards.one_a_report(trials, card_gb << 30)
+    if not found:
+        what = f"--one-a-report {card_gb}: none of these trials runs on a card of {card_gb} GB"
+        raise UserError(what, "name cells for a GPU, `--tier gpu_smoke`, or a larger card")
+    return found
 
 
 def take(

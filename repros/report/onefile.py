@@ -20,12 +20,12 @@ from packaging.utils import canonicalize_name
 from repros import ROOT
 from repros.case import ARMS, Condition
 from repros.cases import Entry
+from repros.cases.imports import PRELOAD, needed
 from repros.cases.sources import sources
 from repros.cells.locks import LOCKS, OLDEST_PYTHON, Lock
 from repros.errors import UserError
 from repros.redaction.redact import Redactor
 from repros.report import escape
-from repros.run.imports import PRELOAD, needed
 from repros.run.link import PRELOAD_TIMEOUT_S
 from repros.run.results import Record, shown
 from repros.run.server import MEMORY_BYTES, NOT_HANDED_ON, SETTINGS

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from repros import ROOT
+from repros.cases import imports
 from repros.machine.cards import Card, left, lost
 from repros.machine.processes import kill_group
 from repros.machine.turns import CardLostError, Seat, Want, seat, turn
 from repros.machine.workdir import WorkFolder, end_workers
-from repros.run import imports
 from repros.run.link import Link, LostError, Message
 from repros.verdict import Observation
 from repros.worker import alone

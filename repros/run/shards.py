@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repros.cells.matrix import Cell
+from repros.cells.matrix import HOST, Cell
 from repros.errors import UserError
+from repros.requirements import holds
 from repros.run.record import Record
 from repros.run.trial import Trial
 from repros.verdict import Verdict
@@ -40,6 +41,23 @@ class Shard:
     def cells(self) -> list[str]:
         """Return the labels of its cells."""
         return list(dict.fromkeys(cell.label for _, cell in self.trials))
+
+
+def one_a_report(trials: Sequence[tuple[Trial, Cell]], card_bytes: int) -> list[tuple[Trial, Cell]]:
+    """Return of each report one trial a cell, on a card of so many bytes: what its witness runs, where that has room.
+
+    Else the first by name that a card of this size and the cell's packages allow; a report without one is left out.
+    """
+    chosen: dict[tuple[str, str], tuple[Trial, Cell]] = {}
+    for trial, cell in sorted(trials, key=lambda pair: (not pair[0].condition.witness, pair[0].key)):
+        needs = trial.condition.needs
+        fits = cell.device == "cuda" and needs.cards == 1 and needs.card_bytes <= card_bytes
+        pins = {package: version for package, version in cell.pins.items() if version != HOST}
+        allowed = all(holds(asked, pins[package]) for package, asked in needs.packages.items() if package in pins)
+        if fits and allowed and not trial.condition.control:
+            chosen.setdefault((trial.entry.case.report, cell.label), (trial, cell))
+    keys = {trial.key for trial, _ in chosen.values()}
+    return [(trial, cell) for trial, cell in trials if trial.key in keys]
 
 
 def shards(trials: Sequence[tuple[Trial, Cell]], recorded: Mapping[Key, float], number: int) -> list[Shard]:
