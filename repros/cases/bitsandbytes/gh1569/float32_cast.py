@@ -26,11 +26,11 @@ from repros.cases.bitsandbytes.gh1569._today import TODAY, leave, prepare
 FIGURES = {"bf16": "72840 MB", "int4, not prepared": "63082 MB", "int4, prepared": "81076 MB"}
 HIGHER = Claim("with prepare_model_for_kbit_training NF4 and LoRA take more memory than the bf16 model", FIGURES)
 CAST = Claim("prepare_model_for_kbit_training casts parameters to float32")
-PARAMS = {"tokens": 4096, "nf4": True, "prepare": prepare, "within": nullcontext}
+PARAMS = {"tokens": 1024, "nf4": True, "prepare": prepare, "within": nullcontext}
 CPU: dict[str, Any] = {"checkpoint": SMOLLM}
 NOW: dict[str, Any] = {"remedies": TODAY, "witness": "minimal.py"}
 EVER = (Affected({"peft": ">=0.13"}, "reports/bisect/gh1569-peft"),)
-STEP = Condition("step", held(of_bf16(SMOLLM, 4096)), PARAMS, claims=(HIGHER,), affected=EVER, **CPU, **NOW)
+STEP = Condition("step", held(of_bf16(SMOLLM, 1024)), PARAMS, claims=(HIGHER,), affected=EVER, **CPU, **NOW)
 
 CASE = Case(
     report="bitsandbytes#1569",
@@ -44,7 +44,12 @@ CASE = Case(
     conditions=(
         STEP,
         STEP.on_card(
-            "4096", held_on_card(of_bf16(QWEN, 4096)), checkpoint=QWEN, affected=EVER, needs=Needs(card_bytes=8 << 30)
+            "4096",
+            held_on_card(of_bf16(QWEN, 4096)),
+            {"tokens": 4096},
+            checkpoint=QWEN,
+            affected=EVER,
+            needs=Needs(card_bytes=8 << 30),
         ),
         Condition("parameters", held(needed(SMOLLM, 2)), {**PARAMS, "tokens": 2}, claims=(CAST,), affected=EVER, **CPU),
         Condition("not-prepared", STEP.budget, {**PARAMS, "prepare": leave}, control=True, **CPU),

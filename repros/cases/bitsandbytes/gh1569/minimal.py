@@ -11,7 +11,7 @@ float32, states in 16 bits, the adapter, 128 KiB), and by how much 4-bit weights
 
 import tempfile
 
-T, V, H, M, KV, N, R = 4096, 256, 576, 1536, 192, 9, 8  # tokens; one layer of SmolLM2-135M; rank of the adapter
+T, V, H, M, KV, N, R = 1024, 256, 576, 1536, 192, 9, 8  # tokens; one layer of SmolLM2-135M; rank of the adapter
 SHAPE = {"hidden_size": H, "intermediate_size": M, "num_attention_heads": N, "num_key_value_heads": 3}
 BF16 = T * (4 * (3 * H + R + 2 + N) + 2 * (2 * H + 2 * KV + 3 * M + V)) + 4 * R * (H + KV) + 128 * 1024
 LIMIT = BF16 + int((2 - 1 / 2 - 4 / 64) * H * (2 * H + 2 * KV + 3 * M))
