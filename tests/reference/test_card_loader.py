@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from repros.cases.transformers.gh44387._planted import read_everything_first
 from repros.cases.transformers.gh44728._shared import keep_every
@@ -110,10 +113,42 @@ def test_another_bit_would_be_seen(folder: Path) -> None:
     assert not same(one, other)
 
 
+class OnDevice(TorchDispatchMode):
+    """Count bytes of storages of the meta device that this thread makes, as a card's memory.
+
+    ``mixed``: the operators that were given tensors of it and of the host, which on a card would fail; copies may be.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live_bytes = self.peak_bytes = 0
+        self.mixed: list[str] = []
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        devices = {one.device.type for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)}
+        if len(devices) > 1 and func.name() != "aten::copy_":
+            self.mixed.append(func.name())
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            storage = tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+            if storage is not None and storage.device.type == "meta" and storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.live_bytes += storage.nbytes()
+                self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+                weakref.finalize(storage, self._dropped, storage._cdata, storage.nbytes())
+        return out
+
+    def _dropped(self, known: int, nbytes: int) -> None:
+        self._known.discard(known)
+        self.live_bytes -= nbytes
+
+
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
 def test_nothing_that_is_computed_on_the_card_lies_on_the_host(folder: Path, scheme: str) -> None:
-    """A meta device has no memory, and an operator that is given tensors of both raises."""
-    loaded = on_card(folder, made(scheme, torch.float16), device="meta").load()
+    with OnDevice() as device:
+        loaded = on_card(folder, made(scheme, torch.float16), device="meta").load()
+    assert device.peak_bytes and not device.mixed
     whole = StreamingLoader(folder, made(scheme, torch.float16), prefetch_bytes=0).load()
     for name, kept in loaded.items():
         theirs = whole[name] if isinstance(kept, tuple) else (whole[name],)
@@ -187,6 +222,27 @@ def test_beside_what_is_kept_there_is_a_part_and_what_its_quantization_takes(
     # 14 bytes an element: a part in float32, once more as it is scaled, ranks in 32 bits or codes, a cast.
     assert above[CardLoader] <= (1 << 17) + 14 * (1 << 13) + 2 * ALIGNMENT * len(sources)
     assert above[StreamingLoader] > MIB
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_on_the_device_alone_there_are_twelve_bytes_an_element_of_a_part(tmp_path: Path, scheme: str) -> None:
+    """Part, float32 of it twice, in place of one of them ranks, then codes: of 4 million elements less than 48 MiB."""
+    sources = {f"{i}_{kind}": randn(512, 1024).bfloat16() for i, kind in enumerate(2 * ["embed", "proj"])}
+    write_shard(tmp_path / "model.safetensors", sources)
+    loader = on_card(tmp_path, made(scheme), device="meta")
+    loader.part_elements = 1 << 16
+    with OnDevice() as device:
+        loaded = loader.load()
+    assert 0 <= device.live_bytes - kept_bytes(loaded) < 4096  # and NF4's table
+    assert 8 * (1 << 16) < device.peak_bytes - device.live_bytes <= 12 * (1 << 16)
+
+
+def test_a_source_that_a_planted_bug_reads_is_whole_on_the_device(folder: Path) -> None:
+    loader = on_card(folder, made(), device="meta")
+    with OnDevice() as device:
+        sources = {entry: loader.read(entry) for entry in loader.entries}
+    assert device.live_bytes == sum(entry.nbytes for entry in sources)
+    assert all(source.shape == entry.shape for entry, source in sources.items())
 
 
 def kept_bytes(loaded: dict[str, Any]) -> int:
