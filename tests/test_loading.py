@@ -160,7 +160,7 @@ def test_what_the_reference_loads_is_the_checkpoint_within_a_step_of_its_codes(
         assert float((found[name].double() - weight).abs().max() / weight.abs().max()) <= most
 
 
-@pytest.mark.parametrize(("device", "kind", "ahead"), [("cpu", StreamingLoader, 0), ("cuda", CardLoader, 128 << 20)])
+@pytest.mark.parametrize(("device", "kind", "ahead"), [("cpu", StreamingLoader, 0), ("cuda", CardLoader, 192 << 20)])
 def test_on_a_card_the_reference_reads_ahead_in_memory_of_the_host(device: str, kind: type, ahead: int) -> None:
     """The loader is made, and asked for nothing: no card is needed."""
     condition = reserved_memory.CASE.condition("nf4-7b-cuda" if device == "cuda" else "nf4")

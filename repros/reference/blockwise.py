@@ -93,26 +93,16 @@ def quantize_4bit(w: Tensor, quant_type: str = "nf4", blocksize: int = 64, doubl
     table = table_4bit(quant_type, w.device)
     packed = torch.empty(-(flat.numel() // -2), dtype=torch.uint8, device=w.device)
     absmax = torch.empty(-(flat.numel() // -blocksize), dtype=torch.float32, device=w.device)
-    scheme = thresholds(table)
+    scheme = _scheme(table)
     for start, stop in _chunks(flat):
         codes, scales = _encode(flat[start:stop], scheme, blocksize)
-        packed[start // 2 : -(stop // -2)] = _pack(codes, stop - start)
+        pairs = codes[: 2 * -((stop - start) // -2)].view(-1, 2)
+        packed[start // 2 : -(stop // -2)] = (pairs[:, 0] << 4) | pairs[:, 1]
         absmax[start // blocksize : -(stop // -blocksize)] = scales
     nested = None
     if double:
         absmax, nested = _nest(absmax)
     return Quantized4bit(packed, absmax, tuple(w.shape), w.dtype, quant_type, blocksize, nested)
-
-
-def encode_4bit(part: Tensor, scheme: tuple[Tensor, Tensor], blocksize: int, packed: Tensor, absmax: Tensor) -> None:
-    """Quantize whole blocks of a weight, or its last ones, into their places, as ``quantize_4bit`` does with a chunk.
-
-    ``part``: ``[n]``, of a dtype that ``quantize_4bit`` takes.  ``scheme``: `thresholds` of the table, on its device.
-    ``packed``: uint8 ``[ceil(n / 2)]``.  ``absmax``: float32 ``[ceil(n / blocksize)]``.  Temporaries grow with ``n``.
-    """
-    codes, scales = _encode(part, scheme, blocksize)
-    packed.copy_(_pack(codes, part.numel()))
-    absmax.copy_(scales)
 
 
 def dequantize_4bit(q: Quantized4bit, dtype: torch.dtype | None = None) -> Tensor:
@@ -152,7 +142,7 @@ def dequantize_absmax(absmax: Tensor, nested: Nested | None) -> Tensor:
 def _nest(absmax: Tensor) -> tuple[Tensor, Nested]:
     """Quantize absmax less its mean to 8 bits; an empty one has no mean, and gets zero."""
     offset = absmax.mean() if absmax.numel() else absmax.new_zeros(())
-    codes, scales = _encode(absmax - offset, thresholds(table_dynamic(absmax.device)), NESTED_BLOCKSIZE)
+    codes, scales = _encode(absmax - offset, _scheme(table_dynamic(absmax.device)), NESTED_BLOCKSIZE)
     return codes[: absmax.numel()].clone(), Nested(scales, offset)
 
 
@@ -161,13 +151,7 @@ def _chunks(flat: Tensor) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _pack(codes: Tensor, n: int) -> Tensor:
-    """Return the first n codes two a byte; an odd one is beside a code of the padding."""
-    pairs = codes[: 2 * -(n // -2)].view(-1, 2)
-    return (pairs[:, 0] << 4) | pairs[:, 1]
-
-
-def thresholds(table: Tensor) -> tuple[Tensor, Tensor]:
+def _scheme(table: Tensor) -> tuple[Tensor, Tensor]:
     """Return where one value of a table ends and the next begins, and the code (uint8) of each in that order."""
     ranked, order = torch.sort(table, stable=True)
     halfway = (ranked[:-1] + ranked[1:]) / 2

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repros.reference.blockwise import Quantized4bit, dequantize_4bit, encode_4bit, quantize_4bit, thresholds
-from repros.reference.codebook import table_4bit
+from repros.reference.blockwise import Quantized4bit, dequantize_4bit, quantize_4bit
 from repros.reference.int8 import dequantize_rowwise, quantize_rowwise
 
 #: Elements that share a scale in NF4.
@@ -37,7 +36,6 @@ class Converter:
     ) -> None:
         self.scheme, self.dtype, self.quantizes, self.copy = scheme, dtype, quantizes, copy
         schema = "(Tensor weight, str scheme) -> (Tensor, Tensor)"
-        self._thresholds: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self._quantize = torch.library.custom_op(OPERATOR, _quantize, mutates_args=(), schema=schema)
 
     def __call__(self, name: str, source: Tensor) -> Any:
@@ -76,14 +74,11 @@ class Converter:
             kept[0].view(-1)[start:stop].copy_(moved, non_blocking=True)
             return
         codes, scales = kept
-        weight = part.to(device, non_blocking=True).to(self.dtype)
-        mine = slice(start // unit, -(stop // -unit))
+        weight, mine = part.to(device, non_blocking=True).to(self.dtype), slice(start // unit, -(stop // -unit))
+        of_codes = slice(start // 2, -(stop // -2))  # two a byte
         if self.scheme == "int8":
-            codes[mine], scales[mine] = quantize_rowwise(weight.view(-1, *shape[1:]))
-            return
-        if device not in self._thresholds:  # making them takes longer than quantizing by them
-            self._thresholds[device] = thresholds(table_4bit("nf4", device))
-        encode_4bit(weight, self._thresholds[device], BLOCKSIZE, codes[start // 2 : -(stop // -2)], scales[mine])
+            weight, of_codes = weight.view(-1, *shape[1:]), mine
+        codes[of_codes], scales[mine] = _quantize(weight, self.scheme)
 
     def restore(self, kept: Any) -> Tensor:
         """Return what was kept of a tensor in float32, dequantized."""

@@ -161,7 +161,7 @@ class CardLoader(StreamingLoader):
 
     def __init__(self, checkpoint_dir: Path | str, convert: Converter, **options: Any) -> None:
         super().__init__(checkpoint_dir, convert, **options)
-        self.part_elements = chunk(self.device)
+        self.part_elements = 2 * chunk(self.device)  # for each part a table is made and sorted
         self._buffers: SimpleQueue[tuple[Tensor, torch.cuda.Event | None]] = SimpleQueue()
 
     def load(self) -> dict[str, Any]:

@@ -219,14 +219,17 @@ def test_beside_what_is_kept_there_is_a_part_and_what_its_quantization_takes(
         loaded = loader.load()
         above[kind] = ledger.peak_live_bytes - before - kept_bytes(loaded)
         del loader, loaded
-    # 14 bytes an element: a part in float32, once more as it is scaled, ranks in 32 bits or codes, a cast.
-    assert above[CardLoader] <= (1 << 17) + 14 * (1 << 13) + 2 * ALIGNMENT * len(sources)
+    # 15 bytes an element: a part in float32, once more as it is scaled, ranks in 32 bits or codes, a cast.
+    assert above[CardLoader] <= (1 << 17) + 15 * (1 << 13) + 2 * ALIGNMENT * len(sources)
     assert above[StreamingLoader] > MIB
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
-def test_on_the_device_alone_there_are_twelve_bytes_an_element_of_a_part(tmp_path: Path, scheme: str) -> None:
-    """Part, float32 of it twice, in place of one of them ranks, then codes: of 4 million elements less than 48 MiB."""
+def test_on_the_device_alone_there_are_thirteen_bytes_an_element_of_a_part(tmp_path: Path, scheme: str) -> None:
+    """Part, float32 of it twice, in place of one of them ranks, then codes, and what is made of them.
+
+    All but the first and the last are of a chunk, which a part has two of: some 60 MiB for 8 million elements.
+    """
     sources = {f"{i}_{kind}": randn(512, 1024).bfloat16() for i, kind in enumerate(2 * ["embed", "proj"])}
     write_shard(tmp_path / "model.safetensors", sources)
     loader = on_card(tmp_path, made(scheme), device="meta")
@@ -234,7 +237,7 @@ def test_on_the_device_alone_there_are_twelve_bytes_an_element_of_a_part(tmp_pat
     with OnDevice() as device:
         loaded = loader.load()
     assert 0 <= device.live_bytes - kept_bytes(loaded) < 4096  # and NF4's table
-    assert 8 * (1 << 16) < device.peak_bytes - device.live_bytes <= 12 * (1 << 16)
+    assert 8 * (1 << 16) < device.peak_bytes - device.live_bytes <= 13 * (1 << 16)
 
 
 def test_a_source_that_a_planted_bug_reads_is_whole_on_the_device(folder: Path) -> None:
@@ -251,7 +254,9 @@ def kept_bytes(loaded: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
 def test_what_a_7b_model_has_reserved_is_its_sizes_and_three_hundredths(scheme: str) -> None:
-    """One buffer, in a step of 2 MiB; and of a quantization two segments of 16 MiB, a shared one and a small one."""
+    """One buffer, in a step of 2 MiB. A part has a segment of 16 MiB, and float32 of a chunk twice the same; the rest is
+    in two segments of 20 MiB and two small ones: a simulation of the allocator came to these.
+    """
     convert, specs = Converter(scheme, torch.bfloat16, is_quantized, copy=False), tensors(recipe_of("qwen2.5-7b"))
     meta = torch.device("meta")
     laid = lay_out({spec.name: (meta, convert.forms(spec.name, spec.shape)) for spec in specs})
@@ -260,7 +265,7 @@ def test_what_a_7b_model_has_reserved_is_its_sizes_and_three_hundredths(scheme: 
     model = sizes("qwen2.5-7b")
     wanted = model.staying + getattr(model, scheme)
     assert wanted <= held <= wanted + 2 * ALIGNMENT * model.tensors
-    assert held + (2 + 2 * 16 + 20 + 2) * MIB <= 1.03 * held
+    assert held + (2 + 3 * 16 + 2 * 20 + 2 * 2) * MIB <= 1.03 * held
 
 
 def test_tensors_that_are_laid_out_do_not_touch() -> None:
