@@ -254,7 +254,7 @@ def kept_bytes(loaded: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
 def test_what_a_7b_model_has_reserved_is_its_sizes_and_three_hundredths(scheme: str) -> None:
-    """One buffer, in a step of 2 MiB. A part has a segment of 16 MiB, and float32 of a chunk twice the same; the rest is
+    """One buffer, in a step of 2 MiB. A part has a segment of 16 MiB, float32 of a chunk twice as much; the rest is
     in two segments of 20 MiB and two small ones: a simulation of the allocator came to these.
     """
     convert, specs = Converter(scheme, torch.bfloat16, is_quantized, copy=False), tensors(recipe_of("qwen2.5-7b"))
