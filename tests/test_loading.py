@@ -16,7 +16,7 @@ from repros.cases.bitsandbytes.gh1849 import two_cards
 from repros.cases.transformers.gh44387 import cast_dtype, int8, reserved_memory
 from repros.cases.transformers.gh44728 import fp16_load_leak, reads_ahead, report_test
 from repros.reference.checkpoint import Entry, read_tensor
-from repros.reference.loader import StreamingLoader
+from repros.reference.loader import CardLoader, StreamingLoader
 from repros.worker import checkpoints
 from repros.worker.checkpoints import Recipe, recipe_of, tensors
 from repros.worker.sizes import is_quantized, sizes
@@ -158,6 +158,17 @@ def test_what_the_reference_loads_is_the_checkpoint_within_a_step_of_its_codes(
     for name, weight in published.items():
         assert torch.equal(weight, read_tensor(tiny, name).double())
         assert float((found[name].double() - weight).abs().max() / weight.abs().max()) <= most
+
+
+@pytest.mark.parametrize(("device", "kind", "ahead"), [("cpu", StreamingLoader, 0), ("cuda", CardLoader, 192 << 20)])
+def test_on_a_card_the_reference_reads_ahead_in_memory_of_the_host(device: str, kind: type, ahead: int) -> None:
+    """The loader is made, and asked for nothing: no card is needed."""
+    condition = reserved_memory.CASE.condition("nf4-7b-cuda" if device == "cuda" else "nf4")
+    made: list[StreamingLoader] = []
+    arm = _loading.load_reference(condition, checkpoints.ensure("smollm2-135m-1l"), load=made.append)
+    assert [next(arm), next(arm)] == ["load", "compare"]
+    (loader,) = made
+    assert (type(loader), loader.prefetch_bytes, loader.device.type) == (kind, ahead, device)
 
 
 def test_sources_that_are_kept_are_in_the_result_so_that_they_outlive_the_arm(tiny: Path) -> None:

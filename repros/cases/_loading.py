@@ -46,12 +46,12 @@ def load_reference(c, checkpoint, load=lambda loader: loader.load(), quantizes=i
     import torch
 
     from repros.reference.converter import Converter
-    from repros.reference.loader import StreamingLoader
+    from repros.reference.loader import CardLoader, StreamingLoader
 
     convert = Converter(c.scheme, getattr(torch, c.dtype), quantizes, copy=c.device == "cpu")
-    threads = 4 if c.device == "cuda" else 1
+    loader, threads = (CardLoader, 4) if c.device == "cuda" else (StreamingLoader, 1)
     yield "load"
-    model = load(StreamingLoader(checkpoint, convert, prefetch_bytes=ahead(c), threads=threads, device=c.device))
+    model = load(loader(checkpoint, convert, prefetch_bytes=ahead(c), threads=threads, device=c.device))
     yield "compare"
     return {"model": model, **{name: convert.restore(model[name]) for name in compared(c)}}
 
@@ -59,11 +59,11 @@ def load_reference(c, checkpoint, load=lambda loader: loader.load(), quantizes=i
 def ahead(c):
     """Return how many bytes of sources the reference may have alive; 0 is one at a time.
 
-    A limit has room for the largest tensor on a GPU, and in int8 for a float16 copy of a bfloat16 source: the reference
-    makes no such copy.
+    For a GPU they wait in the host's memory. On a CPU a limit has room in int8 for a float16 copy of a bfloat16 source:
+    the reference makes no such copy.
     """
     if c.device == "cuda":
-        return sizes(c.checkpoint).largest
+        return 192 << 20
     return 2 * sizes(c.checkpoint).largest_quantized if c.scheme == "int8" and c.dtype == "bfloat16" else 0
 
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from threading import Condition, Thread
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from repros.reference.checkpoint import Entry
+
+class Weighed(Protocol):
+    """What is to be read: an entry of a checkpoint, or a part of one."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return what it takes of the allowance."""
 
 
-class Prefetcher:
+W = TypeVar("W", bound=Weighed)
+
+
+class Prefetcher(Generic[W]):
     """Hand out what ``read`` makes of each entry; never more than ``limit`` bytes at a time.
 
     An entry counts from before it is read until ``give_back``.  One larger than ``limit`` is read
@@ -21,8 +31,8 @@ class Prefetcher:
 
     def __init__(
         self,
-        entries: Iterable[Entry],
-        read: Callable[[Entry], Tensor],
+        entries: Iterable[W],
+        read: Callable[[W], Tensor],
         limit: int | None,
         threads: int,
     ) -> None:
@@ -30,12 +40,12 @@ class Prefetcher:
         self._read = read
         self._limit = limit
         self._out_bytes = 0
-        self._ready: deque[tuple[Entry, Tensor] | BaseException] = deque()
+        self._ready: deque[tuple[W, Tensor] | BaseException] = deque()
         self._closed = False
         self._changed = Condition()
         self._threads = [Thread(target=self._work, daemon=True) for _ in range(threads)]
 
-    def __enter__(self) -> Prefetcher:
+    def __enter__(self) -> Prefetcher[W]:
         for thread in self._threads:
             thread.start()
         return self
@@ -48,7 +58,7 @@ class Prefetcher:
             thread.join()
         self._ready.clear()
 
-    def take(self) -> tuple[Entry, Tensor]:
+    def take(self) -> tuple[W, Tensor]:
         """Wait for the next source, whichever reader has it; raise what a reader raised."""
         with self._changed:
             self._changed.wait_for(lambda: self._ready)
@@ -57,7 +67,7 @@ class Prefetcher:
             raise item
         return item
 
-    def give_back(self, entry: Entry) -> None:
+    def give_back(self, entry: W) -> None:
         """Free the allowance of an entry whose source is gone."""
         with self._changed:
             self._out_bytes -= entry.nbytes
@@ -77,7 +87,7 @@ class Prefetcher:
                 entry = self._todo.popleft()
                 self._out_bytes += entry.nbytes
                 self._changed.notify_all()  # the last one taken sends the other readers home
-            item: tuple[Entry, Tensor] | BaseException
+            item: tuple[W, Tensor] | BaseException
             try:
                 item = (entry, self._read(entry))
             except BaseException as error:  # noqa: BLE001 - raised where it is awaited

@@ -21,9 +21,9 @@ TESTS = {
     "base": ("reference/test_modules.py",),
     "modules": ("reference/test_modules.py", "properties/test_memory.py"),
     "checkpoint": ("reference/test_loader.py", "properties/test_loader.py"),
-    "loader": ("reference/test_loader.py", "properties/test_loader.py"),
-    "prefetch": ("reference/test_loader.py", "properties/test_loader.py"),
-    "converter": ("reference/test_converter.py",),
+    "loader": ("reference/test_loader.py", "reference/test_card_loader.py", "properties/test_loader.py"),
+    "prefetch": ("reference/test_loader.py", "reference/test_card_loader.py", "properties/test_loader.py"),
+    "converter": ("reference/test_converter.py", "reference/test_card_loader.py"),
     "formats": ("reference/test_formats.py",),
 }
 
@@ -444,6 +444,48 @@ MUTANTS = (
         "target[: part.numel()].copy_(part)",
     ),
     m("loader", "tensors in the order of arrival", "dict.fromkeys(entry.name for entry in self.entries)", "{}"),
+    # -- loader for cards
+    m(
+        "loader",
+        "parts cut what shares a scale",
+        "step = max(1, self.part_elements // unit) * unit",
+        "step = self.part_elements",
+    ),
+    m(
+        "loader",
+        "every part is the first of its tensor",
+        "file.seek(part.entry.offset + skipped)",
+        "file.seek(part.entry.offset)",
+    ),
+    m("loader", "a buffer is used once", "self._buffers.put((buffer, copied))", "self._buffers"),
+    m(
+        "loader",
+        "the host's memory has no bound",
+        "Prefetcher(parts, self._read_part, self.prefetch_bytes,",
+        "Prefetcher(parts, self._read_part, None,",
+    ),
+    m("loader", "planted bugs see no sources", "if self._sources_are_seen():", "if False:"),
+    m("loader", "nothing goes over in parts", "if self._sources_are_seen():", "if True:"),
+    m("loader", "all on the first card", "(self.device_of(e), convert", "(self.device, convert"),
+    m(
+        "converter",
+        "a part's scales in the wrong place",
+        "scales[mine] = _quantize",
+        "scales[: mine.stop - mine.start] = _quantize",
+    ),
+    m("converter", "a part is quantized before it is cast", "non_blocking=True).to(self.dtype)", "non_blocking=True)"),
+    m(
+        "converter",
+        "what stays has the source's dtype",
+        "return ((shape, self.dtype),)",
+        "return ((shape, torch.float32),)",
+    ),
+    m(
+        "converter",
+        "tensors that are kept overlap",
+        "* dtype.itemsize // -ALIGNMENT) * ALIGNMENT",
+        "// -ALIGNMENT) * ALIGNMENT",
+    ),
     m(
         "converter",
         "quantized before it is cast",
