@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from repros import ROOT, cases
 from repros.case import CONTROLS
 from repros.cases import Entry, imports
 from repros.cells.matrix import load_matrix
+from repros.report import terminal
 from repros.run.controls import EVERY_CELL, SHARED, Controls, way
 from repros.run.record import Record
 from repros.run.results import Run, load
@@ -84,6 +86,13 @@ def leans(record: Record) -> dict[str, str]:
     return found
 
 
+def said(record: Record) -> str:
+    """Return what the terminal says of a trial."""
+    text = io.StringIO()
+    terminal.detail(record, terminal.console(file=text))
+    return text.getvalue()
+
+
 def by_arm(record: Record) -> Mapping[str, Observation]:
     """Return a trial's observations by the names of their arms."""
     return {arm.arm: arm for arm in record.arms}
@@ -104,6 +113,11 @@ def test_a_control_is_tried_once_and_the_verdicts_are_those_of_every_cell(
         assert [leans(record) for record in shared] == [wanted, wanted]
         for arm in wanted:
             assert by_arm(shared[0])[arm] == by_arm(shared[1])[arm]
+        told = [said(record) for record in (*shared, alone)]
+        once = [f"{arm}: tried once for all cells, in {first}, where no package under" for arm in wanted]
+        assert [[line in text for line in once] for text in told] == [
+            [False] * len(once), [True] * len(once), [False] * len(once)
+        ]  # fmt: skip
         assert set(leans(alone).values()) == {""}
         for record in shared:
             assert (record.verdict, record.readings) == (alone.verdict, alone.readings)

@@ -85,6 +85,12 @@ class Controls:
         return replace(seen, evidence={**seen.evidence, ASKED_FOR: list(asked)}) if asked else seen
 
 
+def tried_elsewhere(record: Record) -> dict[str, str]:
+    """Return, of the controls that this trial leans on, the cell of each that was tried in another trial."""
+    found = {arm.arm: arm.evidence.get(TRIED_IN, record.cell) for arm in record.arms}
+    return {arm: cell for arm, cell in found.items() if cell != record.cell}
+
+
 def way(given: str | None, cells: int) -> str:
     """Return how a call over so many cells tries its controls, where the user says and where not."""
     return given or (SHARED if cells > 1 else EVERY_CELL)

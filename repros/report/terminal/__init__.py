@@ -15,6 +15,7 @@ from repros.report.escape import line, visible
 from repros.report.standing import by_case
 from repros.report.terminal import layout
 from repros.report.terminal.layout import Column
+from repros.run.controls import tried_elsewhere
 from repros.run.results import Record
 from repros.run.trial import two_lines
 from repros.verdict import Outcome, Verdict, apart, multiple, show
@@ -93,6 +94,9 @@ def detail(record: Record, console: Console) -> None:
     rows.append(["budget", "", show(limit, unit, more)])
     layout.table(console, [Column(name) for name in ("arm", "reading", *judged, *beside, "seconds")], rows)
     console.print(f"margins: {margins(record)}")
+    for control, cell in tried_elsewhere(record).items():
+        says = f"{control}: tried once for all cells, in {line(cell)}, where no package under test can be imported"
+        layout.paragraph(console, says, hanging=2, most=console.width)
     layout.paragraph(console, f"reason: {line(record.reason)}", hanging=2, most=console.width)
     if heard := record.witness:
         says = line(f"witness: {heard['file']} votes {heard['vote']} in {heard['seconds']:.1f} s: {heard['says']}")
