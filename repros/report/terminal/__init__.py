@@ -94,8 +94,10 @@ def detail(record: Record, console: Console) -> None:
     rows.append(["budget", "", show(limit, unit, more)])
     layout.table(console, [Column(name) for name in ("arm", "reading", *judged, *beside, "seconds")], rows)
     console.print(f"margins: {margins(record)}")
-    for control, cell in tried_elsewhere(record).items():
-        says = f"{control}: tried once for all cells, in {line(cell)}, where no package under test can be imported"
+    elsewhere = tried_elsewhere(record)
+    for cell in dict.fromkeys(elsewhere.values()):
+        arms = ", ".join(arm for arm in elsewhere if elsewhere[arm] == cell)
+        says = f"{arms}: tried once for all cells, in {line(cell)}, where no package under test can be imported"
         layout.paragraph(console, says, hanging=2, most=console.width)
     layout.paragraph(console, f"reason: {line(record.reason)}", hanging=2, most=console.width)
     if heard := record.witness:
