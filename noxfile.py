@@ -144,9 +144,9 @@ def tests(session: nox.Session) -> None:
     session.run("lint-imports", "--no-logo", "--no-cache", env={"PYTHONPATH": str(HERE)})
     borrow_cell(session)
     session.run("mypy")
-    # Two at a time: most of a test's time it waits for a process of its own.
+    # Three at a time on two cores: much of a test's time it waits for processes that wait.
     # In the order of their names: by their number of tests, files of few and long ones would be left for the end.
-    beside = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"] if not session.posargs else []
+    beside = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder"] if not session.posargs else []
     session.run("pytest", "--benchmark-skip", *beside, *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
