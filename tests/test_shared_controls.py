@@ -1,0 +1,200 @@
+"""Controls that are tried once for several cells: what they lean on, and that it changes nothing."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from repros import ROOT, cases
+from repros.case import CONTROLS
+from repros.cases import Entry, imports
+from repros.cells.matrix import load_matrix
+from repros.report import terminal
+from repros.run.controls import EVERY_CELL, SHARED, Controls, way
+from repros.run.record import Record
+from repros.run.results import Run, load
+from repros.run.server import Clock, pool
+from repros.run.session import ReadyCell, Session
+from repros.run.trial import Running, Trial
+from repros.verdict import Observation, Verdict
+from repros.worker.arm import ASKED_FOR
+from tests.commands import errors
+from tests.conftest import METERS
+
+CELLS = load_matrix(ROOT / "matrix.yaml").tier("cpu")
+STRIDED = next(entry for entry in cases.find() if entry.name == "gh1995_strided_tensor")
+MACHINE = {"cores": 2}
+
+
+def ready(at: int, **resolved: str) -> ReadyCell:
+    """Return a cell that borrows this interpreter, which stands for the environments of all."""
+    found = {"torch": "2.13.0+cpu", "bitsandbytes": "0.50.2", **resolved}
+    environment: Any = SimpleNamespace(
+        cell=CELLS[at], python=Path(sys.executable), resolved=found, build="cpu", lock_digest="", lock_committed=True,
+        damage=lambda: "",
+    )  # fmt: skip
+    return ReadyCell(environment, Clock(), {STRIDED.module})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_ahead() -> Iterator[None]:
+    """Import ahead what every arm needs, and no more: a dozen servers start here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            imports, "PRELOAD", {"cpu": ("torch", "torch._dynamo", "bitsandbytes", "repros.worker.arm", *METERS)}
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def places() -> Iterator[list[ReadyCell]]:
+    """Yield three cells, the last of another torch."""
+    made = [ready(0), ready(1), ready(2, torch="2.11.0")]
+    yield made
+    for place in made:
+        place.close()
+
+
+def tried(
+    entry: Entry, condition: str, place: ReadyCell, folder: Path, controls: Controls | None, machine: Any = MACHINE
+) -> Record:
+    """Try one condition in a cell, and let the run's controls know."""
+    trial = Trial(entry, entry.condition(condition), place.cell)
+    (folder / "logs").mkdir(exist_ok=True)
+    ask = partial(controls.observe, place) if controls else None
+    with pool(2) as arms:
+        record = Running(trial, place, arms, folder / "logs", machine, controls=ask).record()
+    if controls:
+        controls.keep(record)
+    return record
+
+
+def leans(record: Record) -> dict[str, str]:
+    """Return the cell that each control of a trial was tried in; ``asked`` where it was tried in the trial's own."""
+    found = {}
+    for arm in record.arms:
+        if arm.arm in CONTROLS:
+            found[arm.arm] = arm.evidence.get("tried_in") or ("asked" if ASKED_FOR in arm.evidence else "")
+    return found
+
+
+def said(record: Record) -> str:
+    """Return what the terminal says of a trial."""
+    text = io.StringIO()
+    terminal.detail(record, terminal.console(file=text))
+    return text.getvalue()
+
+
+def by_arm(record: Record) -> Mapping[str, Observation]:
+    """Return a trial's observations by the names of their arms."""
+    return {arm.arm: arm for arm in record.arms}
+
+
+def test_a_control_is_tried_once_and_the_verdicts_are_those_of_every_cell(
+    places: list[ReadyCell], tmp_path: Path
+) -> None:
+    """The same figures too, but for bytes of the heap, which are another process's."""
+    controls = Controls()
+    for condition in STRIDED.case.conditions:
+        if condition.device != "cpu":
+            continue
+        shared = [tried(STRIDED, condition.name, place, tmp_path, controls) for place in places[:2]]
+        alone = tried(STRIDED, condition.name, places[0], tmp_path, None)
+        first = places[0].cell
+        wanted = {"reference": first} | ({} if condition.control else {"planted": first})
+        assert [leans(record) for record in shared] == [wanted, wanted]
+        for arm in wanted:
+            assert by_arm(shared[0])[arm] == by_arm(shared[1])[arm]
+        once = (
+            f"{', '.join(wanted)}: tried once for all cells, in {first}, where no package under test can be imported\n"
+        )
+        assert [once in said(record) for record in (*shared, alone)] == [False, True, False]
+        for record in shared:
+            assert (record.verdict, record.readings) == (alone.verdict, alone.readings)
+            for name, seen in by_arm(record).items():
+                figures = {key: value for key, value in seen.figures.items() if "heap" not in key}
+                assert figures == {key: by_arm(alone)[name].figures[key] for key in figures}, name
+
+
+@pytest.mark.parametrize("other", ["another torch", "another machine", "another source", "a damaged environment"])
+def test_what_a_control_could_depend_on_is_the_same_or_it_is_tried_again(
+    places: list[ReadyCell], tmp_path: Path, other: str
+) -> None:
+    controls = Controls()
+    name = next(one.name for one in STRIDED.case.conditions if one.device == "cpu" and not one.control)
+    first = tried(STRIDED, name, places[0], tmp_path, controls)
+    place, machine = places[1], dict(MACHINE)
+    if other == "another torch":
+        place = places[2]
+    elif other == "another machine":
+        machine["cores"] = 64
+    elif other == "another source":
+        controls = Controls([replace(first, source="0" * 64)])
+    else:
+        controls.forget(places[0].cell)
+    again = tried(STRIDED, name, place, tmp_path, controls, machine)
+    assert set(leans(first).values()) == {places[0].cell}
+    assert set(leans(again).values()) == {place.cell}
+
+
+@pytest.mark.parametrize(
+    ("condition", "arm", "package", "verdict"),
+    [
+        ("reference-imports-a-package", "reference", "tokenizers", Verdict.ABSENT),
+        ("planted-asks-for-a-version", "planted", "huggingface_hub", Verdict.REPRODUCED),
+    ],
+)
+def test_a_control_that_asks_for_a_package_is_tried_in_each_cell(
+    places: list[ReadyCell], harness: Entry, tmp_path: Path, condition: str, arm: str, package: str, verdict: Verdict
+) -> None:
+    """Whatever it does when it is refused; the second cell does not try it alone again."""
+    controls = Controls()
+    records = [tried(harness, condition, place, tmp_path, controls) for place in places[:2]]
+    other = next(one for one in CONTROLS if one != arm)
+    for record in records:
+        assert record.verdict is verdict
+        assert leans(record) == {arm: "asked", other: places[0].cell}
+        assert by_arm(record)[arm].evidence[ASKED_FOR] == [package]
+    assert by_arm(records[0])[arm].started != by_arm(records[1])[arm].started
+
+
+def test_a_control_that_dies_alone_is_tried_in_the_cell(
+    places: list[ReadyCell], harness: Entry, tmp_path: Path
+) -> None:
+    record = tried(harness, "planted-crashes", places[0], tmp_path, Controls())
+    assert record.verdict is Verdict.INCONCLUSIVE
+    assert leans(record) == {"reference": places[0].cell, "planted": ""}
+
+
+def test_a_later_call_on_the_same_run_leans_on_what_the_first_tried(
+    tmp_path: Path, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the sessions of one tier do, each in a process of its own."""
+    for at in range(2):
+        session = Session(Run(tmp_path / "run"), jobs=2, controls=SHARED)
+        place = ready(at)
+        monkeypatch.setattr(session, "ready", lambda cell, place=place: place)
+        session.finish(Trial(harness, harness.condition("passes"), place.cell), CELLS[at])
+        session.close()
+        place.close()
+    found = {record.cell: leans(record) for record in load(tmp_path / "run")[0]}
+    first = CELLS[0].label
+    assert found == {CELLS[at].label: {"reference": first, "planted": first} for at in range(2)}
+
+
+def test_one_cell_shares_nothing_unless_it_is_asked_to() -> None:
+    assert [way(None, 1), way(None, 2), way(EVERY_CELL, 2), way(SHARED, 1)] == [EVERY_CELL, SHARED, EVERY_CELL, SHARED]
+
+
+def test_bad_input_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    run = ["run", "gh1995", "--cell", CELLS[0].label]
+    assert errors([*run, "--controls", "none"], capsys).startswith("--controls: there is no `none`\n")
+    assert errors([*run, "--executor", "dask", "--controls", "shared"], capsys).startswith("--executor dask: ")
