@@ -65,7 +65,8 @@ def trials(session: nox.Session, tier: str, cell: str, *more: str) -> None:
             arguments.append("--controls=shared")
     if "--run" in arguments:
         os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
-    command = ["pytest", "-p", "repros.pytest_plugin", "-q", "--no-header", "--cell", cell, *arguments, "repros/cases"]
+    how = ["-p", "repros.pytest_plugin", "-q", "--no-header", "--assert=plain"]  # a trial asserts nothing by `assert`
+    command = ["pytest", *how, "--cell", cell, *arguments, "repros/cases"]
     # After Ctrl-C it ends its arms and says what it kept and how to go on; nox would kill it after half a second.
     waits = {"interrupt_timeout": 30, "terminate_timeout": 5}
     session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5], **waits)

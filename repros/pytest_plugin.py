@@ -10,7 +10,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from repros.machine.workdir import WorkFolder
 from repros.report import escape, terminal
 from repros.run import controls, ending, results
 from repros.run.session import Session
-from repros.run.shards import one_a_report
+from repros.run.shards import one_a_report, recorded, seconds
 from repros.run.trial import Trial, two_lines
 from repros.verdict import Verdict
 
@@ -187,7 +187,22 @@ class Plugin:
             self.config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
         order = {cell.label: number for number, cell in enumerate(self.cells)}
-        items.sort(key=lambda item: order.get(item.trial.cell, -1) if isinstance(item, TrialItem) else -1)
+        took = self._took([(item.trial, item.cell) for item in items if isinstance(item, TrialItem)])
+
+        def place(item: pytest.Item) -> tuple[int, float]:
+            return (order[item.trial.cell], -took[item.trial.key]) if isinstance(item, TrialItem) else (-1, 0.0)
+
+        items.sort(key=place)
+
+    def _took(self, trials: Sequence[tuple[Trial, Cell]]) -> Mapping[tuple[str, str, str], float]:
+        """Return seconds by trial, by what earlier cells of this run took: a long one that begins last keeps one core.
+
+        In the first cell all are alike, and stand in the order of their files.
+        """
+        try:
+            return seconds(trials, recorded(results.load(self.run.folder)[0]))
+        except UserError:  # nothing was finished yet
+            return seconds(trials, {})
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what is to be tried, once nothing is left out any more (`--lf` is the last that does)."""

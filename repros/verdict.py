@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -94,7 +94,7 @@ class Observation:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict; infinities are written as the strings ``inf`` and ``-inf``."""
-        record = asdict(self)
+        record = {name: getattr(self, name) for name in _FIELDS}
         record["figures"] = {name: to_number(value) for name, value in self.figures.items()}
         return record
 
@@ -106,7 +106,7 @@ class Observation:
         return cls(**values)
 
 
-_FIELDS = frozenset(f.name for f in fields(Observation))
+_FIELDS = tuple(f.name for f in fields(Observation))
 
 
 def to_number(value: float | None) -> float | int | str | None:

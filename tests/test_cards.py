@@ -17,6 +17,7 @@ from repros.meters.cuda import CudaMeters
 from repros.requirements import unmet_cards
 from repros.run.trial import Running, Trial
 from repros.verdict import Observation
+from repros.worker.arm import Driver, short_of
 
 pytestmark = pytest.mark.usefixtures("two_cards")
 
@@ -55,6 +56,13 @@ def test_memory_that_somebody_else_took_is_no_symptom(
     monkeypatch.setattr("torch.cuda.memory_reserved", lambda card: reserved)
     assert CudaMeters().short_of(13056 << 20) == says
     assert CudaMeters().short_of(0) == ""
+
+
+def test_an_arm_that_declares_nothing_is_not_judged_by_what_it_ran_out_of_beside_others() -> None:
+    probe = Driver()
+    assert short_of(probe, {"beside": True}) == "others were on the card"
+    assert short_of(probe, {"beside": False}) == ""
+    assert short_of(probe, {"beside": True, "card_bytes": 1}) == ""  # it is asked what the card had
 
 
 def test_where_running_out_of_memory_is_the_symptom_the_card_is_declared() -> None:

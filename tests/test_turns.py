@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
-import os
-import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from repros.case import CONTEXT_BYTES
 from repros.machine import cards, turns
 from repros.machine.turns import Want
 from repros.run.server import CellServer, Clock
 from repros.verdict import Observation
-from tests.conftest import CARDS, METERS
-from tests.processes import working_below
+from tests.conftest import CARDS
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("two_cards")
@@ -102,15 +97,15 @@ def test_arms_that_share_a_card_fit_there_together() -> None:
             assert (first.index, second.index) == (0, 0)
             waiting.start()
             assert not began.wait(0.3)
-            with turns.turn(Want(shared=True, at=0)) as (small,):
-                assert small.index == 0
+            with turns.turn(Want(shared=True)) as (small,):  # card 1 has 20 GB
+                assert small.index == 1
         assert began.wait(10)
     waiting.join(10)
     assert not any(turns._promised.values())
 
 
 def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None:
-    """What seats need is kept only from those who come to a card that is shared already."""
+    """Room is kept only from those who come to a card that is shared already."""
     began = threading.Event()
 
     def all_of_it() -> None:
@@ -123,15 +118,26 @@ def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None
     thread.join(10)  # what it holds is in the way of the next test
 
 
-def test_who_declares_nothing_takes_a_context_of_a_shared_card_and_leaves_the_seats_theirs() -> None:
-    """Of what card 1 has free some stays for those who sit there; as many contexts are let on as the rest holds."""
-    want = Want(shared=True, at=1)
-    room = (cards.known()[1].free_bytes - turns.ROOM_BYTES) // want.promised
+def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many are let on a card of 20 GB as leave some of it free."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    cards.known.cache_clear()
+    want = Want(shared=True)
+    room = (cards.known()[0].free_bytes - turns.ROOM_BYTES) // (2 * CONTEXT_BYTES)
     with contextlib.ExitStack() as stack:
         for _ in range(room):
             stack.enter_context(turns.turn(want))
         assert not turns._with_room(want)
     assert turns._with_room(want)
+
+
+def test_a_card_that_takes_one_process_at_a_time_is_not_shared(tmp_path: Path) -> None:
+    (tmp_path / "cards").write_text("\n".join(CARDS).replace("Default", "Exclusive_Process"))
+    cards.known.cache_clear()
+    want = Want(shared=True)
+    with turns.turn(want) as (first,), turns.turn(want) as (second,):
+        assert {first.index, second.index} == {0, 1}
+        assert not turns._with_room(want)
 
 
 def test_an_arm_may_hold_both() -> None:
@@ -167,42 +173,27 @@ def test_a_card_that_cannot_be_locked_is_given_back(monkeypatch: pytest.MonkeyPa
         for want in (Want(), Want(shared=True)):
             with pytest.raises(OSError, match="no locks"), turns.turn(want):
                 pass
-        with pytest.raises(OSError, match="no locks"), turns.seat(Want()):
-            pass
     with turns.turn(Want(2)) as mine:
         assert len(mine) == 2
-    assert not any(turns._seated.values())
 
 
-@pytest.mark.parametrize(
-    ("name", "how"), [("0.lock", fcntl.LOCK_EX), ("0.lock", fcntl.LOCK_SH), ("1.seat", fcntl.LOCK_SH)]
-)
-def test_another_process_is_waited_for(name: str, how: int) -> None:
-    """An arm of another run of this suite has a card, shares one or sits at one: who wants both cards waits."""
+@pytest.mark.parametrize("how", [fcntl.LOCK_EX, fcntl.LOCK_SH])
+def test_another_process_is_waited_for(how: int) -> None:
+    """An arm of another run of this suite has a card or shares one: who wants both cards waits."""
     taken = threading.Event()
 
     def arm() -> None:
         with turns.turn(Want(2)):
             taken.set()
 
-    other = turns._locked([name], how)
+    other = turns._locked(["0.lock"], how)
     assert other is not None
     with other:
         thread = threading.Thread(target=arm, daemon=True)
         thread.start()
         assert not taken.wait(0.5)
     assert taken.wait(5)
-    thread.join(10)  # nobody sits while it wants both
-
-
-def test_nobody_sits_where_another_process_wants_a_card_whole() -> None:
-    other = turns._locked(["0.seat", "1.seat"], fcntl.LOCK_EX)
-    assert other is not None
-    with other, turns.seat(Want()) as refused:
-        assert refused is None
-    with turns.seat(Want()) as seat:
-        assert seat is not None
-        assert turns._locked([f"{seat.card.index}.seat"], fcntl.LOCK_EX) is None
+    thread.join(10)
 
 
 def test_a_lost_card_is_told_of_and_not_handed_out_again(tmp_path: Path) -> None:
@@ -216,7 +207,7 @@ def test_a_lost_card_is_told_of_and_not_handed_out_again(tmp_path: Path) -> None
     with pytest.raises(turns.CardLostError, match="of 2 cards 1 are left, the arm needs 2"), turns.turn(Want(2)):
         pass
     large = Want(card_bytes=100 << 30)
-    with pytest.raises(turns.CardLostError, match="the arm needs 1 with 102400 MiB free"), turns.seat(large):
+    with pytest.raises(turns.CardLostError, match="the arm needs 1 with 102400 MiB free"), turns.turn(large):
         pass
 
 
@@ -256,7 +247,7 @@ def test_an_arm_on_a_lost_card_is_disturbed_and_those_after_it_do_not_start(
 ) -> None:
     began: list[str] = []
 
-    def arm(self: CellServer, request: Mapping[str, Any], log: Path, fresh: bool, at: object) -> Observation:
+    def arm(self: CellServer, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         began.append(request["env"]["CUDA_VISIBLE_DEVICES"])
         (tmp_path / f"lost{began[-1]}").touch()
         text = "CUDA error: unspecified launch failure"
@@ -275,188 +266,81 @@ def test_an_arm_on_a_lost_card_is_disturbed_and_those_after_it_do_not_start(
     assert began == ["GPU-aaaa", "GPU-bbbb"]
 
 
-# -- arms that wait at a card
+# -- arms beside each other, where the driver tells one process from another
 
 
-def test_few_sit_at_a_card_and_each_card_has_its_own() -> None:
-    with contextlib.ExitStack() as stack:
-        seats = [stack.enter_context(turns.seat(Want())) for _ in range(2 * turns.SEATS)]
-        assert sorted(seat.card.index for seat in seats if seat) == [0] * turns.SEATS + [1] * turns.SEATS
-        got = threading.Event()
+class Card:
+    """Stands where arms run: it counts them, and answers as a driver does."""
 
-        def sit() -> None:
-            with turns.seat(Want()) as late:
-                assert late is not None
-                assert late.card.index == 1
-                got.set()
+    def __init__(self, told: Callable[[Mapping[str, Any]], str] = lambda request: "process") -> None:
+        self.told, self.lock, self.now, self.most = told, threading.Lock(), 0, 0
+        self.asked: list[bool] = []
+        self.alone_at_once = 0
 
-        thread = threading.Thread(target=sit, daemon=True)
-        thread.start()
-        assert not got.wait(0.2)
-        first = next(seat for seat in seats if seat and seat.card.index == 1)
-        first.leave()
-        assert got.wait(5)
-        thread.join(10)
-        first.leave()  # once more, and nothing is counted twice
-    assert not any(turns._seated.values())
-
-
-def test_a_seat_leads_to_a_turn_at_its_own_card() -> None:
-    with turns.turn(Want()) as (busy,), turns.seat(Want()) as seat:
-        assert seat is not None
-        assert (busy.index, seat.card.index) == (0, 1)
-        with turns.turn(Want(at=seat.card.index)) as mine:
-            assert mine == (seat.card,)
-    with turns.turn(Want(at=1)) as (card,):
-        assert card.index == 1
-
-
-def test_who_needs_a_whole_card_waits_for_empty_seats_and_then_nobody_sits() -> None:
-    order: list[str] = []
-    assert Want(card_bytes=WHOLE).whole
-
-    def alone() -> None:
-        with turns.turn(Want(card_bytes=WHOLE)):
-            order.append("alone")
-            with turns.seat(Want()) as refused:
-                order.append("seated" if refused else "refused")
-
-    with turns.seat(Want()) as one, turns.seat(Want()) as other:
-        assert one is not None
-        assert other is not None
-        assert (one.card.index, other.card.index) == (0, 1)
-        waiting = threading.Thread(target=alone)
-        waiting.start()
-        waiting.join(0.2)
-        assert order == []
-        one.leave()
-        waiting.join(5)
-        assert order == ["alone", "refused"]
-    with turns.seat(Want()) as again:
-        assert again is not None
-
-
-def test_a_card_has_room_for_others_or_not(tmp_path: Path) -> None:
-    free = 20000 << 20  # of the smaller of the two
-    assert not Want(card_bytes=free - turns.ROOM_BYTES).whole
-    assert Want(card_bytes=free - turns.ROOM_BYTES + 1).whole
-    assert not Want(card_bytes=free + 1).whole  # only the larger one will do, and has room
-    assert Want(2).whole
-    (tmp_path / "cards").write_text("\n".join(CARDS).replace("Default", "Exclusive_Process"))
-    cards.known.cache_clear()
-    assert Want().whole
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            self.asked.append(request["beside"])
+            self.alone_at_once += not request["beside"] and self.now > 1
+        time.sleep(0.1)
+        with self.lock:
+            self.now -= 1
+        state = "disturbed" if request["arm"] == "crowded" and request["beside"] else "done"
+        return Observation(request["arm"], state, evidence={"driver_tells_of": self.told(request)})
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
-    """Yield a cell of this interpreter whose arms take turns on card 0, and whose driver tells processes apart."""
+    """Yield a cell whose arms go to card 0."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ("torch", "repros.worker.arm", *METERS))
-    made._apart = True
-    made._late = ()  # what arms import is not at stake, and takes seconds
+    cards.known.cache_clear()
+    made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ())
     yield made
     made.close()
 
 
-def request(what: str, timeout_s: float = 20.0) -> dict[str, Any]:
-    """Return what is asked of an arm of the harness's own case."""
-    request = {"module": "tests.selftest.st_harness", "condition": "passes", "arm": "subject", "checkpoint": None}
-    return {**request, "params": {"does": {"subject": what}}, "env": {}, "timeout_s": timeout_s}
-
-
-def test_arms_warm_up_beside_each_other_and_work_one_after_another(server: CellServer, tmp_path: Path) -> None:
-    waiting = [0]
-    with ThreadPoolExecutor(6) as arms:
-        begun = [arms.submit(server.observe, request("work"), tmp_path / f"{n}.log") for n in range(6)]
-
-        def over() -> bool:
-            waiting.append(len(server._waiting))
-            return all(one.done() for one in begun)
-
-        eventually(over, 120, "the end of six arms")
-    seen = [one.result() for one in begun]
-    assert {one.state for one in seen} == {"done"}, [one.reason for one in seen]
-    assert max(waiting) == 1 + turns.SEATS
-    work = sorted((one.started + one.seconds["import"], one.ended) for one in seen)
-    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(work))
-    for one in seen:
-        assert one.ended - one.started == pytest.approx(one.seconds["total"], abs=0.05)
+def tried(
+    server: CellServer, card: Card, arms: Sequence[str], tmp_path: Path, card_bytes: int = 0
+) -> list[Observation]:
+    """Ask for these arms at once."""
+    server._observe = card.observe  # type: ignore[method-assign]
+    with ThreadPoolExecutor(len(arms)) as pool:
+        asked = [{"arm": arm, "env": {}, "card_bytes": card_bytes} for arm in arms]
+        return list(pool.map(lambda request: server.observe(request, tmp_path / "log"), asked))
 
 
 @pytest.mark.parametrize("tells", ["process", "card"])
-def test_arms_warm_up_ahead_as_soon_as_one_has_found_that_it_does_not_show(
-    server: CellServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: str
+def test_arms_share_a_card_as_soon_as_one_has_found_that_it_does_not_show(
+    server: CellServer, tmp_path: Path, tells: str
 ) -> None:
-    """Six are asked for at once: the first is alone, and where it finds that it may, the others sit."""
-    server._apart = None
-    observe, begun_by_now, apart = server._observe, [], {"driver_tells_of": tells}
-
-    def with_a_driver(*arguments: Any) -> Observation:
-        begun_by_now.append(len(server._waiting))
-        return replace(observe(*arguments), evidence=apart)
-
-    monkeypatch.setattr(server, "_observe", with_a_driver)
-    with ThreadPoolExecutor(6) as arms:
-        seen = list(arms.map(lambda n: server.observe(request("work"), tmp_path / f"{n}.log"), range(6)))
-    assert [one.evidence for one in seen] == [apart] * 6
-    assert server._apart is (tells == "process")
-    assert begun_by_now[0] == 0
-    assert max(begun_by_now) == (turns.SEATS if tells == "process" else 0)
+    """Six are asked for at once: the first is alone, and where it finds that it may, the others work together."""
+    card = Card(lambda request: tells)
+    seen = tried(server, card, ["subject"] * 6, tmp_path)
+    assert [one.state for one in seen] == ["done"] * 6
+    assert sorted(card.asked) == ([False] + [True] * 5 if tells == "process" else [False] * 6)
+    assert card.most == (5 if tells == "process" else 1)
+    assert card.alone_at_once == 0
 
 
-def test_the_time_in_which_others_work_is_not_an_arms_own(server: CellServer, tmp_path: Path) -> None:
-    """Three hang for two seconds each; the last has waited for four by then and is given its two."""
-    with ThreadPoolExecutor(3) as arms:
-        seen = list(arms.map(lambda n: server.observe(request("hang", 2.0), tmp_path / f"{n}.log"), range(3)))
-    assert [one.reason for one in seen] == ["no end after 2 s"] * 3
-    assert all(2 <= one.seconds["total"] < 3.5 for one in seen), [one.seconds for one in seen]
+def test_as_many_share_a_card_as_fit_there(server: CellServer, tmp_path: Path) -> None:
+    """Of 139 GiB two have 60 each, and the room beside them is none for a third."""
+    card = Card()
+    tried(server, card, ["subject"] * 6, tmp_path, card_bytes=60 << 30)
+    assert (card.most, len(card.asked)) == (2, 6)
 
 
-def test_an_arm_that_sits_at_a_card_which_is_lost_is_disturbed(server: CellServer, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as arms, turns.turn(Want(at=0)) as mine:
-        waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
-        eventually(lambda: server._waiting, 20, "an arm that sits at the card")
-        (tmp_path / "lostGPU-aaaa").touch()
-        cards.lost(mine)
-        seen = waiting.result(20)
-    assert (seen.state, seen.reason) == ("disturbed", "of 1 cards 0 are left, the arm needs 1")
-    assert seen.figures == {}  # it warmed up and left
+def test_an_arm_that_ran_short_beside_others_is_run_again_alone(server: CellServer, tmp_path: Path) -> None:
+    card = Card()
+    seen = tried(server, card, ["subject", *["crowded"] * 2, *["subject"] * 3], tmp_path)
+    assert [one.state for one in seen] == ["done"] * 6
+    assert len(card.asked) == 8 or card.asked[0] is False  # one of the crowded may have been the first, which is alone
+    assert card.alone_at_once == 0
 
 
-def test_an_arm_that_sits_at_a_card_which_is_lost_may_do_with_another(
-    server: CellServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    cards.known.cache_clear()
-    with ThreadPoolExecutor(1) as arms:
-        with turns.turn(Want(at=0)) as first, turns.turn(Want(at=1)):
-            waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
-            eventually(lambda: server._waiting, 20, "an arm that sits at the card")
-            (tmp_path / "lostGPU-aaaa").touch()
-            cards.lost(first)
-            time.sleep(0.2)
-            assert not waiting.done()
-        assert waiting.result(20).state == "done"
-
-
-def test_an_arm_whose_supervisor_is_lost_does_not_wait_for_ever(server: CellServer, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(1) as arms:
-        with turns.turn(Want(at=0)):
-            waiting = arms.submit(server.observe, request("inside"), tmp_path / "log")
-            eventually(lambda: working_below(server.work), 20, "an arm that warms up")
-            assert server._process is not None
-            os.kill(server._process.pid, signal.SIGKILL)
-            eventually(lambda: not working_below(server.work), 20, "the end of an arm without its supervisor")
-        assert waiting.result(20).reason == "the cell's supervisor ended"
-
-
-def test_an_arm_that_waits_in_a_folder_that_is_gone_ends(tmp_path: Path) -> None:
-    """Without its supervisor there may be nobody left to tell it so."""
-    gate = tmp_path / "work" / "gate"
-    gate.parent.mkdir()
-    waits = "import sys; from repros.worker.arm import wait; wait(sys.argv[1]); sys.exit(3)"
-    arm = subprocess.Popen([sys.executable, "-c", waits, str(gate)])
-    with pytest.raises(subprocess.TimeoutExpired):
-        arm.wait(1.5)
-    gate.parent.rmdir()
-    assert arm.wait(20) == 0
+def test_what_a_driver_told_of_a_card_that_others_were_on_is_not_taken(server: CellServer, tmp_path: Path) -> None:
+    """It tells processes apart, and then no more: those that were beside others are run again."""
+    card = Card(lambda request: "card" if request["beside"] else "process")
+    seen = tried(server, card, ["subject"] * 4, tmp_path)
+    assert [one.evidence["driver_tells_of"] for one in seen] == ["process"] * 4
+    assert card.alone_at_once == 0

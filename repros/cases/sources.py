@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeGuard
 
 from repros import ROOT
@@ -37,10 +38,17 @@ def sources(modules: Iterable[str], without: Iterable[str] = ()) -> Iterator[tup
         if name in done or not file.is_file():
             continue
         done.add(name)
-        text = file.read_text(encoding="utf-8")
+        text = _read(file, file.stat().st_mtime_ns)
         yield file.relative_to(ROOT).as_posix(), text
-        yield from ((fixture, (ROOT / fixture).read_text(encoding="utf-8")) for fixture in fixtures(text))
+        named = [(fixture, ROOT / fixture) for fixture in fixtures(text)]
+        yield from ((fixture, _read(path, path.stat().st_mtime_ns)) for fixture, path in named)
         waiting += sorted({*imported(text, name), name.rpartition(".")[0] or name})
+
+
+@lru_cache(maxsize=1024)
+def _read(path: Path, changed: int) -> str:
+    """Return a file's text; it is read anew once it was ``changed`` (mtime, in ns)."""
+    return path.read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=1024)

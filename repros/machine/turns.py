@@ -1,12 +1,10 @@
 """Whose turn it is on a graphics card.
 
-An arm whose bytes are judged has its cards to itself: with several cards such arms run side by side, one a card. Arms
-judged by numbers alone share a card, as long as what they declare fits there together. A second process of
-this suite on the same host waits its turn by the same locks; what its arms declare on a card that both share is not
-known here.
-
-To start a process, a CUDA context and the matrix library takes longer than many an arm. So the next arms may do that
-while another works: they sit at a card that has room for them, warmed up, and begin when it is their turn.
+Arms share a card where what each takes shows in nobody else's figures: where numbers alone are judged, and where the
+driver tells the bytes of one process from another's. They do as long as what they declare fits there together. Any
+other arm whose bytes are judged has its cards to itself; with several cards such arms run side by side, one a card. A
+second process of this suite on the same host waits its turn by the same locks; what its arms declare on a card that
+both share is not known here.
 """
 
 from __future__ import annotations
@@ -25,19 +23,14 @@ from repros.machine.cards import Card, changed, known, left
 
 #: How long to sleep before the locks of cards that another process holds are tried again.
 PATIENCE_S = 0.2
-#: Arms of one process that may sit at one card.
-SEATS = 2
-#: What must be free on a card beyond what a condition declares for others to sit there: contexts, libraries, kernels.
+#: What stays free on a card that is shared, beyond what is declared: libraries, kernels, a desktop.
 ROOM_BYTES = 4 << 30
 
-#: Cards that one arm has to itself, how many arms share each and what they declared, how many sit there; how many arms
-#: wait for cards of their own, and how many of those wait for a card that nobody else is on.
+#: Cards that one arm has to itself; how many arms share each, and what they declared; who waits for cards of its own.
 _taken: set[int] = set()
 _shared: Counter[int] = Counter()
 _promised: Counter[int] = Counter()
-_seated: Counter[int] = Counter()
 _wanted: list[Want] = []
-_whole: list[Want] = []
 
 
 class CardLostError(Exception):
@@ -46,17 +39,16 @@ class CardLostError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Want:
-    """What an arm asks for: so many cards with so much free, one that others may be on, or the one that it sits at."""
+    """What an arm asks for: so many cards with so much free, or one that others may be on."""
 
     count: int = 1
     card_bytes: int = 0
     shared: bool = False
-    at: int | None = None
 
     @property
     def fitting(self) -> list[Card]:
         """Return the cards that would do, even if busy or too few."""
-        return [card for card in left() if self.at in (None, card.index) and card.free_bytes >= self.card_bytes]
+        return [card for card in left() if card.free_bytes >= self.card_bytes]
 
     @property
     def cards(self) -> list[Card]:
@@ -69,54 +61,8 @@ class Want:
 
     @property
     def promised(self) -> int:
-        """Return the bytes that it takes of a shared card: what is declared, a context at the least."""
-        return max(self.card_bytes, CONTEXT_BYTES)
-
-    @property
-    def whole(self) -> bool:
-        """Return whether nobody may sit at its cards: they have no room beside it, or it has several."""
-        roomy = all(card.shareable and card.free_bytes - self.card_bytes >= ROOM_BYTES for card in self.cards)
-        return self.count > 1 or not roomy
-
-
-@dataclass
-class Seat:
-    """A place to wait at a card; ``began`` is when its arm's turn came (monotonic clock)."""
-
-    card: Card
-    _locks: contextlib.ExitStack | None
-    began: float = 0.0
-
-    def leave(self) -> None:
-        """Make the seat free for another arm; no harm if it was left before."""
-        with changed:
-            if self._locks is not None:
-                self._locks.close()
-                self._locks = None
-                _seated[self.card.index] -= 1
-                changed.notify_all()
-
-
-@contextmanager
-def seat(want: Want) -> Iterator[Seat | None]:
-    """Wait for a seat at a card that will do, and hold it until it is left.
-
-    None while somebody wants a card with nobody else there. CardLostError where no such card is left.
-    """
-    with changed:
-        changed.wait_for(lambda: _whole or _with_seats(want))
-        mine = None
-        if not _whole:
-            best = min(_with_seats(want), key=lambda card: (card.index in _taken, _seated[card.index], card.index))
-            locks = _locked([f"{best.index}.seat"], fcntl.LOCK_SH)
-            if locks is not None:
-                mine = Seat(best, locks)
-                _seated[best.index] += 1
-    try:
-        yield mine
-    finally:
-        if mine is not None:
-            mine.leave()
+        """Return the bytes that it takes of a shared card: a context, and what is declared, as much again at least."""
+        return CONTEXT_BYTES + max(self.card_bytes, CONTEXT_BYTES)
 
 
 @contextmanager
@@ -135,18 +81,13 @@ def turn(want: Want) -> Iterator[tuple[Card, ...]]:
 
 
 def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
-    whole = want.whole and want.at is None
-    if whole:
-        _stand(_whole, want, stack)
-    with contextlib.ExitStack() as waiting:
-        _stand(_wanted, want, waiting)
+    with _standing(want):
         while True:
             with changed:
-                changed.wait_for(lambda: len(_free(want, whole)) >= want.count)
-                mine = tuple(_free(want, whole)[: want.count])
+                changed.wait_for(lambda: len(_free(want)) >= want.count)
+                mine = tuple(_free(want)[: want.count])
                 _taken.update(card.index for card in mine)
-            names = [f"{card.index}.{kind}" for card in mine for kind in (("lock", "seat") if whole else ("lock",))]
-            if _hold(want, mine, names, fcntl.LOCK_EX, stack):
+            if _hold(want, mine, fcntl.LOCK_EX, stack):
                 return mine
             time.sleep(PATIENCE_S)
 
@@ -158,16 +99,16 @@ def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
             card = min(_with_room(want), key=lambda card: (_shared[card.index], card.index))
             _shared[card.index] += 1
             _promised[card.index] += want.promised
-        if _hold(want, (card,), [f"{card.index}.lock"], fcntl.LOCK_SH, stack):
+        if _hold(want, (card,), fcntl.LOCK_SH, stack):
             return (card,)
         time.sleep(PATIENCE_S)
 
 
-def _hold(want: Want, mine: tuple[Card, ...], names: Iterable[str], how: int, stack: contextlib.ExitStack) -> bool:
+def _hold(want: Want, mine: tuple[Card, ...], how: int, stack: contextlib.ExitStack) -> bool:
     """Lock cards that were just marked as held against other processes; the mark goes where that fails."""
     locks = None
     try:
-        locks = _locked(names, how)
+        locks = _locked([f"{card.index}.lock" for card in mine], how)
     finally:
         if locks is None:
             _give_back(want, mine)
@@ -187,18 +128,17 @@ def _give_back(want: Want, mine: tuple[Card, ...]) -> None:
         changed.notify_all()
 
 
-def _stand(those: list[Want], want: Want, stack: contextlib.ExitStack) -> None:
-    """Have it stand in a list for as long as the stack does."""
-
-    def out() -> None:
-        with changed:
-            those.remove(want)
-            changed.notify_all()
-
+@contextmanager
+def _standing(want: Want) -> Iterator[None]:
+    """Have it stand among those that want cards of their own."""
     with changed:
-        those.append(want)
-        changed.notify_all()
-    stack.callback(out)
+        _wanted.append(want)
+    try:
+        yield
+    finally:
+        with changed:
+            _wanted.remove(want)
+            changed.notify_all()
 
 
 def _untaken(want: Want) -> list[Card]:
@@ -206,17 +146,17 @@ def _untaken(want: Want) -> list[Card]:
 
 
 def _with_room(want: Want) -> list[Card]:
-    """Return the cards that nobody has alone, and where those who share it leave this one's room, and that of seats."""
+    """Return the cards that nobody has alone, and where those who share it leave this one's room."""
     beside = want.promised + ROOM_BYTES
-    return [c for c in _untaken(want) if not _shared[c.index] or c.free_bytes - _promised[c.index] >= beside]
+    return [
+        card
+        for card in _untaken(want)
+        if not _shared[card.index] or (card.shareable and card.free_bytes - _promised[card.index] >= beside)
+    ]
 
 
-def _free(want: Want, whole: bool) -> list[Card]:
-    return [card for card in _untaken(want) if not _shared[card.index] and not (whole and _seated[card.index])]
-
-
-def _with_seats(want: Want) -> list[Card]:
-    return [card for card in want.cards if _seated[card.index] < SEATS]
+def _free(want: Want) -> list[Card]:
+    return [card for card in _untaken(want) if not _shared[card.index]]
 
 
 def _locked(names: Iterable[str], how: int) -> contextlib.ExitStack | None:

@@ -7,9 +7,9 @@ gone from the card's free memory: an instrument that knows nothing of torch. The
 in it, so it is read against a moment before. *History*: every allocation with the Python frame that asked for it, from
 which the timeline is made and the owners of the peak are named.
 
-Context, matrix library and its workspace are warmed before the baseline is taken. Where bytes are judged no other arm
-works on the card: the parent sees to that (`repros.machine.turns`). At most the next ones have warmed up there, and
-only where the driver tells processes apart. On a card that others share the driver is not asked.
+Context, matrix library and its workspace are warmed before the baseline is taken. Where bytes are judged, other arms
+work on the card only where the driver tells processes apart and what all declare fits there together: the parent sees
+to that (`repros.machine.turns`). Where numbers alone are judged, on a card that others share, the driver is not asked.
 """
 
 from __future__ import annotations

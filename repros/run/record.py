@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from repros.verdict import SCHEMA, Observation, Outcome, Verdict, to_number
@@ -69,7 +69,7 @@ class Record:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `to_line` writes and `from_json` reads."""
-        record = {"schema": SCHEMA, "kind": "trial", **asdict(self)}
+        record = {"schema": SCHEMA, "kind": "trial", **{name: getattr(self, name) for name in _FIELDS}}
         for name in ("source", "control", "witness", "remedies", "rivals"):
             if not record[name]:
                 del record[name]
@@ -88,4 +88,4 @@ class Record:
         return cls(**values)
 
 
-_FIELDS = frozenset(f.name for f in fields(Record))
+_FIELDS = tuple(f.name for f in fields(Record))

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,12 +24,11 @@ from repros import ROOT
 from repros.cases import imports
 from repros.machine.cards import Card, left, lost
 from repros.machine.processes import kill_group
-from repros.machine.turns import CardLostError, Seat, Want, seat, turn
+from repros.machine.turns import CardLostError, Want, turn
 from repros.machine.workdir import WorkFolder, end_workers
 from repros.run.link import Link, LostError, Message
 from repros.verdict import Observation
 from repros.worker import alone
-from repros.worker.arm import LEAVE
 from repros.worker.supervisor import STOPPED_WORDS, Stopped
 
 #: Environment of every arm: what would make arms differ from machine to machine is set.
@@ -43,6 +42,8 @@ COMMON = {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     # Scalar kernels: what a graph saves is the same, and finding the width starts a compiler and a Python.
     "TORCHINDUCTOR_VEC_ISA_OK": "0",
+    # Else a supervisor's first arms build torch's headers anew, for 5 s, though their kernels are there already.
+    "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
 }
 SETTINGS = {
     "cpu": {**COMMON, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
@@ -53,6 +54,8 @@ SETTINGS = {
 #: What is set for the suite's process and is not for arms; glibc's settings decide how much of the heap a tensor takes,
 #: and dask sets one for its workers.
 NOT_HANDED_ON = ("PYTHON", "HF_", "PYTEST_", "MALLOC_", "GLIBC_TUNABLES")
+#: Arms at a time for which no more cores are asked; of those for a card, some wait for room there.
+MOST_ARMS = 16
 #: Address space an arm may take beyond what it starts with.
 MEMORY_BYTES = 12 << 30
 
@@ -223,27 +226,31 @@ class CellServer:
         return replace(seen, state="disturbed", reason=f"{gone}; {seen.reason}") if gone else seen
 
     def _on_cards(
-        self, request: Mapping[str, Any], log: Path, fresh: bool, want: Want
+        self, request: Mapping[str, Any], log: Path, fresh: bool, want: Want, alone: bool = False
     ) -> tuple[Observation, tuple[Card, ...]]:
-        """Run one arm when it is its turn, warmed up before it where that does not show in another's bytes."""
+        """Run one arm when it is its turn: beside others, where the driver tells its bytes from theirs.
+
+        Where it turns out that it had not all that is its own there, it is run once more, ``alone``.
+        """
         with contextlib.ExitStack() as stack:
-            ahead = not (want.shared or fresh or want.whole) and self._finds_apart(stack)
-            sitting = stack.enter_context(seat(want)) if ahead else None
-            mine = (sitting.card,) if sitting else stack.enter_context(turn(want))
+            beside = not (alone or want.shared or fresh or want.count > 1) and self._finds_apart(stack)
+            mine = stack.enter_context(turn(replace(want, shared=True) if beside else want))
             # By their names: where a card is lost, those after it are numbered anew.
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
-            env = {**visible, **request["env"]}
-            full = {**request, "env": env, "imports": () if fresh else self._late}
-            seen = self._observe(full, log, fresh, sitting)
-            if told := seen.evidence.get("driver_tells_of"):
+            full = {**request, "env": {**visible, **request["env"]}, "imports": () if fresh else self._late}
+            seen = self._observe({**full, "beside": beside}, log, fresh)
+            told = seen.evidence.get("driver_tells_of")
+            if told:
                 with self._lock:
-                    self._apart = bool(self._apart) or told == "process"
-            return seen, mine
+                    self._apart = told == "process"
+        if beside and (told == "card" or seen.state == "disturbed"):
+            return self._on_cards(request, log, fresh, want, alone=True)
+        return seen, mine
 
     def _finds_apart(self, stack: contextlib.ExitStack) -> bool:
         """Return whether the driver tells processes apart; until an arm has found that, one a card goes to find it.
 
-        The others wait here and not for a turn, or they would have theirs without having warmed up before it.
+        The others wait here and not for a turn, or each would have the card alone.
         """
         if self._apart is None:
             self._finding.acquire()
@@ -253,47 +260,28 @@ class CellServer:
                 self._finding.release()
         return bool(self._apart)
 
-    def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool, at: Seat | None = None) -> Observation:
+    def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         number = next(self._numbers)
         folder = self.work / f"arm{number}"
         folder.mkdir()
         full = {**request, "id": number, "folder": str(folder), "log": str(log)}
         started = time.monotonic()
         try:
-            ended = self._in_new_interpreter(full) if fresh else self._in_fork(full, at)
+            ended = self._in_new_interpreter(full) if fresh else self._in_fork(full)
             if ended.get("lost"):
                 end_workers(folder)
-            observation = self._read(folder, full, ended, (at.began if at else 0.0) or started)
+            observation = self._read(folder, full, ended, started)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._clock.add("arms", observation.started, observation.ended)
         return observation
 
-    def _in_fork(self, request: Message, at: Seat | None) -> Message:
+    def _in_fork(self, request: Message) -> Message:
         try:
             link = self._up()
         except LostError as error:
             return {"exitcode": None, "killed": error.what, "late": error.late, "lost": True}
-        if at is not None:
-            request = {**request, "gate": str(Path(request["folder"]) / "go")}
-        future = link.send(request)
-        end = functools.partial(link.end_of, future, request["timeout_s"])
-        return end() if at is None else self._in_turn(request, at, end)
-
-    def _in_turn(self, request: Message, at: Seat, end: Callable[[], Message]) -> Message:
-        """Let an arm that warms up at a card go when it is its turn there, and wait for its end."""
-        gate = Path(request["gate"])
-        try:
-            with turn(Want(at=at.card.index)):
-                at.leave()
-                at.began = time.monotonic()
-                gate.touch()
-                return end()
-        except (CardLostError, OSError):
-            with contextlib.suppress(OSError):  # the folder goes when the cell is closed
-                gate.with_name(LEAVE).touch()
-                end()
-            raise
+        return link.end_of(link.send(request), request["timeout_s"])
 
     def _in_new_interpreter(self, request: Message) -> Message:
         path = Path(request["folder"]) / "request.json"
@@ -347,7 +335,7 @@ def _overdue(process: subprocess.Popen[bytes], request: Message) -> str:
 
 def pool(jobs: int | None = None) -> ThreadPoolExecutor:
     """Return a pool in which arms take turns: one a core, and one more for the time in which others start and end."""
-    return ThreadPoolExecutor(jobs or 1 + min(8, os.cpu_count() or 1), thread_name_prefix="arm")
+    return ThreadPoolExecutor(jobs or 1 + min(MOST_ARMS, os.cpu_count() or 1), thread_name_prefix="arm")
 
 
 if sys.platform == "win32":  # pragma: no cover

@@ -28,7 +28,7 @@ from repros.run.trial import Running, Trial, not_run
 from repros.verdict import SETTLED, Observation, Outcome, Verdict, is_failure
 
 #: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
-AHEAD = 2
+AHEAD = 8
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 

@@ -141,7 +141,7 @@ class Running:
         condition, entry = trial.condition, trial.entry
         checkpoint = place.checkpoint(condition.checkpoint) if condition.checkpoint else None
         can_propose = not unmet(entry.case.proposed_needs, place.versions)
-        # Bytes are never judged on a card that others are on.
+        # Where bytes are judged, whether others may be on the card is for the cell's server to find out.
         shared = condition.budget.unit != "bytes" and condition.needs.cards == 1
         declared_arms = [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]
         for arm in [*declared_arms, *self._remedies]:

@@ -40,10 +40,6 @@ WITNESS = "witness"
 ASKED_FOR = "asked_for"
 #: Exit code -> vote, as `git bisect run` takes it.
 VOTES = {0: "good", 1: "bad"}
-#: How often an arm that waits for its turn looks.
-GATE_S = 0.002
-#: Comes in the place of the gate for an arm that is not to begin.
-LEAVE = "leave"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -121,7 +117,7 @@ def observe(request: Mapping[str, Any]) -> Observation:
             state, reason = "unsupported", f"no kernel for this device: {text}"
         elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(whole):
             reason = f"out of memory in phase {probe.phase}: {text}"
-            if short := probe.short_of(request.get("card_bytes", 0)):
+            if short := short_of(probe, request):
                 state, reason = "disturbed", f"{short}; {reason}"
     ended = time.monotonic()
     try:
@@ -133,8 +129,8 @@ def observe(request: Mapping[str, Any]) -> Observation:
         state = "raised" if state == "done" else state
     if alone.ASKED:
         evidence = {**evidence, ASKED_FOR: sorted(set(alone.ASKED))}
-    went_on = state in ("done", "raised") and evidence.get("cuda_ooms")
-    if went_on and (short := probe.short_of(request.get("card_bytes", 0))):
+    went_on = state in ("done", "raised") and (evidence.get("cuda_ooms") or evidence.get("cuda_retries"))
+    if went_on and (short := short_of(probe, request)):
         state, reason = "disturbed", "; ".join(filter(None, [short, "it ran out of memory and went on", reason]))
     return Observation(
         arm=request["arm"],
@@ -143,16 +139,23 @@ def observe(request: Mapping[str, Any]) -> Observation:
         exception=exception,
         evidence=evidence,
         reason=reason,
-        seconds={**probe.seconds, "total": ended - began - probe.waited_s},
-        started=began + probe.waited_s,  # as if it had warmed up right before its turn
+        seconds={**probe.seconds, "total": ended - began},
+        started=began,
         ended=ended,
         log=request["log"],
     )
 
 
+def short_of(probe: Driver, request: Mapping[str, Any]) -> str:
+    """Return in words why an arm that ran out of memory did not have what it was to have; empty if it had."""
+    declared = request.get("card_bytes", 0)
+    if not declared and request.get("beside"):
+        return "others were on the card"
+    return probe.short_of(declared)
+
+
 def hear(request: Mapping[str, Any]) -> Observation:
     """Run a witness as `python SCRIPT` does, and return its vote and its last line; no meter looks on."""
-    wait(request.get("gate"))
     began = time.monotonic()
     seed()
     path, sys.argv = request["script"], [request["script"]]
@@ -247,7 +250,6 @@ class Driver:
     def __init__(self) -> None:
         self.phase = "import"
         self.seconds: dict[str, float] = {}
-        self.waited_s = 0.0
         self._meters: Meters | None = None
         self._figures: dict[str, float] = {}
         self._evidence: dict[str, Any] = {}
@@ -267,14 +269,13 @@ class Driver:
         meters = self._meters = meters_of(condition.device, case.gate, request.get("shared", False), snapshot)
         with meters.open():
             warm_up(request.get("imports", ()))
-            self.waited_s = wait(request.get("gate"))
             self.phase = "prepare"
             given = {"checkpoint": request["checkpoint"]} if request.get("checkpoint") else {}
             inputs = module.inputs(condition, **given) if hasattr(module, "inputs") else given
             oracle = module.oracle(condition, **inputs) if hasattr(module, "oracle") else {}
             seed()
             steps = arm(given_to_arm, **inputs)
-            self.seconds["import"] = time.monotonic() - began - self.waited_s
+            self.seconds["import"] = time.monotonic() - began
             with meters.watch():
                 result = self._drive(steps, meters)
         self._compare(result, oracle)
@@ -318,19 +319,6 @@ class Driver:
         """Return the figures and the evidence read so far, also of an arm that did not reach its end."""
         figures, evidence = self._meters.results() if self._meters else ({}, {})
         return {**figures, **self._figures}, {**evidence, **self._evidence}
-
-
-def wait(gate: str | None) -> float:
-    """Wait until a file is there, and return for how long: then it is this arm's turn on the card that it warmed up.
-
-    Where the file `LEAVE` comes, or the folder goes, nobody wants this arm any more.
-    """
-    began = time.monotonic()
-    while gate and not Path(gate).exists():
-        if Path(gate).with_name(LEAVE).exists() or not Path(gate).parent.exists():
-            os._exit(0)
-        time.sleep(GATE_S)
-    return time.monotonic() - began
 
 
 def warm_up(modules: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ FAILURES: dict[str, str] = {}
 
 def _preload() -> None:
     alone.refuse()
+    gc.disable()  # what imports leave behind is collected once, at the end: an eighth of the time that they take
     for name in os.environ.get("REPROS_PRELOAD", "").split(","):
         if name:
             try:
@@ -37,6 +38,7 @@ def _preload() -> None:
             torch.set_num_threads(int(threads))
     alone.ASKED.clear()  # from here on it is an arm's
     gc.collect()
+    gc.enable()
     gc.freeze()
     collapse()
 

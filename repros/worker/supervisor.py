@@ -97,10 +97,7 @@ class Supervisor:
     def _police(self) -> None:
         now = time.monotonic()
         for number, (process, request, began) in list(self._running.items()):
-            if gate := request.get("gate"):  # while it waits for its turn, the time is not its own
-                later = {**request, "gate": "" if Path(gate).exists() else gate}
-                self._running[number] = (process, later, now)
-            elif now - began > request["timeout_s"]:
+            if now - began > request["timeout_s"]:
                 self._finish(number, f"no end after {request['timeout_s']:g} s", late=True)
             elif process.pid and self._stopped.too_long(process.pid):
                 self._finish(number, f"the {request['arm']} arm was {STOPPED_WORDS}", late=True)
