@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 from dataclasses import replace
@@ -46,6 +47,13 @@ def test_a_checkpoint_begun_ahead_is_the_one_that_a_trial_gets(ready: ReadyCell)
     folder = Path(ready.checkpoint("smollm2-135m-1l"))
     assert ahead.done()
     assert checkpoints.is_whole(folder, checkpoints.recipe_of("smollm2-135m-1l"))
+
+
+def test_a_pip_that_an_arm_asks_is_that_of_its_cell(ready: ReadyCell) -> None:
+    """The host's would tell of other packages."""
+    asked = subprocess.run("pip --version", shell=True, env=ready.server.environment(), capture_output=True, text=True)
+    own = subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True, text=True)
+    assert (asked.returncode, asked.stdout, asked.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
 def test_what_went_wrong_ahead_is_told_to_the_trial_that_needs_it(ready: ReadyCell) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,10 @@ class CellServer:
         self._folder = WorkFolder(label)
         self.work = self._folder.path
         self._scratch = self._folder.scratch(label)
+        self._bin = self._scratch / "bin"
+        self._bin.mkdir()
+        (self._bin / "pip").write_text(f'#!/bin/sh\nexec {shlex.quote(str(python))} -m pip "$@"\n', encoding="utf-8")
+        (self._bin / "pip").chmod(0o755)
         self.failures: dict[str, str] = {}
 
     # -- life
@@ -193,6 +198,8 @@ class CellServer:
         return {
             **kept,
             "PYTHONPATH": str(ROOT),
+            # bitsandbytes before 0.50 asks `pip` for a plugin as it is imported; the host's knows of other packages.
+            "PATH": f"{self._bin}:{os.environ.get('PATH', os.defpath)}",
             "REPROS_PRELOAD": ",".join(self._preload),
             alone.VARIABLE: ",".join(self._without),
             # What they leave in the temp folder goes with the work folder.
