@@ -18,6 +18,7 @@ from repros.cells.envs import EnvError
 from repros.cells.matrix import load_matrix
 from repros.errors import UserError
 from repros.run import session
+from repros.run.controls import SHARED
 from repros.run.results import Record, Run, load, settled
 from repros.run.server import Clock
 from repros.run.session import ReadyCell, Session
@@ -47,6 +48,15 @@ def test_a_checkpoint_begun_ahead_is_the_one_that_a_trial_gets(ready: ReadyCell)
     folder = Path(ready.checkpoint("smollm2-135m-1l"))
     assert ahead.done()
     assert checkpoints.is_whole(folder, checkpoints.recipe_of("smollm2-135m-1l"))
+
+
+@pytest.mark.parametrize(("told", "known"), [("process", True), ("card", None)])
+def test_what_a_driver_told_in_an_earlier_cell_is_known(told: str, known: bool | None, tmp_path: Path) -> None:
+    run, found = Run(tmp_path / "run"), record()
+    assert Session(run, controls=SHARED)._apart.known is None
+    run.append(replace(found, arms=tuple(replace(arm, evidence={"driver_tells_of": told}) for arm in found.arms)))
+    assert Session(run, controls=SHARED)._apart.known is known
+    assert Session(run)._apart.known is None  # it reads nothing of what was before
 
 
 def test_a_pip_that_an_arm_asks_is_that_of_its_cell(ready: ReadyCell) -> None:

@@ -323,6 +323,17 @@ def test_arms_share_a_card_as_soon_as_one_has_found_that_it_does_not_show(
     assert card.alone_at_once == 0
 
 
+def test_what_one_server_of_a_run_has_found_the_others_know(server: CellServer, tmp_path: Path) -> None:
+    card = Card()
+    other = CellServer(Path(sys.executable), Clock(), "turns", "cuda", (), apart=server._apart)
+    try:
+        for place in (server, other):
+            tried(place, card, ["subject"] * 2, tmp_path)
+    finally:
+        other.close()
+    assert sorted(card.asked) == [False, True, True, True]
+
+
 def test_as_many_share_a_card_as_fit_there(server: CellServer, tmp_path: Path) -> None:
     """Of 139 GiB two have 60 each, and the room beside them is none for a third."""
     card = Card()

@@ -302,11 +302,12 @@ def test_the_cells_with_a_card_are_a_list(place: Place) -> None:
     assert all(name.startswith("gpu-") for name in names)
 
 
-def test_a_cell_with_a_card_runs_in_the_host_s_torch(place: Place, tmp_path: Path) -> None:
-    ran = place.run("gpu cell run", code=1, made=made(tmp_path / "made", REGRESSED), CELL="gpu-x")
+@pytest.mark.parametrize(("tier", "more"), [("gpu", ""), ("gpu_smoke", " --one-a-report 12")])
+def test_a_cell_with_a_card_runs_in_the_host_s_torch(tier: str, more: str, place: Place, tmp_path: Path) -> None:
+    ran = place.run("gpu cell run", code=1, made=made(tmp_path / "made", REGRESSED), CELL="gpu-x", TIER=tier)
     assert ran.code == 1
     assert ran.calls[0] == "python3 -m venv --system-site-packages .venv"
-    assert "python -m repros run --cell gpu-x --reports card" in ran.calls
+    assert f"python -m repros run --cell gpu-x --reports card{more}" in ran.calls
     assert "1 trial" in ran.summary
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -63,6 +64,32 @@ class Want:
     def promised(self) -> int:
         """Return the bytes that it takes of a shared card: a context, and what is declared, as much again at least."""
         return CONTEXT_BYTES + max(self.card_bytes, CONTEXT_BYTES)
+
+
+class Apart:
+    """Whether the driver tells the bytes of one process on a card from another's; ``known`` is None until it is found.
+
+    It is a fact of a host, and found by an arm that has its card alone.
+    """
+
+    def __init__(self, known: bool | None = None) -> None:
+        self.known = known
+        self._finding = threading.Condition()
+        self._finders = 0
+
+    @contextmanager
+    def ask(self) -> Iterator[bool]:
+        """Yield whether it does; while that is not known, False to as many as there are cards, and the others wait."""
+        with self._finding:
+            self._finding.wait_for(lambda: self.known is not None or self._finders < max(1, len(left())))
+            finder = self.known is None
+            self._finders += finder
+        try:
+            yield bool(self.known)
+        finally:
+            with self._finding:
+                self._finders -= finder
+                self._finding.notify_all()
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from typing import Any
 
 from repros import ROOT
 from repros.cases import imports
-from repros.machine.cards import Card, left, lost
+from repros.machine.cards import Card, lost
 from repros.machine.processes import kill_group
-from repros.machine.turns import CardLostError, Want, turn
+from repros.machine.turns import Apart, CardLostError, Want, turn
 from repros.machine.workdir import WorkFolder, end_workers
 from repros.run.link import Link, LostError, Message
 from repros.verdict import Observation
@@ -109,7 +109,8 @@ class CellServer:
     """Runs arms in one cell: in forks of a server that has imported what they use, or each in a new interpreter.
 
     ``cases`` are the modules of those that it is for; None for any. ``preload`` stands in place of what they use.
-    The packages that ``without`` names cannot be imported there (`repros.worker.alone`).
+    The packages that ``without`` names cannot be imported there (`repros.worker.alone`). ``apart`` is what is known of
+    the driver, for all servers of a run.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class CellServer:
         preload: tuple[str, ...] | None = None,
         cases: Iterable[str] | None = None,
         without: Iterable[str] = (),
+        apart: Apart | None = None,
     ) -> None:
         self._python = python
         self._clock = clock
@@ -132,9 +134,7 @@ class CellServer:
         self._cache = python.parent.parent / "inductor"
         self._numbers = itertools.count()
         self._lock = threading.Lock()
-        # Whether the driver tells one process from another on a card, once an arm has found out.
-        self._apart: bool | None = None
-        self._finding = threading.Semaphore(max(1, len(left()) if device == "cuda" else 1))  # one arm a card finds out
+        self._apart = apart or Apart()
         self._link: Link | None = None
         self._closed = False
         #: Supervisors, one after the other, that said nothing for as long as they may.
@@ -240,32 +240,18 @@ class CellServer:
         Where it turns out that it had not all that is its own there, it is run once more, ``alone``.
         """
         with contextlib.ExitStack() as stack:
-            beside = not (alone or want.shared or fresh or want.count > 1) and self._finds_apart(stack)
+            may = not (alone or want.shared or fresh or want.count > 1)
+            beside = may and stack.enter_context(self._apart.ask())
             mine = stack.enter_context(turn(replace(want, shared=True) if beside else want))
             # By their names: where a card is lost, those after it are numbered anew.
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
             full = {**request, "env": {**visible, **request["env"]}, "imports": () if fresh else self._late}
             seen = self._observe({**full, "beside": beside}, log, fresh)
-            told = seen.evidence.get("driver_tells_of")
-            if told:
-                with self._lock:
-                    self._apart = told == "process"
+            if told := seen.evidence.get("driver_tells_of"):
+                self._apart.known = told == "process"
         if beside and (told == "card" or seen.state == "disturbed"):
             return self._on_cards(request, log, fresh, want, alone=True)
         return seen, mine
-
-    def _finds_apart(self, stack: contextlib.ExitStack) -> bool:
-        """Return whether the driver tells processes apart; until an arm has found that, one a card goes to find it.
-
-        The others wait here and not for a turn, or each would have the card alone.
-        """
-        if self._apart is None:
-            self._finding.acquire()
-            if self._apart is None:
-                stack.callback(self._finding.release)
-            else:
-                self._finding.release()
-        return bool(self._apart)
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         number = next(self._numbers)

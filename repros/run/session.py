@@ -20,6 +20,7 @@ from repros.cells.envs import EnvError, Environment, ensure
 from repros.cells.matrix import Cell
 from repros.errors import UserError
 from repros.machine.host import probe_host
+from repros.machine.turns import Apart
 from repros.machine.workdir import clear_once
 from repros.run.controls import EVERY_CELL, SHARED, Controls
 from repros.run.results import Record, Run, load
@@ -63,18 +64,33 @@ def void(record: Record, why: str) -> Record:
     )
 
 
+def told_apart(record: Record) -> bool:
+    """Return whether a driver told the bytes of an arm of this trial from those of others on its card."""
+    return any(arm.evidence.get("driver_tells_of") == "process" for arm in record.arms)
+
+
 class ReadyCell:
     """A cell whose environment stands; a supervisor starts with its first arm."""
 
-    def __init__(self, environment: Environment, clock: Clock, cases: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        clock: Clock,
+        cases: Collection[str] | None = None,
+        apart: Apart | None = None,
+    ) -> None:
         cell = environment.cell
         self.cell = cell.label
         self.device = cell.device
         self.environment = environment
         self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
-        self.server = CellServer(environment.python, clock, cell.name, cell.device, cases=cases)
+        apart = apart or Apart()
         under_test = [name for name in cell.pins if name != "torch"]
-        self._alone = CellServer(environment.python, clock, cell.name, cell.device, cases=cases, without=under_test)
+        servers = [
+            CellServer(environment.python, clock, cell.name, cell.device, cases=cases, without=without, apart=apart)
+            for without in ((), under_test)
+        ]
+        self.server, self._alone = servers
         self._checkpoints: dict[str, Future[str]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
         self._writing: subprocess.Popen[str] | None = None
@@ -151,7 +167,9 @@ class Session:
     ) -> None:
         clear_once()
         self.run = run
-        self._controls = Controls(load(run.folder)[0]) if controls == SHARED else None
+        before = load(run.folder)[0] if controls == SHARED else []
+        self._controls = Controls(before) if controls == SHARED else None
+        self._apart = Apart(known=True if any(map(told_apart, before)) else None)
         self._snapshots = snapshots
         self._cases = cases
         self.clock = Clock()
@@ -180,7 +198,7 @@ class Session:
                     environment = ensure(cell, root=ROOT, progress=self._say)
                 warmth = "warm" if environment.warm else "built"
                 self._say(f"{cell.label}: {warmth} in {environment.seconds:.1f} s, torch build: {environment.build}")
-                found = ReadyCell(environment, self.clock, self._cases)
+                found = ReadyCell(environment, self.clock, self._cases, self._apart)
             except EnvError as error:
                 found = error
             self._ready[cell.label] = found
