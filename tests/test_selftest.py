@@ -51,7 +51,7 @@ VERDICTS = {
     "planted-hangs": (Verdict.INCONCLUSIVE, "the planted arm is not over the budget: no end after 4 s"),
     "reference-fires": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget"),
     "reference-raises": (Verdict.INCONCLUSIVE, "the reference arm is not inside the budget: ValueError"),
-    "hidden-from-one-instrument": (Verdict.INCONCLUSIVE, "but heap_held_bytes 3.01 MiB"),
+    "hidden-from-one-instrument": (Verdict.INCONCLUSIVE, "but heap_held_bytes 3.0"),  # and some KiB of small objects
     "witness-agrees": (Verdict.ABSENT, "held_bytes 1.00 MiB against 1.25 MiB allowed"),
     "witness-agrees-that-it-is-bad": (Verdict.REPRODUCED, "held_bytes 2.00 MiB against 1.25 MiB allowed"),
     "witness-disagrees": (
