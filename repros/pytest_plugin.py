@@ -195,9 +195,10 @@ class Plugin:
         items.sort(key=place)
 
     def _took(self, trials: Sequence[tuple[Trial, Cell]]) -> Mapping[tuple[str, str, str], float]:
-        """Return seconds by trial, by what earlier cells of this run took: a long one that begins last keeps one core.
+        """Return what each trial takes, in seconds, as its like took in earlier cells of this run.
 
-        In the first cell all are alike, and stand in the order of their files.
+        A long one that began last would keep one core busy while the others idle. In the first cell all are alike, and
+        stand in the order of their files.
         """
         try:
             return seconds(trials, recorded(results.load(self.run.folder)[0]))

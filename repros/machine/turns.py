@@ -62,7 +62,7 @@ class Want:
 
     @property
     def promised(self) -> int:
-        """Return the bytes that it takes of a shared card: a context, and what is declared, as much again at least."""
+        """Return the bytes that it takes of a shared card: a context, and what it declares, or a second one if less."""
         return CONTEXT_BYTES + max(self.card_bytes, CONTEXT_BYTES)
 
 

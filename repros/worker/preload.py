@@ -23,7 +23,7 @@ FAILURES: dict[str, str] = {}
 
 def _preload() -> None:
     alone.refuse()
-    gc.disable()  # what imports leave behind is collected once, at the end: an eighth of the time that they take
+    gc.disable()  # what imports leave behind is collected once, at the end, not over and over as they go on
     for name in os.environ.get("REPROS_PRELOAD", "").split(","):
         if name:
             try:
