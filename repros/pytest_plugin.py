@@ -189,16 +189,18 @@ class Plugin:
         order = {cell.label: number for number, cell in enumerate(self.cells)}
         took = self._took([(item.trial, item.cell) for item in items if isinstance(item, TrialItem)])
 
-        def place(item: pytest.Item) -> tuple[int, float]:
-            return (order[item.trial.cell], -took[item.trial.key]) if isinstance(item, TrialItem) else (-1, 0.0)
+        def place(item: pytest.Item) -> tuple[int, float, int]:
+            if not isinstance(item, TrialItem):
+                return -1, 0.0, 0
+            return order[item.trial.cell], -took[item.trial.key], -item.trial.condition.needs.card_bytes
 
         items.sort(key=place)
 
     def _took(self, trials: Sequence[tuple[Trial, Cell]]) -> Mapping[tuple[str, str, str], float]:
         """Return what each trial takes, in seconds, as its like took in earlier cells of this run.
 
-        A long one that began last would keep one core busy while the others idle. In the first cell all are alike, and
-        stand in the order of their files.
+        A long one that began last would keep one core busy while the others idle. In the first cell all are alike: what
+        needs most of a card goes first there, and all else in the order of its files.
         """
         try:
             return seconds(trials, recorded(results.load(self.run.folder)[0]))

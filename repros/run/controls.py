@@ -1,9 +1,10 @@
-"""Controls that are tried once for all cells of a run, where nothing that they can use differs between the cells.
+"""Arms that are tried once for all cells of a run, where nothing that they can use differs between the cells.
 
-A reference and a planted bug are the suite's own code over torch. So each is tried where the packages under test
-cannot be imported (`repros.worker.alone`), and its observation, which names the cell that it was made in, serves every
-later trial of the same source and condition under the same build of torch on the same machine. A control that asks for
-a package under test says which, and is tried in each cell.
+A reference and a planted bug are the suite's own code over torch; a case whose source names bitsandbytes and no other
+package under test has arms that use torch and bitsandbytes. So each is tried where nothing else under test can be
+imported (`repros.worker.alone`), and its observation, which names the cell that it was made in, serves every later
+trial of the same source and condition under the same build of torch, and for the latter the same bitsandbytes, on the
+same machine. An arm that asks for one more package says which, and is tried with it: in the end in each cell.
 """
 
 from __future__ import annotations
@@ -12,93 +13,154 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from repros.case import CONTROLS
+from repros.cases import imports
 from repros.run.record import Record
 from repros.verdict import Observation
 from repros.worker.arm import ASKED_FOR
 
-#: Evidence of a control that was tried without the packages under test: the label of the cell that lent its torch.
+#: Evidence of an arm that was tried without other packages under test: the label of the cell that lent the rest.
 TRIED_IN = "tried_in"
-#: The ways in which a run may try its controls.
+#: Evidence beside it: those that it was tried with, if any.
+TRIED_WITH = "tried_with"
+#: The ways in which a run may try its controls, and other arms that can be shared.
 SHARED, EVERY_CELL = "shared", "every-cell"
 WAYS = (SHARED, EVERY_CELL)
-WAYS_HELP = "try a control once for all cells that agree in torch (default where there are several), or in every cell"
+WAYS_HELP = (
+    "try a control once for all cells that agree in torch, and what uses bitsandbytes alone once for those that agree "
+    "in it too (default where there are several), or try all in every cell"
+)
+#: Packages under test that an arm is tried with where it is shared: a control with none; if it asks, and any other, so.
+NOTHING: tuple[str, ...] = ()
+KERNELS = ("bitsandbytes",)
 
 Key = tuple[str, ...]
 
 
 class Place(Protocol):
-    """A cell that can try an arm with its packages, and without those under test."""
+    """A cell that can try an arm with its packages, and with some of those under test alone."""
 
     @property
     def cell(self) -> str:
         """Its label."""
 
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What a record keeps of its environment."""
+
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
         """Run one arm."""
 
-    def observe_alone(self, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
-        """Run one arm where the packages under test cannot be imported."""
+    def observe_with(self, lent: tuple[str, ...], request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
+        """Run one arm where of the packages under test these alone can be imported."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An arm of a trial that may be tried once: what it is, and with which packages under test, the fewest first."""
+
+    case: str
+    condition: str
+    arm: str
+    source: str
+    lent: tuple[tuple[str, ...], ...]
+    machine: str
+
+    def key(self, lent: tuple[str, ...], environment: Mapping[str, Any]) -> Key:
+        """Return what has to be the same for one observation to serve two trials."""
+        packages, build = environment.get("packages", {}), environment.get("build", "")
+        versions = [f"{name}=={packages.get(name, '')}" for name in ("torch", *lent)]
+        return self.case, self.condition, self.arm, self.source, self.machine, build, *versions
+
+
+def lendings(arm: str, module: str, environment: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+    """Return the packages under test that an arm may be tried with once, the fewest first; empty if in each cell alone.
+
+    ``module`` is its case's. A checkout that stands in place of bitsandbytes is not told by its version.
+    """
+    used = imports.uses(module) & (environment.get("packages", {}).keys() - {"torch"})
+    no_more = used <= set(KERNELS) and not set(KERNELS) & environment.get("overrides", {}).keys()
+    return ((NOTHING,) if arm in CONTROLS else ()) + ((KERNELS,) if no_more else ())
 
 
 class Controls:
-    """What a run knows of its controls; any thread may ask."""
+    """What a run knows of arms that are shared; any thread may ask."""
 
     def __init__(self, records: Iterable[Record] = ()) -> None:
         self._kept: dict[Key, Observation] = {}
+        self._asked: dict[Key, list[str]] = {}
         self._lock = threading.Lock()
         for record in records:
             self.keep(record)
 
     def keep(self, record: Record) -> None:
-        """Take what a finished trial tells of its controls."""
+        """Take what a finished trial tells of arms that were shared, or that asked for a package."""
         for arm in record.arms:
-            if arm.arm in CONTROLS and {TRIED_IN, ASKED_FOR} & set(arm.evidence):
-                key = key_of(record.case, record.condition, arm.arm, record.source, record.environment, record.machine)
+            if not {TRIED_IN, ASKED_FOR} & set(arm.evidence):
+                continue
+            lent = (NOTHING, KERNELS) if arm.arm in CONTROLS else (KERNELS,)
+            what = Shared(record.case, record.condition, arm.arm, record.source, lent, of_machine(record.machine))
+            served = lent_to(arm) if TRIED_IN in arm.evidence else None
+            for packages in lent:
+                key = what.key(packages, record.environment)
                 with self._lock:
-                    self._kept.setdefault(key, arm)
+                    if packages == served:
+                        self._kept.setdefault(key, arm)
+                        break
+                    self._asked.setdefault(key, arm.evidence.get(ASKED_FOR, []))
 
     def forget(self, cell: str) -> None:
         """Leave out what was tried in a cell whose environment was not what it says."""
         with self._lock:
             self._kept = {key: arm for key, arm in self._kept.items() if arm.evidence.get(TRIED_IN) != cell}
 
-    def observe(self, place: Place, key: Key, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
-        """Return what is known of a control, or try it: alone, and in the cell where it asks for a package."""
-        with self._lock:
-            kept = self._kept.get(key)
-        if kept is not None and TRIED_IN in kept.evidence:
-            return kept
-        asked = kept.evidence[ASKED_FOR] if kept is not None else ()
-        if not asked:
-            seen = place.observe_alone(request, log, cards)
-            asked = seen.evidence.get(ASKED_FOR, ())
-            if not asked and seen.state in ("done", "raised"):
-                return replace(seen, evidence={**seen.evidence, TRIED_IN: place.cell})
-            with contextlib.suppress(OSError):
-                log.unlink()
+    def observe(self, place: Place, what: Shared, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
+        """Return what is known of an arm, or try it: with as little as it asks for, in the end in the cell."""
+        asked: list[str] = []
+        for lent in what.lent:
+            if not set(asked) <= set(lent):
+                break
+            key = what.key(lent, place.facts)
+            with self._lock:
+                kept, refused = self._kept.get(key), self._asked.get(key)
+            if kept is not None:
+                return kept
+            if refused is None:
+                seen = place.observe_with(lent, request, log, cards)
+                refused = seen.evidence.get(ASKED_FOR, [])
+                if not refused and seen.state in ("done", "raised"):
+                    told = {name: list(found) for name, found in ((ASKED_FOR, asked), (TRIED_WITH, lent)) if found}
+                    return replace(seen, evidence={**seen.evidence, **told, TRIED_IN: place.cell})
+                with contextlib.suppress(OSError):
+                    log.unlink()
+            asked = sorted({*asked, *refused})
         seen = place.observe(request, log, cards=cards)
-        return replace(seen, evidence={**seen.evidence, ASKED_FOR: list(asked)}) if asked else seen
+        return replace(seen, evidence={**seen.evidence, ASKED_FOR: asked}) if asked else seen
 
 
-def tried_elsewhere(record: Record) -> dict[str, str]:
-    """Return, of the controls that this trial leans on, the cell of each that was tried in another trial."""
-    found = {arm.arm: arm.evidence.get(TRIED_IN, record.cell) for arm in record.arms}
-    return {arm: cell for arm, cell in found.items() if cell != record.cell}
+def lent_to(arm: Observation) -> tuple[str, ...]:
+    """Return the packages under test that a shared arm was tried with."""
+    return tuple(arm.evidence.get(TRIED_WITH, NOTHING))
+
+
+def tried_elsewhere(record: Record) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return, of the arms that this trial leans on, of each tried in another that one's cell, and what it was lent."""
+    return {
+        arm.arm: (arm.evidence[TRIED_IN], lent_to(arm))
+        for arm in record.arms
+        if arm.evidence.get(TRIED_IN, record.cell) != record.cell
+    }
 
 
 def way(given: str | None, cells: int) -> str:
-    """Return how a call over so many cells tries its controls, where the user says and where not."""
+    """Return how a call over so many cells tries what can be shared, where the user says and where not."""
     return given or (SHARED if cells > 1 else EVERY_CELL)
 
 
-def key_of(
-    case: str, condition: str, arm: str, source: str, environment: Mapping[str, Any], machine: Mapping[str, Any]
-) -> Key:
-    """Return what has to be the same for one observation of a control to serve two trials."""
-    torch = environment.get("packages", {}).get("torch", "")
-    return case, condition, arm, source, torch, environment.get("build", ""), json.dumps(machine, sort_keys=True)
+def of_machine(machine: Mapping[str, Any]) -> str:
+    """Return a machine's facts as one text."""
+    return json.dumps(machine, sort_keys=True)

@@ -83,6 +83,7 @@ class Evidence(TypedDict):
     cuda_ooms: NotRequired[int]
     driver_tells_of: NotRequired[str]
     tried_in: NotRequired[str]
+    tried_with: NotRequired[list[str]]
     asked_for: NotRequired[list[str]]
 
 

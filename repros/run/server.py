@@ -245,13 +245,18 @@ class CellServer:
             mine = stack.enter_context(turn(replace(want, shared=True) if beside else want))
             # By their names: where a card is lost, those after it are numbered anew.
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
-            full = {**request, "env": {**visible, **request["env"]}, "imports": () if fresh else self._late}
+            late = () if fresh else self._late_of(request)
+            full = {**request, "env": {**visible, **request["env"]}, "imports": late}
             seen = self._observe({**full, "beside": beside}, log, fresh)
             if told := seen.evidence.get("driver_tells_of"):
                 self._apart.known = told == "process"
         if beside and (told == "card" or seen.state == "disturbed"):
             return self._on_cards(request, log, fresh, want, alone=True)
         return seen, mine
+
+    def _late_of(self, request: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return what an arm imports as it warms up; none of what its own case does not use."""
+        return imports.needed(self._late, [request["module"]]) if "module" in request else self._late
 
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         number = next(self._numbers)

@@ -22,14 +22,13 @@ from repros.errors import UserError
 from repros.machine.host import probe_host
 from repros.machine.turns import Apart
 from repros.machine.workdir import clear_once
-from repros.run.controls import EVERY_CELL, SHARED, Controls
+from repros.run.controls import EVERY_CELL, KERNELS, NOTHING, SHARED, Controls
 from repros.run.results import Record, Run, load
 from repros.run.server import CellServer, Clock, pool
 from repros.run.trial import Running, Trial, not_run
 from repros.verdict import SETTLED, Observation, Outcome, Verdict, is_failure
+from repros.worker import checkpoints
 
-#: Trials whose arms are sent ahead of the one that is waited for, so that no core idles at a trial's end.
-AHEAD = 8
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
@@ -69,6 +68,16 @@ def told_apart(record: Record) -> bool:
     return any(arm.evidence.get("driver_tells_of") == "process" for arm in record.arms)
 
 
+def _written(recipe: str) -> Future[str] | None:
+    """Return a checkpoint that is there, as one that was waited for; None where it is to be written, or to be told."""
+    with contextlib.suppress(UserError):
+        if folder := checkpoints.there(recipe):
+            found: Future[str] = Future()
+            found.set_result(str(folder))
+            return found
+    return None
+
+
 class ReadyCell:
     """A cell whose environment stands; a supervisor starts with its first arm."""
 
@@ -85,12 +94,16 @@ class ReadyCell:
         self.environment = environment
         self.versions = {name: self._installed(name).partition("+")[0] for name in cell.pins}
         apart = apart or Apart()
-        under_test = [name for name in cell.pins if name != "torch"]
-        servers = [
-            CellServer(environment.python, clock, cell.name, cell.device, cases=cases, without=without, apart=apart)
-            for without in ((), under_test)
-        ]
-        self.server, self._alone = servers
+
+        def serving(without: Collection[str] = ()) -> CellServer:
+            return CellServer(
+                environment.python, clock, cell.name, cell.device, cases=cases, without=without, apart=apart
+            )
+
+        self.server = serving()
+        self._lending = {
+            lent: serving([name for name in cell.pins if name not in ("torch", *lent)]) for lent in (NOTHING, KERNELS)
+        }
         self._checkpoints: dict[str, Future[str]] = {}
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
         self._writing: subprocess.Popen[str] | None = None
@@ -121,7 +134,7 @@ class ReadyCell:
         """Have a checkpoint made, after those begun before it, while the caller goes on."""
         with self._lock:
             if recipe not in self._checkpoints:
-                self._checkpoints[recipe] = self._writer.submit(self._write, recipe)
+                self._checkpoints[recipe] = _written(recipe) or self._writer.submit(self._write, recipe)
             return self._checkpoints[recipe]
 
     def _write(self, recipe: str) -> str:
@@ -135,24 +148,24 @@ class ReadyCell:
             raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
         return out.strip().splitlines()[-1]
 
-    def observe_alone(self, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
-        """Run an arm where the packages under test cannot be imported."""
-        return self._alone.observe(request, log, cards=cards)
+    def observe_with(self, lent: tuple[str, ...], request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
+        """Run an arm where of the packages under test these alone can be imported."""
+        return self._lending[lent].observe(request, log, cards=cards)
 
     def close(self) -> None:
         """End the supervisors; checkpoints that nobody waits for any more are not begun, and not written to the end."""
         self._writer.shutdown(wait=False, cancel_futures=True)
         if self._writing is not None:
             self._writing.kill()
-        self.server.close()
-        self._alone.close()
+        for server in (self.server, *self._lending.values()):
+            server.close()
 
 
 class Session:
     """Trials under way and the cells they need.
 
     ``cases`` are the modules of all that it will try, where that is known: nothing else is imported ahead of them.
-    ``controls``: whether a control is tried once for all cells, also those of earlier calls, or in each.
+    ``controls``: whether what can be shared is tried once for all cells, also those of earlier calls, or in each.
     """
 
     def __init__(
@@ -259,17 +272,19 @@ class Session:
             self._controls.keep(record)
 
     def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
-        """Finish one trial of an order, with the arms of the next ones in its cell sent ahead.
+        """Finish one trial of an order, with the arms of all others in its cell sent ahead.
 
-        After the last of a cell its supervisor is ended; where its environment changed meanwhile, the record is void.
+        Of a trial whose checkpoint is still written they go once that is there. After the last of a cell its supervisor
+        is ended; where its environment changed meanwhile, the record is void.
         """
         trial, cell = order[at]
         here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
         self._begin_checkpoints(here, cell)
         self.start(trial, cell)
-        for ahead in here[1 : 1 + AHEAD]:
+        for ahead in here[1:]:
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes
-                self.start(ahead, cell)
+                if self._may_start(ahead, cell):
+                    self.start(ahead, cell)
         record = self.finish(trial, cell)
         voided = self.leave(cell) if len(here) == 1 else ()
         return next((other for other in voided if other.key == record.key), record)
@@ -285,6 +300,14 @@ class Session:
                 recipe = trial.condition.checkpoint
                 if recipe and not trial.missing(place.versions):
                     place.begin_checkpoint(recipe)
+
+    def _may_start(self, trial: Trial, cell: Cell) -> bool:
+        """Return whether a trial would not have to wait for its checkpoint."""
+        recipe = trial.condition.checkpoint
+        if not recipe or trial.key in self._running:
+            return True
+        place = self.ready(cell)
+        return bool(trial.missing(place.versions)) or place.begin_checkpoint(recipe).done()
 
     def leave(self, cell: Cell) -> list[Record]:
         """End a cell's supervisor: no further trial of it is to come; return the records that are void by now."""

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repros import ROOT
-from repros.case import CONTROLS, Budget, Condition, Remedy
+from repros.case import Budget, Condition, Remedy
 from repros.cases import Entry
 from repros.cases.sources import digest
 from repros.errors import MOST, printable
 from repros.machine.cards import known
 from repros.requirements import holds, unmet, unmet_cards
-from repros.run.controls import key_of
+from repros.run.controls import Shared, lendings, of_machine
 from repros.run.results import Record
 from repros.verdict import (
     SETTLED,
@@ -108,7 +108,7 @@ class Trial:
 class Running:
     """A trial whose arms are on their way; `record` waits for them.
 
-    ``controls``: what a control is asked of in the place of the cell (`repros.run.controls.Controls.observe`).
+    ``controls``: what an arm that can be shared is asked of (`repros.run.controls.Controls.observe`).
     """
 
     def __init__(
@@ -158,9 +158,10 @@ class Running:
             }
             log = logs / f"{trial.cell}.{entry.name}.{condition.name}.{arm}.log"
             run: Callable[..., Observation] = place.observe
-            if controls is not None and arm in CONTROLS:
-                key = key_of(entry.name, condition.name, arm, self._source, place.facts, machine)
-                run = partial(controls, key)
+            lent = lendings(arm, entry.module, place.facts) if controls is not None else ()
+            if controls is not None and lent:
+                what = Shared(entry.name, condition.name, arm, self._source, lent, of_machine(machine))
+                run = partial(controls, what)
             self._futures.append((arm, arms.submit(run, request, log, cards=condition.needs.cards)))
         if condition.witness:
             log = logs / f"{trial.cell}.{entry.name}.{condition.name}.witness.log"

@@ -304,14 +304,21 @@ def digest(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def there(name: str, root: Path | None = None) -> Path | None:
+    """Return the folder of the recipe's checkpoint where it is there whole; UserError for an unknown recipe."""
+    recipe = recipe_of(name)
+    folder = _folder(recipe, root or _root())
+    return folder if is_whole(folder, recipe) else None
+
+
 def ensure(name: str, root: Path | None = None) -> Path:
     """Return the folder of the recipe's checkpoint; write it first where it is not there whole.
 
     Raises UserError for an unknown recipe and where the disk has no room for it.
     """
     recipe = recipe_of(name)
-    root = root or cache_root() / "checkpoints"
-    folder = root / f"{name}-{digest(recipe)}"
+    root = root or _root()
+    folder = _folder(recipe, root)
     if is_whole(folder, recipe):
         return folder
     with locked(root / f".{folder.name}.lock"):
@@ -333,6 +340,14 @@ def ensure(name: str, root: Path | None = None) -> Path:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def _root() -> Path:
+    return cache_root() / "checkpoints"
+
+
+def _folder(recipe: Recipe, root: Path) -> Path:
+    return root / f"{recipe.name}-{digest(recipe)}"
 
 
 def is_whole(folder: Path, recipe: Recipe) -> bool:
