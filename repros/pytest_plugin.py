@@ -28,7 +28,7 @@ from repros.machine.workdir import WorkFolder
 from repros.report import escape, terminal
 from repros.run import controls, ending, results
 from repros.run.session import Session
-from repros.run.shards import one_a_report, recorded, seconds
+from repros.run.shards import longest, one_a_report, seconds
 from repros.run.trial import Trial, two_lines
 from repros.verdict import Verdict
 
@@ -197,13 +197,13 @@ class Plugin:
         items.sort(key=place)
 
     def _took(self, trials: Sequence[tuple[Trial, Cell]]) -> Mapping[tuple[str, str, str], float]:
-        """Return what each trial takes, in seconds, as its like took in earlier cells of this run.
+        """Return what each trial's longest arm takes, in seconds, as its like took in earlier cells of this run.
 
         A long one that began last would keep one core busy while the others idle. In the first cell all are alike: what
         needs most of a card goes first there, and all else in the order of its files.
         """
         try:
-            return seconds(trials, recorded(results.load(self.run.folder)[0]))
+            return seconds(trials, longest(results.load(self.run.folder)[0]))
         except UserError:  # nothing was finished yet
             return seconds(trials, {})
 

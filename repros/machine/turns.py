@@ -27,11 +27,13 @@ PATIENCE_S = 0.2
 #: What stays free on a card that is shared, beyond what is declared: libraries, kernels, a desktop.
 ROOM_BYTES = 4 << 30
 
-#: Cards that one arm has to itself; how many arms share each, and what they declared; who waits for cards of its own.
+#: Cards that one arm has to itself; how many arms share each, and what they declared; who waits for cards of its own,
+#: and who for room on a shared one.
 _taken: set[int] = set()
 _shared: Counter[int] = Counter()
 _promised: Counter[int] = Counter()
 _wanted: list[Want] = []
+_queued: list[Want] = []
 
 
 class CardLostError(Exception):
@@ -96,7 +98,8 @@ class Apart:
 def turn(want: Want) -> Iterator[tuple[Card, ...]]:
     """Hold cards; yields them once nobody else of this suite works there, or, shared, nobody who wants one alone.
 
-    Who wants a card alone goes first. CardLostError where too few are left.
+    Who wants a card alone goes first; of those who share one and have room there, who takes most of it: it would be
+    left for the end, and have the card to itself. CardLostError where too few are left.
     """
     with contextlib.ExitStack() as stack:
         mine = _shared_card(want, stack) if want.shared else _own_cards(want, stack)
@@ -108,7 +111,7 @@ def turn(want: Want) -> Iterator[tuple[Card, ...]]:
 
 
 def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
-    with _standing(want):
+    with _standing(want, _wanted):
         while True:
             with changed:
                 changed.wait_for(lambda: len(_free(want)) >= want.count)
@@ -121,8 +124,8 @@ def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
 
 def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
     while True:
-        with changed:
-            changed.wait_for(lambda: _with_room(want) and not _wanted)
+        with changed, _standing(want, _queued):
+            changed.wait_for(lambda: not _wanted and _with_room(want) and not _with_more(want))
             card = min(_with_room(want), key=lambda card: (_shared[card.index], card.index))
             _shared[card.index] += 1
             _promised[card.index] += want.promised
@@ -156,15 +159,15 @@ def _give_back(want: Want, mine: tuple[Card, ...]) -> None:
 
 
 @contextmanager
-def _standing(want: Want) -> Iterator[None]:
-    """Have it stand among those that want cards of their own."""
+def _standing(want: Want, among: list[Want]) -> Iterator[None]:
+    """Have it stand among those that wait."""
     with changed:
-        _wanted.append(want)
+        among.append(want)
     try:
         yield
     finally:
         with changed:
-            _wanted.remove(want)
+            among.remove(want)
             changed.notify_all()
 
 
@@ -180,6 +183,11 @@ def _with_room(want: Want) -> list[Card]:
         for card in _untaken(want)
         if not _shared[card.index] or (card.shareable and card.free_bytes - _promised[card.index] >= beside)
     ]
+
+
+def _with_more(want: Want) -> bool:
+    """Return whether somebody waits who takes more of a card that has room for it."""
+    return any(other.promised > want.promised and other.fitting and _with_room(other) for other in _queued)
 
 
 def _free(want: Want) -> list[Card]:

@@ -280,11 +280,10 @@ class Session:
         trial, cell = order[at]
         here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
         self._begin_checkpoints(here, cell)
-        self.start(trial, cell)
-        for ahead in here[1:]:
+        for one in here:
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes
-                if self._may_start(ahead, cell):
-                    self.start(ahead, cell)
+                if self._may_start(one, cell):
+                    self.start(one, cell)
         record = self.finish(trial, cell)
         voided = self.leave(cell) if len(here) == 1 else ()
         return next((other for other in voided if other.key == record.key), record)

@@ -114,7 +114,15 @@ def seconds(trials: Sequence[tuple[Trial, Cell]], recorded: Mapping[Key, float])
 def recorded(records: Sequence[Record]) -> dict[Key, float]:
     """Return trial -> seconds of its arms and its witness together; none where its needs are not met."""
     return {
-        record.key: sum(arm.seconds.get("total", 0.0) for arm in record.arms) + record.witness.get("seconds", 0.0)
-        for record in records
-        if record.arms or record.verdict is Verdict.UNSUPPORTED
+        record.key: sum(parts(record)) for record in records if record.arms or record.verdict is Verdict.UNSUPPORTED
     }
+
+
+def longest(records: Sequence[Record]) -> dict[Key, float]:
+    """Return trial -> seconds of the longest of its arms and its witness."""
+    return {record.key: max(parts(record)) for record in records if record.arms}
+
+
+def parts(record: Record) -> list[float]:
+    """Return what each arm of a trial took, and its witness, in seconds."""
+    return [*(arm.seconds.get("total", 0.0) for arm in record.arms), record.witness.get("seconds", 0.0)]
