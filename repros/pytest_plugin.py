@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -199,13 +200,15 @@ class Plugin:
     def _took(self, trials: Sequence[tuple[Trial, Cell]]) -> Mapping[tuple[str, str, str], float]:
         """Return what each trial's longest arm takes, in seconds, as its like took in earlier cells of this run.
 
-        A long one that began last would keep one core busy while the others idle. In the first cell all are alike: what
-        needs most of a card goes first there, and all else in the order of its files.
+        A long one that began last would keep one core busy while the others idle, so what is unknown counts as the
+        longest. Of these, and in a run's first cell that is all, what needs most of a card goes first; all else stands
+        in the order of its files.
         """
         try:
-            return seconds(trials, longest(results.load(self.run.folder)[0]))
+            known = longest(results.load(self.run.folder)[0])
         except UserError:  # nothing was finished yet
-            return seconds(trials, {})
+            known = {}
+        return seconds(trials, known, unknown=math.inf)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what is to be tried, once nothing is left out any more (`--lf` is the last that does)."""

@@ -7,8 +7,10 @@ project's folder, such as ``"fixtures/qlora_models.json"``.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import itertools
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -33,16 +35,29 @@ def sources(modules: Iterable[str], without: Iterable[str] = ()) -> Iterator[tup
     waiting, done = list(modules), set(without)
     while waiting:
         name = waiting.pop(0)
-        path = ROOT.joinpath(*name.split("."))
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if name in done or not file.is_file():
+        if name in done:
             continue
         done.add(name)
-        text = _read(file, file.stat().st_mtime_ns)
-        yield file.relative_to(ROOT).as_posix(), text
+        file, changed = _file_of(name)
+        if not changed:
+            continue
+        text = _read(ROOT / file, changed)
+        yield file, text
         named = [(fixture, ROOT / fixture) for fixture in fixtures(text)]
         yield from ((fixture, _read(path, path.stat().st_mtime_ns)) for fixture, path in named)
         waiting += sorted({*imported(text, name), name.rpartition(".")[0] or name})
+
+
+def _file_of(name: str) -> tuple[str, int]:
+    """Return the path of a module from the project's folder, and when it was changed (mtime, in ns); 0 for no module.
+
+    It is asked some hundred times a trial, mostly of names that are no module's; `pathlib` takes ten times as long.
+    """
+    stem = name.replace(".", "/")
+    for file in (f"{stem}/__init__.py", f"{stem}.py"):
+        with contextlib.suppress(OSError):
+            return file, os.stat(f"{ROOT}/{file}").st_mtime_ns  # noqa: PTH116 - as said above
+    return stem, 0
 
 
 @lru_cache(maxsize=1024)

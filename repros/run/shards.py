@@ -99,14 +99,20 @@ def _seconds(items: Sequence[tuple[str, float]]) -> float:
     return sum(took for _, took in items) + READY_S * len({cell for cell, _ in items})
 
 
-def seconds(trials: Sequence[tuple[Trial, Cell]], recorded: Mapping[Key, float]) -> dict[Key, float]:
-    """Return what each trial takes: as recorded, else as under its condition elsewhere, else as the middle of all."""
+def seconds(
+    trials: Sequence[tuple[Trial, Cell]], recorded: Mapping[Key, float], unknown: float | None = None
+) -> dict[Key, float]:
+    """Return what each trial takes: as recorded, else as under its condition elsewhere, else as the middle of all.
+
+    ``unknown`` stands in place of the last.
+    """
     elsewhere: dict[tuple[str, str], list[float]] = {}
     for (case, condition, _), took in recorded.items():
         elsewhere.setdefault((case, condition), []).append(took)
-    middle = statistics.median(recorded.values()) if recorded else 1.0
+    if unknown is None:
+        unknown = statistics.median(recorded.values()) if recorded else 1.0
     return {
-        trial.key: recorded.get(trial.key, statistics.fmean(elsewhere.get(trial.key[:2], [middle])))
+        trial.key: recorded.get(trial.key, statistics.fmean(elsewhere.get(trial.key[:2], [unknown])))
         for trial, _ in trials
     }
 

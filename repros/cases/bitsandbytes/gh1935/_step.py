@@ -21,7 +21,8 @@ REPORT: dict[str, Any] = {
 NEWEST = Needs({"transformers": ">=5.20"}, reason="transformers has no part in it; its newest release is enough")
 #: Widths along the six weights of a layer of the report's 9B model.
 LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
-CARD_BYTES = 6 * (2 * 4096 * 4096 + 4 * 4096 * 12288)  # an arm's 16-bit weights, and as much again twice
+WEIGHTS = 2 * 4096 * 4096 + 4 * 4096 * 12288
+CARD_BYTES = (2 + 2 + 1) * WEIGHTS  # in 16 bits, the same again for autograd where it is saved, codes with scales
 
 
 def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTHING, **declared: Any) -> Condition:

@@ -65,8 +65,10 @@ AT_END = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_byt
 NF4 = {"scheme": "nf4", "dtype": "bfloat16"}
 on_cpu = partial(Condition, budget=PEAK, params=NF4, claims=(RESERVES,), checkpoint="smollm2-135m-1l")
 on_card = partial(Condition, budget=AT_END, params=NF4, claims=(RESERVES,), checkpoint="qwen2.5-7b", device="cuda")
-ROOM = Needs(card_bytes=2 * MODEL.whole)  # the planted bug holds the whole model and what it becomes
-INSIDE = Needs({"transformers": ">=5,<5.4"}, card_bytes=2 * MODEL.whole, reason="the switch matters where the bug is")
+#: The planted bug holds the whole model and what it becomes, and quantizes one source.
+PLANTED = MODEL.whole + MODEL.staying + MODEL.nf4 + MODEL.largest
+ROOM = Needs(card_bytes=PLANTED)
+INSIDE = Needs({"transformers": ">=5,<5.4"}, card_bytes=PLANTED, reason="the switch matters where the bug is")
 
 CASE = Case(
     **REPORT,
