@@ -22,13 +22,14 @@ NEWEST = Needs({"transformers": ">=5.20"}, reason="transformers has no part in i
 #: Widths along the six weights of a layer of the report's 9B model.
 LAYER_9B = (4096, 4096, 4096, 12288, 4096, 12288, 4096)
 WEIGHTS = 2 * 4096 * 4096 + 4 * 4096 * 12288
-CARD_BYTES = (2 + 2 + 1) * WEIGHTS  # in 16 bits, the same again for autograd where it is saved, codes with scales
+LAYER_BYTES = (2 + 2 + 1) * WEIGHTS  # in 16 bits, the same again where autograd saves it, codes with their scales
+DRAWING_BYTES = 2 * 4 * 4096 * 12288  # a weight is drawn and scaled in float32
 
 
 def of_9b(proxy: Condition, budget: Budget, layers: int = 1, needs: Needs = NOTHING, **declared: Any) -> Condition:
     """Declare the same for layers of the report's 9B model, on a GPU."""
     size = "layer" if layers == 1 else f"{layers}-layers"
-    needs = replace(needs, card_bytes=layers * CARD_BYTES)
+    needs = replace(needs, card_bytes=layers * LAYER_BYTES + DRAWING_BYTES)
     params = {"tokens": 128, "widths": LAYER_9B + (layers - 1) * LAYER_9B[1:]}
     declared = {"affected": (), "proposed": False, "remedies": (), **declared}
     return proxy.on_card(size, budget, params, needs=needs, **declared)
