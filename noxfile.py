@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
@@ -48,8 +49,20 @@ def new_run(tier: str) -> str:
     return str(folders.new_run(tier))
 
 
+#: Tiers that were tried as a whole -> whether a trial failed.
+TRIED: dict[str, bool] = {}
+
+
 def trials(session: nox.Session, tier: str, cell: str, *more: str) -> None:
-    """Try every case in one cell; all cells of one invocation share a run, which `summary` prints at the end."""
+    """Try every case in one cell, or, where the whole tier is asked for, in all of them at its first.
+
+    In one process a cell's packages are imported while the last arms of the one before it run. The other sessions tell
+    how their cells ended, and `summary` prints the run.
+    """
+    whole = not any("cell=" in word for word in sys.argv)
+    if whole and tier in TRIED:
+        ended(session, tier, cell)
+        return
     arguments = [*more, *session.posargs]
     if "--wheelhouse" in arguments:
         at = arguments.index("--wheelhouse")
@@ -59,19 +72,33 @@ def trials(session: nox.Session, tier: str, cell: str, *more: str) -> None:
     group(session, "run")
     if not {"--run", "--resume", "--reports", "--dry-run"} & set(arguments):
         arguments += ["--run", new_run(tier)]
-    if not any("cell=" in word for word in sys.argv):  # the whole tier was asked for
-        arguments += [f"--next={one}" for one in cells(tier)[cells(tier).index(cell) + 1 :][:1]]
-        if not any(word.startswith("--controls") for word in arguments):
-            arguments.append("--controls=shared")
     if "--run" in arguments:
         os.environ["REPROS_RUN"] = arguments[arguments.index("--run") + 1]
     how = ["-p", "repros.pytest_plugin", "-q", "--no-header", "--assert=plain"]  # a trial asserts nothing by `assert`
-    command = ["pytest", *how, "--cell", cell, *arguments, "repros/cases"]
+    where = ["--tier", tier] if whole else ["--cell", cell]
+    command = ["pytest", *how, *where, *arguments, "repros/cases"]
     # After Ctrl-C it ends its arms and says what it kept and how to go on; nox would kill it after half a second.
     waits = {"interrupt_timeout": 30, "terminate_timeout": 5}
-    session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5], **waits)
     if "--dry-run" not in arguments:
         session.notify("summary")
+    try:
+        session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5], **waits)
+        TRIED[tier] = False
+    except CommandFailed as error:
+        if not whole or error.reason != "Returned code 1":
+            raise
+        TRIED[tier] = True
+        ended(session, tier, cell)
+
+
+def ended(session: nox.Session, tier: str, cell: str) -> None:
+    """Tell how a cell of a tier that was tried as a whole ended; fail if a trial of it did."""
+    if not TRIED[tier]:
+        session.log(f"{cell} was tried with its tier: none of it failed")
+        return
+    group(session, "run")
+    run = [os.environ["REPROS_RUN"]] if "REPROS_RUN" in os.environ else []
+    session.run("python", "-m", "repros", "report", *run, "--cell", cell)
 
 
 @nox.session

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from repros.machine.workdir import WorkFolder
 from repros.report import escape, terminal
 from repros.run import controls, ending, results
 from repros.run.session import Session
-from repros.run.shards import longest, one_a_report, seconds
+from repros.run.shards import one_a_report
 from repros.run.trial import Trial, two_lines
 from repros.verdict import Verdict
 
@@ -41,7 +40,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cell", action="append", default=[], help="this cell (may be given again)")
     group.addoption("--with", action="append", default=[], dest="overrides", metavar="PACKAGE=SPEC",
                     help="a version, wheel or checkout in place of a cell's pin")  # fmt: skip
-    group.addoption("--next", metavar="CELL", help="build this cell's environment meanwhile: its run comes next")
     group.addoption("--jobs", help="arms at a time (default: cores and one)")
     group.addoption("--dry-run", action="store_true", help="list what would be tried; build and run nothing")
     group.addoption("--run", help="folder of the run (default: a new one under reports/runs)")
@@ -100,7 +98,6 @@ def read_options(option: argparse.Namespace) -> None:
     """Give the options of a run their types; UserError where one cannot be read."""
     texts = [
         option.tier,
-        option.next,
         option.controls,
         *option.cell,
         *option.overrides,
@@ -148,9 +145,6 @@ class Plugin:
         if self.cells and not self.worker and not option.collectonly and not getattr(option, "numprocesses", None):
             self.session = self._session()
             self.session.warm(self.cells[0])  # while pytest starts and collects
-            if option.next:
-                (ahead,) = chosen_cells(matrix, None, [option.next], option.overrides)
-                self.session.build(ahead, after=self.cells[0])
         self.items: list[TrialItem] = []
         self.began = False
         self.told: set[str] = set()
@@ -188,27 +182,7 @@ class Plugin:
             self.config.hook.pytest_deselected(items=left_out)
             items[:] = [item for item in items if item not in left_out]
         order = {cell.label: number for number, cell in enumerate(self.cells)}
-        took = self._took([(item.trial, item.cell) for item in items if isinstance(item, TrialItem)])
-
-        def place(item: pytest.Item) -> tuple[int, float, int]:
-            if not isinstance(item, TrialItem):
-                return -1, 0.0, 0
-            return order[item.trial.cell], -took[item.trial.key], -item.trial.condition.needs.card_bytes
-
-        items.sort(key=place)
-
-    def _took(self, trials: Sequence[tuple[Trial, Cell]]) -> Mapping[tuple[str, str, str], float]:
-        """Return what each trial's longest arm takes, in seconds, as its like took in earlier cells of this run.
-
-        A long one that began last would keep one core busy while the others idle, so what is unknown counts as the
-        longest. Of these, and in a run's first cell that is all, what needs most of a card goes first; all else stands
-        in the order of its files.
-        """
-        try:
-            known = longest(results.load(self.run.folder)[0])
-        except UserError:  # nothing was finished yet
-            known = {}
-        return seconds(trials, known, unknown=math.inf)
+        items.sort(key=lambda item: order[item.trial.cell] if isinstance(item, TrialItem) else -1)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Note what is to be tried, once nothing is left out any more (`--lf` is the last that does)."""

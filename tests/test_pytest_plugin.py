@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -160,33 +159,20 @@ def test_a_run_that_is_interrupted_says_what_is_missing_and_goes_on(tmp_path: Pa
     assert len(results.load(folder)[0]) == listed
 
 
-def test_what_took_long_in_another_cell_begins_first(tmp_path: Path) -> None:
-    """Cells stay in order; within one, trials go by what theirs took elsewhere in this run, and else as they stand."""
+def test_trials_go_cell_by_cell_and_else_as_they_stand() -> None:
     plugin = object.__new__(Plugin)
     plugin.cells = load_matrix(ROOT / "matrix.yaml").tier("smoke")
     plugin.config = SimpleNamespace(option=SimpleNamespace(one_a_report=None))  # type: ignore[assignment]
-    plugin.run = Run(tmp_path / "run")
     entry = next(entry for entry in find() if entry.name == "gh1995_strided_tensor")
-    last = plugin.cells[-1]
-    pairs = [(cell, condition) for cell in (last, plugin.cells[0]) for condition in entry.case.conditions[:3]]
-    items = [object.__new__(TrialItem) for _ in pairs]
-    for item, (cell, condition) in zip(items, pairs, strict=True):
+    pairs = [(cell, condition) for condition in entry.case.conditions[:3] for cell in reversed(plugin.cells)]
+    given: list[pytest.Item] = [object.__new__(TrialItem) for _ in pairs]
+    for item, (cell, condition) in zip(given, pairs, strict=True):
+        assert isinstance(item, TrialItem)
         item.trial, item.cell, item.name = Trial(entry, condition, cell.label), cell, condition.name
-
-    def order() -> list[tuple[str, str]]:
-        given: list[pytest.Item] = list(items)
-        plugin.pytest_collection_modifyitems(given)
-        return [(item.cell.label, item.name) for item in given if isinstance(item, TrialItem)]
-
+    plugin.pytest_collection_modifyitems(given)
     names = [condition.name for condition in entry.case.conditions[:3]]
-    labels = [plugin.cells[0].label, last.label]
-    assert order() == [(cell, name) for cell in labels for name in names]
-    for name, took in zip(names, (1.0, 7.0, 3.0), strict=True):
-        found = record(entry.name, name, "another")
-        arms = tuple(replace(arm, seconds={"total": took}) for arm in found.arms)
-        plugin.run.append(replace(found, arms=arms))
-    slowest_first = [names[1], names[2], names[0]]
-    assert order() == [(cell, name) for cell in labels for name in slowest_first]
+    found = [(item.cell.label, item.name) for item in given if isinstance(item, TrialItem)]
+    assert found == [(cell.label, name) for cell in plugin.cells for name in names]
 
 
 def test_what_was_not_tried_is_told_where_a_run_was_cut_and_nowhere_else(

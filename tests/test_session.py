@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from repros import ROOT
-from repros.cases import Entry
+from repros.case import CONTROLS, Needs
+from repros.cases import Entry, imports
 from repros.cells.envs import EnvError
 from repros.cells.matrix import load_matrix
 from repros.errors import UserError
@@ -25,7 +27,7 @@ from repros.run.session import ReadyCell, Session
 from repros.run.trial import Running, Trial
 from repros.verdict import Verdict
 from repros.worker import checkpoints
-from tests.conftest import Bench
+from tests.conftest import METERS, Bench
 from tests.factories import record
 from tests.waiting import eventually
 
@@ -75,28 +77,25 @@ def test_what_went_wrong_ahead_is_told_to_the_trial_that_needs_it(ready: ReadyCe
     assert Path(other.result()).is_dir()
 
 
-def test_the_next_cell_is_built_after_this_one_and_its_trouble_is_not_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_next_cell_is_built_meanwhile_and_its_trouble_is_its_trials(
+    tmp_path: Path, harness: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built: list[tuple[str, bool]] = []
-    this_one_stands = threading.Event()
+    built: list[str] = []
 
     def ensure(cell: Any, **settings: Any) -> Any:
-        built.append((cell.name, this_one_stands.is_set()))
-        if cell is CELLS[0]:
-            this_one_stands.set()
-            return SimpleNamespace(
-                cell=cell, python=Path(sys.executable), resolved={}, warm=True, seconds=0.0, build="cpu"
-            )
+        built.append(cell.name)
         raise EnvError("error", "the index did not answer", "try again")
 
     monkeypatch.setattr(session, "ensure", ensure)
     run = Session(Run(tmp_path / "run"))
     run.wait()  # nothing was begun: nothing to wait for
-    run.build(CELLS[1], after=CELLS[0])
+    run.build(CELLS[1])
     run.wait()
+    assert built == [CELLS[1].name]
+    told = run.finish(Trial(harness, harness.condition("passes"), CELLS[1].label), CELLS[1])
     run.close()
-    assert built == [(CELLS[0].name, False), (CELLS[1].name, True)]
+    assert (told.verdict, told.reason) == (Verdict.ERROR, "the index did not answer")
+    assert built == [CELLS[1].name], "it is asked for once"
 
 
 def wait_for_arms(run: Session) -> None:
@@ -193,3 +192,85 @@ def test_what_came_of_an_environment_that_changed_is_void(
     assert len(records) == len(said) == (2 if how == "left" else 1)
     assert all((one.verdict, one.reason, one.arms) == (Verdict.ERROR, why, ()) for one in records)
     assert settled(run.run.folder) == set(), "`--resume` tries them again"
+
+
+@pytest.fixture
+def two_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """Yield a run of two cells that borrow this interpreter, one arm at a time."""
+
+    def ensure(cell: Any, **settings: Any) -> Any:
+        return SimpleNamespace(
+            cell=cell, python=Path(sys.executable), resolved={"torch": "2.13.0"}, warm=True, seconds=0.0, build="cpu",
+            lock_digest="", lock_committed=True, damage=lambda: "",
+        )  # fmt: skip
+
+    monkeypatch.setattr(session, "ensure", ensure)
+    monkeypatch.setattr(imports, "PRELOAD", {"cpu": ("torch", "torch._dynamo", "repros.worker.arm", *METERS)})
+    run = Session(Run(tmp_path / "run"), jobs=1, controls=SHARED)
+    yield run
+    run.close()
+
+
+def over(entry: Entry, *names: str) -> list[tuple[Trial, Any]]:
+    """Return trials of these conditions in both cells, cell by cell."""
+    return [(Trial(entry, entry.condition(name), cell.label), cell) for cell in CELLS[:2] for name in names]
+
+
+def test_what_took_longest_in_another_cell_is_sent_first_and_what_is_unknown_before_that(
+    tmp_path: Path, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its longest arm counts, not their sum; of unknown ones the largest on a card."""
+    before = Run(tmp_path / "run")
+    for name, arms in (("passes", (1.0, 1.0, 1.0)), ("breaks", (0.1, 2.0, 0.1)), ("crashes", (1.5, 1.5, 0.0))):
+        found = record(harness.name, name, "another")
+        pairs = zip(found.arms, arms, strict=True)
+        before.append(replace(found, arms=tuple(replace(arm, seconds={"total": took}) for arm, took in pairs)))
+    run = Session(before, controls=SHARED)
+    sent: list[str] = []
+    monkeypatch.setattr(run, "_begin_checkpoints", lambda trials, cell: None)
+    monkeypatch.setattr(run, "start", lambda trial, cell: sent.append(trial.condition.name))
+    trials = [Trial(harness, harness.condition(name), CELLS[0].label) for name in ("passes", "breaks", "crashes")]
+    large = replace(harness.condition("control"), needs=Needs(card_bytes=1))
+    run._send([*trials, *(Trial(harness, one, "c") for one in (harness.condition("hangs"), large))], CELLS[0])
+    run.close()
+    assert sent == ["control", "hangs", "breaks", "crashes", "passes"]
+
+
+def test_the_next_cell_begins_once_every_arm_of_this_one_has_begun(two_cells: Session, harness: Entry) -> None:
+    order = over(harness, "passes", "breaks")
+    first = two_cells.take(order, 0)
+    eventually(lambda: order[3][0].key in two_cells._sent, 60, "the next cell's trials")
+    wait_for_arms(two_cells)
+    records = [first, *(two_cells.take(order, at) for at in range(1, 4))]
+    assert [(one.cell, one.condition) for one in records] == [
+        (cell.label, trial.condition.name) for trial, cell in order
+    ]
+    assert len(load(two_cells.run.folder)[0]) == 4
+    own = [[arm for one in records[at : at + 2] for arm in one.arms if arm.arm == "subject"] for at in (0, 2)]
+    assert max(arm.started for arm in own[0]) < min(arm.started for arm in own[1])
+    assert not two_cells._ready, "both cells were left"
+
+
+def test_what_leans_on_a_cell_that_turns_out_to_have_changed_is_tried_again(two_cells: Session, harness: Entry) -> None:
+    order = over(harness, "passes", "breaks")
+    two_cells.take(order, 0)
+    eventually(lambda: order[3][0].key in two_cells._sent, 60, "the next cell's trials")
+    wait_for_arms(two_cells)
+    place = two_cells._ready[CELLS[0].label]
+    assert isinstance(place, ReadyCell)
+    place.environment.damage = lambda: "a.py is missing"  # type: ignore[method-assign]
+    assert two_cells.take(order, 1).verdict is Verdict.ERROR
+    for at in (2, 3):
+        found = two_cells.take(order, at)
+        assert found.verdict in (Verdict.ABSENT, Verdict.REPRODUCED)
+        assert {arm.evidence.get("tried_in") for arm in found.arms if arm.arm in CONTROLS} == {CELLS[1].label}
+
+
+def test_a_run_that_is_closed_sends_nothing_more(two_cells: Session, harness: Entry) -> None:
+    order = over(harness, "passes")
+    two_cells.close()
+    began = time.monotonic()
+    two_cells._follow([order[1][0]], CELLS[1])
+    two_cells.start(*order[0])
+    assert not two_cells._running
+    assert time.monotonic() - began < 5

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ from repros.case import CONTROLS
 from repros.cases import Entry, imports
 from repros.cells.matrix import load_matrix
 from repros.report import terminal
-from repros.run.controls import EVERY_CELL, SHARED, Controls, way
+from repros.run.controls import EVERY_CELL, KERNELS, NOTHING, SHARED, Controls, Shared, lendings, way
 from repros.run.record import Record
 from repros.run.results import Run, load
 from repros.run.server import Clock, pool
@@ -28,6 +30,7 @@ from repros.verdict import Observation, Verdict
 from repros.worker.arm import ASKED_FOR
 from tests.commands import errors
 from tests.conftest import METERS
+from tests.waiting import eventually
 
 CELLS = load_matrix(ROOT / "matrix.yaml").tier("cpu")
 STRIDED = next(entry for entry in cases.find() if entry.name == "gh1995_strided_tensor")
@@ -122,6 +125,96 @@ def test_a_control_is_tried_once_and_the_verdicts_are_those_of_every_cell(
             for name, seen in by_arm(record).items():
                 figures = {key: value for key, value in seen.figures.items() if "heap" not in key}
                 assert figures == {key: by_arm(alone)[name].figures[key] for key in figures}, name
+
+
+@pytest.mark.parametrize(
+    ("other", "shared"),
+    [
+        ({}, True),
+        ({"transformers": "5.0.0"}, True),
+        ({"bitsandbytes": "0.49.2"}, False),
+        ({"torch": "2.11.0"}, False),
+    ],
+    ids=str,
+)
+def test_an_arm_that_uses_bitsandbytes_alone_is_tried_once_for_the_cells_that_agree_in_it(
+    places: list[ReadyCell], tmp_path: Path, other: dict[str, str], shared: bool
+) -> None:
+    """Where nothing else under test can be imported, and with the verdict of every cell."""
+    controls, name = Controls(), "every-other-row"
+    first = tried(STRIDED, name, places[0], tmp_path, controls)
+    place = ready(1, **other)
+    try:
+        second = tried(STRIDED, name, place, tmp_path, controls)
+    finally:
+        place.close()
+    subject = by_arm(first)["subject"]
+    assert (subject.evidence["tried_in"], subject.evidence["tried_with"]) == (places[0].cell, ["bitsandbytes"])
+    assert (by_arm(second)["subject"] == subject) is shared
+    once = (
+        f"subject: tried once for all cells, in {places[0].cell}, where of the packages under test bitsandbytes alone"
+    )
+    assert (once in " ".join(said(second).split())) is shared
+    alone = tried(STRIDED, name, places[1], tmp_path, None)
+    assert "tried_in" not in by_arm(alone)["subject"].evidence
+    assert alone.verdict is first.verdict is second.verdict
+
+
+def test_what_may_be_lent_to_an_arm_is_what_its_case_uses() -> None:
+    """A checkout in the place of bitsandbytes is not told by its version, and so is tried in each cell."""
+    names = ("torch", "bitsandbytes", "transformers", "peft")
+    environment = {"packages": dict.fromkeys(names, "1")}
+    checkout = {**environment, "overrides": {"bitsandbytes": "/a/checkout"}}
+    loading = next(entry for entry in cases.find() if entry.name == "gh44387_cast_dtype")
+    assert lendings("subject", STRIDED.module, environment) == (KERNELS,)
+    assert lendings("planted", STRIDED.module, environment) == (NOTHING, KERNELS)
+    assert lendings("subject", STRIDED.module, checkout) == ()
+    assert lendings("planted", STRIDED.module, checkout) == (NOTHING,)
+    assert lendings("subject", loading.module, environment) == ()
+    assert lendings("reference", loading.module, environment) == (NOTHING,)
+
+
+class Waits:
+    """A place whose arms end when they are told to, and ask for what they are told to ask for."""
+
+    cell, facts = "a", {"packages": {"torch": "1", "bitsandbytes": "1"}}
+
+    def __init__(self, *asks: str) -> None:
+        self.asks, self.tried = list(asks), list[str]()
+        self.may_end = threading.Event()
+
+    def observe_with(self, lent: tuple[str, ...], request: Any, log: Path, cards: int = 1) -> Observation:
+        self.tried.append("+".join(lent))
+        assert self.may_end.wait(60)
+        asked = [name for name in self.asks if name not in lent]
+        return Observation(request["arm"], "done", evidence={"asked_for": asked} if asked else {})
+
+    def observe(self, request: Any, log: Path, fresh: bool = False, cards: int = 1) -> Observation:
+        self.tried.append("all")
+        return Observation(request["arm"], "done")
+
+
+@pytest.mark.parametrize(
+    ("asks", "tried", "tried_with"),
+    [((), [""], None), (("bitsandbytes",), ["", "bitsandbytes"], ["bitsandbytes"]), (("peft",), ["", "all"], None)],
+)
+def test_a_control_is_lent_no_more_than_it_asks_for_and_two_cells_at_once_try_it_once(
+    tmp_path: Path, asks: tuple[str, ...], tried: list[str], tried_with: list[str] | None
+) -> None:
+    place, controls = Waits(*asks), Controls()
+    what = Shared("c", "d", "reference", "s", (NOTHING, KERNELS), "m")
+    with ThreadPoolExecutor(2) as both:
+        ask = partial(controls.observe, place, what, {"arm": "reference"}, tmp_path / "log")
+        futures = [both.submit(ask) for _ in range(2)]
+        eventually(lambda: place.tried, 10, "the first to ask")
+        place.may_end.set()
+        first, second = (future.result(60) for future in futures)
+    in_each = tried[-1] == "all"
+    assert place.tried == tried + ["all"] * in_each
+    assert first.evidence == second.evidence
+    assert first.evidence.get("tried_in") == (None if in_each else "a")
+    assert first.evidence.get("tried_with") == tried_with
+    assert first.evidence.get("asked_for") == (list(asks) or None)
 
 
 @pytest.mark.parametrize("other", ["another torch", "another machine", "another source", "a damaged environment"])

@@ -18,6 +18,7 @@ from repros.commands.arguments import (
     a_run,
     add_force,
 )
+from repros.errors import UserError, shortened
 from repros.evidence import advice, committed
 from repros.report import standing, terminal
 from repros.report.terminal.layout import paragraph
@@ -29,6 +30,7 @@ def register(add: Add) -> None:
     """Add the command to the command line."""
     report = add("report", cmd_report, "print a run: verdicts, standings; or write its page")
     report.add_argument("run", nargs="*", type=a_run, help="folders of runs, read as one (default: the newest)")
+    report.add_argument("--cell", metavar="CELL", help="print, and judge, what was tried in this cell alone")
     report.add_argument("--html", type=a_file, metavar="FILE", help="write one page that opens from disk")
     report.add_argument("--against", type=a_run, metavar="RUN", help="with --html or --markdown: show what changed")
     report.add_argument("--summary", type=a_file, metavar="FILE", help="write what a CI job shows of itself")
@@ -51,6 +53,8 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     records, notices = ending.judged(folders, known)
     for notice in notices:
         print(notice, file=sys.stderr)
+    if arguments.cell:
+        records = _of_cell(records, arguments)
     if arguments.commit_to:
         kept = committed.commit(folders, records, known, arguments.commit_to, force=arguments.force)
         console.print(f"kept {len(records)} trials in {results.shown(kept)}", markup=False)
@@ -76,6 +80,18 @@ def cmd_report(arguments: argparse.Namespace, console: Console) -> int:
     _standings(records, known, console)
     terminal.summary(records, console)
     return ending.code(records)
+
+
+def _of_cell(records: list[Record], arguments: argparse.Namespace) -> list[Record]:
+    written = ("html", "against", "summary", "junit", "sarif", "annotations", "markdown", "commit_to")
+    if others := [name for name in written if getattr(arguments, name)]:
+        what = f"--{others[0].replace('_', '-')} is of a whole run"
+        raise UserError(f"report --cell {shortened(arguments.cell)}: {what}", "leave one of the two out")
+    by_name: dict[str, list[Record]] = {}
+    for record in records:  # a cell with other packages in place of its pins is found under both names
+        for name in {record.cell, record.cell.partition(" with ")[0]}:
+            by_name.setdefault(name, []).append(record)
+    return cases.choose(arguments.cell, by_name, "cell of this run")
 
 
 def _standings(records: Sequence[Record], known: dict[str, Entry], console: Console) -> None:

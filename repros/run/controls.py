@@ -94,6 +94,8 @@ class Controls:
         self._kept: dict[Key, Observation] = {}
         self._asked: dict[Key, list[str]] = {}
         self._lock = threading.Lock()
+        #: Held while an arm is tried: a cell that begins before another has ended waits for what that one tries.
+        self._trying: dict[Key, threading.Lock] = {}
         for record in records:
             self.keep(record)
 
@@ -126,17 +128,25 @@ class Controls:
                 break
             key = what.key(lent, place.facts)
             with self._lock:
+                trying = self._trying.setdefault(key, threading.Lock())
+            with trying:
                 kept, refused = self._kept.get(key), self._asked.get(key)
-            if kept is not None:
-                return kept
-            if refused is None:
-                seen = place.observe_with(lent, request, log, cards)
-                refused = seen.evidence.get(ASKED_FOR, [])
-                if not refused and seen.state in ("done", "raised"):
-                    told = {name: list(found) for name, found in ((ASKED_FOR, asked), (TRIED_WITH, lent)) if found}
-                    return replace(seen, evidence={**seen.evidence, **told, TRIED_IN: place.cell})
-                with contextlib.suppress(OSError):
-                    log.unlink()
+                if kept is not None:
+                    return kept
+                if refused is None:
+                    seen = place.observe_with(lent, request, log, cards)
+                    refused = seen.evidence.get(ASKED_FOR, [])
+                    if not refused and seen.state in ("done", "raised"):
+                        told = {name: list(found) for name, found in ((ASKED_FOR, asked), (TRIED_WITH, lent)) if found}
+                        seen = replace(seen, evidence={**seen.evidence, **told, TRIED_IN: place.cell})
+                        with self._lock:
+                            self._kept[key] = seen
+                        return seen
+                    with contextlib.suppress(OSError):
+                        log.unlink()
+                    if refused:
+                        with self._lock:
+                            self._asked[key] = refused
             asked = sorted({*asked, *refused})
         seen = place.observe(request, log, cards=cards)
         return replace(seen, evidence={**seen.evidence, ASKED_FOR: asked}) if asked else seen

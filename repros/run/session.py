@@ -6,8 +6,10 @@ Both runners stand on it: pytest (`repros.pytest_plugin`) and the command line (
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +24,9 @@ from repros.errors import UserError
 from repros.machine.host import probe_host
 from repros.machine.turns import Apart
 from repros.machine.workdir import clear_once
-from repros.run.controls import EVERY_CELL, KERNELS, NOTHING, SHARED, Controls
+from repros.run import shards
+from repros.run.controls import EVERY_CELL, KERNELS, NOTHING, SHARED, Controls, tried_elsewhere
+from repros.run.link import LostError
 from repros.run.results import Record, Run, load
 from repros.run.server import CellServer, Clock, pool
 from repros.run.trial import Running, Trial, not_run
@@ -181,6 +185,7 @@ class Session:
         clear_once()
         self.run = run
         before = load(run.folder)[0] if controls == SHARED else []
+        self._longest = shards.longest(before)
         self._controls = Controls(before) if controls == SHARED else None
         self._apart = Apart(known=True if any(map(told_apart, before)) else None)
         self._snapshots = snapshots
@@ -190,9 +195,16 @@ class Session:
         self._say = say
         self._arms = pool(jobs)
         self._ready: dict[str, ReadyCell | EnvError] = {}
-        self._lock = threading.Lock()
+        self._building: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._running: dict[tuple[str, str, str], Running | Record] = {}
+        #: Held while a trial is sent, by the one who asks for it or ahead of that; `close` ends both.
+        self._sending = threading.RLock()
+        self._closed = False
+        self._sent: set[tuple[str, str, str]] = set()
+        #: Labels of cells: whose checkpoints were begun, whose trials were asked for, whose environment had changed.
         self._begun: set[str] = set()
+        self._reached: set[str] = set()
+        self._spoiled: set[str] = set()
         self._given: dict[str, list[Record]] = {}
         #: Keys of the trials that `close` kept: nobody waited for them.
         self.kept: set[tuple[str, str, str]] = set()
@@ -200,7 +212,7 @@ class Session:
 
     def ready(self, cell: Cell) -> ReadyCell:
         """Return the cell, its environment built if need be; EnvError (again) if it cannot be had."""
-        with self._lock:
+        with self._building[cell.label]:
             return self._ready_once(cell)
 
     def _ready_once(self, cell: Cell) -> ReadyCell:
@@ -228,25 +240,24 @@ class Session:
 
         threading.Thread(target=begin, daemon=True).start()
 
-    def build(self, cell: Cell, after: Cell) -> None:
-        """Have a cell's environment built, once that of ``after`` stands, for the process that runs next.
-
-        Its trouble is that one's to tell.
-        """
+    def build(self, cell: Cell) -> None:
+        """Have a cell's environment built while the caller goes on; its trouble is told at its trials."""
 
         def begin() -> None:
-            with contextlib.suppress(EnvError):
-                self.ready(after)
             with contextlib.suppress(UserError):
-                ensure(cell, root=ROOT)
+                self.ready(cell)
 
         self._builder = threading.Thread(target=begin, daemon=True)
         self._builder.start()
 
     def start(self, trial: Trial, cell: Cell) -> None:
         """Send a trial's arms on their way; a cell that cannot be had makes the trial's record at once."""
-        if trial.key in self._running:
-            return
+        with self._sending:
+            if trial.key not in self._running and not self._closed:
+                self._start(trial, cell)
+                self._sent.add(trial.key)
+
+    def _start(self, trial: Trial, cell: Cell) -> None:
         try:
             place = self.ready(cell)
             self._running[trial.key] = Running(
@@ -259,40 +270,73 @@ class Session:
 
     def finish(self, trial: Trial, cell: Cell) -> Record:
         """Wait for a trial, write its record, return it."""
-        self.start(trial, cell)
-        found = self._running.pop(trial.key)
-        record = found.record() if isinstance(found, Running) else found
+        record = self._wait_for(trial, cell)
+        if self._spoiled & {its_cell for its_cell, _ in tried_elsewhere(record).values()}:
+            record = self._wait_for(trial, cell)  # an arm that it leans on is void by now, and forgotten
         self._keep(record)
         return record
+
+    def _wait_for(self, trial: Trial, cell: Cell) -> Record:
+        self.start(trial, cell)
+        found = self._running.pop(trial.key)
+        return found.record() if isinstance(found, Running) else found
 
     def _keep(self, record: Record) -> None:
         self.run.append(record)
         self._given.setdefault(record.cell, []).append(record)
+        self._longest |= shards.longest([record])
         if self._controls is not None:
             self._controls.keep(record)
 
     def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
-        """Finish one trial of an order, with the arms of all others in its cell sent ahead.
+        """Finish one trial of an order, with the arms of all others in its cell sent ahead, and then of the next cell.
 
         Of a trial whose checkpoint is still written they go once that is there. After the last of a cell its supervisor
         is ended; where its environment changed meanwhile, the record is void.
         """
         trial, cell = order[at]
-        here = [ahead for ahead, its_cell in order[at:] if its_cell.label == cell.label]
-        self._begin_checkpoints(here, cell)
-        for one in here:
-            with contextlib.suppress(UserError):  # it is told when that trial's turn comes
-                if self._may_start(one, cell):
-                    self.start(one, cell)
+        here = [one for one, its_cell in order[at:] if its_cell.label == cell.label]
+        self._send(here, cell)
+        if cell.label not in self._reached:
+            self._reached.add(cell.label)
+            self._prepare([pair for pair in order[at:] if pair[1].label != cell.label])
         record = self.finish(trial, cell)
         voided = self.leave(cell) if len(here) == 1 else ()
         return next((other for other in voided if other.key == record.key), record)
 
+    def _prepare(self, order: Sequence[tuple[Trial, Cell]]) -> None:
+        """Have the next cell's environment built, and its trials sent once all arms before them have begun."""
+        for _, cell in order[:1]:
+            self.build(cell)
+            self._arms.submit(self._follow, [one for one, its_cell in order if its_cell.label == cell.label], cell)
+
+    def _follow(self, trials: Sequence[Trial], cell: Cell) -> None:
+        """Send the next cell's trials ahead, if its environment stands: the last arms of this one leave cores idle."""
+        place = self._ready.get(cell.label)
+        if isinstance(place, ReadyCell):
+            with contextlib.suppress(LostError):  # it is told by an arm
+                place.server.start()
+            self._send(trials, cell)
+
+    def _send(self, trials: Sequence[Trial], cell: Cell) -> None:
+        """Send the arms of trials in one cell, the longest first, as far as none would wait for its checkpoint.
+
+        A long one that began last would keep one core busy while the others idle, so one that was not tried yet in any
+        cell counts as the longest; of these what needs most of a card goes first.
+        """
+        self._begin_checkpoints(trials, cell)
+        took = shards.seconds([(trial, cell) for trial in trials], self._longest, unknown=math.inf)
+        for trial in sorted(trials, key=lambda one: (-took[one.key], -one.condition.needs.card_bytes)):
+            with contextlib.suppress(UserError):  # it is told when that trial's turn comes
+                if trial.key not in self._sent and self._may_start(trial, cell):
+                    self.start(trial, cell)
+
     def _begin_checkpoints(self, trials: Sequence[Trial], cell: Cell) -> None:
         """Have what the trials of a cell will load written while the first of them run."""
-        if cell.label in self._begun:
-            return
-        self._begun.add(cell.label)
+        with self._sending:
+            if cell.label in self._begun:
+                return
+            self._begun.add(cell.label)
         with contextlib.suppress(EnvError):
             place = self.ready(cell)
             for trial in trials:
@@ -303,7 +347,7 @@ class Session:
     def _may_start(self, trial: Trial, cell: Cell) -> bool:
         """Return whether a trial would not have to wait for its checkpoint."""
         recipe = trial.condition.checkpoint
-        if not recipe or trial.key in self._running:
+        if not recipe:
             return True
         place = self.ready(cell)
         return bool(trial.missing(place.versions)) or place.begin_checkpoint(recipe).done()
@@ -322,6 +366,7 @@ class Session:
         why = place.environment.damage() if given else ""
         voided = [void(record, why) for record in given] if why else []
         if voided and self._controls is not None:
+            self._spoiled.add(place.cell)
             self._controls.forget(place.cell)
         for record in voided:
             self._say(f"{record.case} [{record.condition}] in {record.cell}: {record.reason}")
@@ -330,6 +375,8 @@ class Session:
 
     def close(self) -> None:
         """Call off what did not start, end every supervisor; of what was sent ahead, keep what came to a verdict."""
+        with self._sending:
+            self._closed = True
         ahead = [running for running in self._running.values() if isinstance(running, Running)]
         whole = [running.record() for running in ahead if running.ended()]  # before any arm is made to end
         for running in ahead:
