@@ -89,7 +89,7 @@ def test_the_next_cell_is_built_meanwhile_and_its_trouble_is_its_trials(
     monkeypatch.setattr(session, "ensure", ensure)
     run = Session(Run(tmp_path / "run"))
     run.wait()  # nothing was begun: nothing to wait for
-    run.build(CELLS[1])
+    run.build([CELLS[1]])
     run.wait()
     assert built == [CELLS[1].name]
     told = run.finish(Trial(harness, harness.condition("passes"), CELLS[1].label), CELLS[1])
@@ -274,3 +274,44 @@ def test_a_run_that_is_closed_sends_nothing_more(two_cells: Session, harness: En
     two_cells.start(*order[0])
     assert not two_cells._running
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("jobs", [None, 1])
+def test_an_arm_that_waits_for_much_of_a_card_keeps_no_other_waiting(
+    tmp_path: Path, harness: Entry, monkeypatch: pytest.MonkeyPatch, jobs: int | None
+) -> None:
+    """It waits in a pool of its own, where the user does not say how many are to go at a time."""
+    run = Session(Run(tmp_path / "run"), jobs=jobs)
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(run, "ready", lambda cell: None)
+    monkeypatch.setattr(
+        session, "Running", lambda trial, place, arms, *more, **how: given.setdefault(trial.condition.name, arms)
+    )
+    card = SimpleNamespace(label="c", device="cuda")
+    small, large = (replace(harness.condition("passes"), name=f"{size}GiB", needs=Needs(card_bytes=size << 30))
+                    for size in (1, 8))  # fmt: skip
+    for condition in (small, large):
+        run.start(Trial(harness, condition, "c"), card)  # type: ignore[arg-type]
+    run._running.clear()
+    run.close()
+    assert (given["1GiB"] is given["8GiB"]) is (jobs is not None)
+    for arms in given.values():
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            arms.submit(print)
+
+
+def test_an_environment_that_is_built_for_a_run_that_was_ended_is_not_kept(
+    two_cells: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    shut = ReadyCell.close
+
+    def close(place: ReadyCell) -> None:
+        closed.append(place.cell)
+        shut(place)
+
+    monkeypatch.setattr(ReadyCell, "close", close)
+    two_cells.close()
+    with pytest.raises(EnvError, match="the run was ended"):
+        two_cells.ready(CELLS[0])
+    assert (closed, two_cells._ready) == ([CELLS[0].label], {})

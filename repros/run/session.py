@@ -10,7 +10,7 @@ import math
 import subprocess
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
@@ -33,6 +33,8 @@ from repros.run.trial import Running, Trial, not_run
 from repros.verdict import SETTLED, Observation, Outcome, Verdict, is_failure
 from repros.worker import checkpoints
 
+#: An arm that is to have this much of a card waits for it in a pool of its own, and keeps no smaller one from running.
+LARGE_BYTES = 4 << 30
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
@@ -194,6 +196,7 @@ class Session:
         self.machine = machine_facts()
         self._say = say
         self._arms = pool(jobs)
+        self._large = self._arms if jobs else pool()
         self._ready: dict[str, ReadyCell | EnvError] = {}
         self._building: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._running: dict[tuple[str, str, str], Running | Record] = {}
@@ -226,6 +229,10 @@ class Session:
                 found = ReadyCell(environment, self.clock, self._cases, self._apart)
             except EnvError as error:
                 found = error
+            if self._closed:  # it was built for a run that was ended meanwhile
+                if isinstance(found, ReadyCell):
+                    found.close()
+                raise EnvError("error", "the run was ended", "`--resume` goes on with it")
             self._ready[cell.label] = found
         if isinstance(found, EnvError):
             raise found
@@ -240,12 +247,13 @@ class Session:
 
         threading.Thread(target=begin, daemon=True).start()
 
-    def build(self, cell: Cell) -> None:
-        """Have a cell's environment built while the caller goes on; its trouble is told at its trials."""
+    def build(self, cells: Iterable[Cell]) -> None:
+        """Have the cells' environments built while the caller goes on; their trouble is told at their trials."""
 
         def begin() -> None:
-            with contextlib.suppress(UserError):
-                self.ready(cell)
+            for cell in cells:
+                with contextlib.suppress(UserError):
+                    self.ready(cell)
 
         self._builder = threading.Thread(target=begin, daemon=True)
         self._builder.start()
@@ -260,8 +268,10 @@ class Session:
     def _start(self, trial: Trial, cell: Cell) -> None:
         try:
             place = self.ready(cell)
+            large = cell.device == "cuda" and trial.condition.needs.card_bytes >= LARGE_BYTES
+            arms = self._large if large else self._arms
             self._running[trial.key] = Running(
-                trial, place, self._arms, self.run.folder / "logs", self.machine, self._snapshots,
+                trial, place, arms, self.run.folder / "logs", self.machine, self._snapshots,
                 controls=partial(self._controls.observe, place) if self._controls else None,
             )  # fmt: skip
         except EnvError as error:
@@ -305,9 +315,10 @@ class Session:
         return next((other for other in voided if other.key == record.key), record)
 
     def _prepare(self, order: Sequence[tuple[Trial, Cell]]) -> None:
-        """Have the next cell's environment built, and its trials sent once all arms before them have begun."""
+        """Have the other cells' environments built, and the next one's trials sent once all arms before have begun."""
+        if self._builder is None:
+            self.build({cell.label: cell for _, cell in order}.values())
         for _, cell in order[:1]:
-            self.build(cell)
             self._arms.submit(self._follow, [one for one, its_cell in order if its_cell.label == cell.label], cell)
 
     def _follow(self, trials: Sequence[Trial], cell: Cell) -> None:
@@ -382,7 +393,8 @@ class Session:
         for running in ahead:
             running.cancel()
         self._running.clear()
-        self._arms.shutdown(wait=False, cancel_futures=True)
+        for arms in (self._arms, self._large):
+            arms.shutdown(wait=False, cancel_futures=True)
         places = [found for found in self._ready.values() if isinstance(found, ReadyCell)]
         for place in places:
             place.close()
