@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import nox
-from nox.command import CommandFailed
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv"
@@ -84,7 +83,7 @@ def trials(session: nox.Session, tier: str, cell: str, *more: str) -> None:
     try:
         session.run(*command, env={"PYTHONPATH": str(HERE)}, success_codes=[0, 5], **waits)
         TRIED[tier] = False
-    except CommandFailed as error:
+    except nox.command.CommandFailed as error:
         if not whole or error.reason != "Returned code 1":
             raise
         TRIED[tier] = True
