@@ -283,7 +283,7 @@ def test_a_run_that_is_closed_sends_nothing_more(two_cells: Session, harness: En
     order = over(harness, "passes")
     two_cells.close()
     began = time.monotonic()
-    two_cells._follow([order[1][0]], CELLS[1])
+    two_cells._follow(order[1:])
     two_cells.start(*order[0])
     assert not two_cells._running
     assert time.monotonic() - began < 5

@@ -167,6 +167,13 @@ class ReadyCell:
             server.close()
 
 
+def _of_first(order: Sequence[tuple[Trial, Cell]]) -> tuple[list[Trial], list[tuple[Trial, Cell]]]:
+    """Return the trials of an order that are in its first cell, and the rest of it."""
+    label = order[0][1].label
+    rest = [(trial, cell) for trial, cell in order if cell.label != label]
+    return [trial for trial, cell in order if cell.label == label], rest
+
+
 class Session:
     """Trials under way and the cells they need.
 
@@ -204,9 +211,11 @@ class Session:
         self._sending = threading.RLock()
         self._closed = False
         self._sent: set[tuple[str, str, str]] = set()
-        #: Labels of cells: whose checkpoints were begun, whose trials were asked for, whose environment had changed.
+        #: Labels of cells: whose checkpoints were begun, whose trials were asked for, whose packages are imported ahead
+        #: of them, whose environment had changed.
         self._begun: set[str] = set()
         self._reached: set[str] = set()
+        self._warming: set[str] = set()
         self._spoiled: set[str] = set()
         self._given: dict[str, list[Record]] = {}
         #: Keys of the trials that `close` kept: nobody waited for them.
@@ -305,39 +314,47 @@ class Session:
         is ended; where its environment changed meanwhile, the record is void.
         """
         trial, cell = order[at]
-        here = [one for one, its_cell in order[at:] if its_cell.label == cell.label]
-        self._send(here, cell)
-        if cell.label not in self._reached:
+        here, rest = _of_first(order[at:])
+        self._send(here, cell, rest)
+        if rest and cell.label not in self._reached:
             self._reached.add(cell.label)
-            self._prepare([pair for pair in order[at:] if pair[1].label != cell.label])
+            if self._builder is None:
+                self.build({its_cell.label: its_cell for _, its_cell in rest}.values())
+            self._arms.submit(self._follow, rest)  # its turn comes when every arm before it has begun
         record = self.finish(trial, cell)
         voided = self.leave(cell) if len(here) == 1 else ()
         return next((other for other in voided if other.key == record.key), record)
 
-    def _prepare(self, order: Sequence[tuple[Trial, Cell]]) -> None:
-        """Have the other cells' environments built, and the next one's trials sent once all arms before have begun."""
-        if self._builder is None:
-            self.build({cell.label: cell for _, cell in order}.values())
-        for _, cell in order[:1]:
-            self._arms.submit(self._follow, [one for one, its_cell in order if its_cell.label == cell.label], cell)
-
-    def _follow(self, trials: Sequence[Trial], cell: Cell) -> None:
+    def _follow(self, order: Sequence[tuple[Trial, Cell]]) -> None:
         """Send the next cell's trials ahead, if its environment stands: the last arms of this one leave cores idle."""
+        cell = order[0][1]
+        if self._warmed(cell):
+            here, rest = _of_first(order)
+            self._send(here, cell, rest)
+
+    def _warmed(self, cell: Cell) -> bool:
+        """Import a cell's packages, if its environment stands; return whether it does."""
         place = self._ready.get(cell.label)
         if isinstance(place, ReadyCell):
             with contextlib.suppress(LostError):  # it is told by an arm
                 place.server.start()
-            self._send(trials, cell)
+        return isinstance(place, ReadyCell)
 
-    def _send(self, trials: Sequence[Trial], cell: Cell) -> None:
+    def _send(self, trials: Sequence[Trial], cell: Cell, rest: Sequence[tuple[Trial, Cell]] = ()) -> None:
         """Send the arms of trials in one cell, the longest first, as far as none would wait for its checkpoint.
 
         A long one that began last would keep one core busy while the others idle, so one that was not tried yet in any
-        cell counts as the longest; of these what needs most of a card goes first.
+        cell counts as the longest; of these what needs most of a card goes first. Half way through, the packages of the
+        next cell are imported: that takes one core for seconds.
         """
         self._begin_checkpoints(trials, cell)
-        took = shards.seconds([(trial, cell) for trial in trials], self._longest, unknown=math.inf)
-        for trial in sorted(trials, key=lambda one: (-took[one.key], -one.condition.needs.card_bytes)):
+        waiting = [trial for trial in trials if trial.key not in self._sent]
+        took = shards.seconds([(trial, cell) for trial in waiting], self._longest, unknown=math.inf)
+        waiting.sort(key=lambda one: (-took[one.key], -one.condition.needs.card_bytes))
+        for at, trial in enumerate(waiting):
+            if rest and at == len(waiting) // 2 and rest[0][1].label not in self._warming:
+                self._warming.add(rest[0][1].label)
+                self._arms.submit(self._warmed, rest[0][1])
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes
                 if trial.key not in self._sent and self._may_start(trial, cell):
                     self.start(trial, cell)
