@@ -151,9 +151,7 @@ def test_an_arm_that_uses_bitsandbytes_alone_is_tried_once_for_the_cells_that_ag
     subject = by_arm(first)["subject"]
     assert (subject.evidence["tried_in"], subject.evidence["tried_with"]) == (places[0].cell, ["bitsandbytes"])
     assert (by_arm(second)["subject"] == subject) is shared
-    once = (
-        f"subject: tried once for all cells, in {places[0].cell}, where of the packages under test bitsandbytes alone"
-    )
+    once = f"subject: tried once, in {places[0].cell}, with bitsandbytes alone of the packages under test"
     assert (once in " ".join(said(second).split())) is shared
     alone = tried(STRIDED, name, places[1], tmp_path, None)
     assert "tried_in" not in by_arm(alone)["subject"].evidence

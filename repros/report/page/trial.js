@@ -177,7 +177,7 @@ function panel(data, at, trial, texts) {
     const m = trial.margins;
     parts.push(el("h3", {}, "Arms against the budget"), armsTable(trial),
       el("p", {}, `Margins: planted over budget ${times(m.planted_over_budget)}, budget over reference ${times(m.budget_over_reference)}.`),
-      ...trial.arms.filter((arm) => arm.rest.tried_in && arm.rest.tried_in !== cell).map((arm) => el("p", { class: "dim" }, el("b", {}, arm.arm), ` was tried once for all cells, in ${arm.rest.tried_in}, where ${arm.rest.tried_with ? `of the packages under test ${arm.rest.tried_with.join(" and ")} alone` : "no package under test"} can be imported.`)),
+      ...trial.arms.filter((arm) => arm.rest.tried_in && arm.rest.tried_in !== cell).map((arm) => el("p", { class: "dim" }, el("b", {}, arm.arm), arm.rest.tried_with ? ` was tried once, in ${arm.rest.tried_in}, with ${arm.rest.tried_with.join(" and ")} alone of the packages under test.` : ` was tried once for all cells, in ${arm.rest.tried_in}, where no package under test can be imported.`)),
       trial.proposed ? el("p", {}, el("b", {}, "Proposed fix"), ` (${fact.proposes}): `, el("span", { class: `e e-${trial.proposed.effect.split(" ")[0]}` }, trial.proposed.effect), ` ${trial.proposed.reason}`) : null,
       ...Object.entries(trial.remedies).map(([arm, one]) => el("p", {}, el("b", {}, arm.replace("remedy", "Remedy")), `: ${one.text}${one.recommended && ` (recommended by ${one.recommended})`}: `, el("span", { class: `e e-${one.effect.split(" ")[0]}` }, one.effect), ` ${one.reason}`)),
       plotPart(trial), listsPart(trial), exceptionsPart(trial),

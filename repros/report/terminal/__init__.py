@@ -97,8 +97,9 @@ def detail(record: Record, console: Console) -> None:
     elsewhere = tried_elsewhere(record)
     for cell, lent in dict.fromkeys(elsewhere.values()):
         arms = ", ".join(arm for arm in elsewhere if elsewhere[arm] == (cell, lent))
-        what = f"of the packages under test {' and '.join(lent)} alone" if lent else "no package under test"
-        says = f"{arms}: tried once for all cells, in {line(cell)}, where {what} can be imported"
+        says = f"{arms}: tried once for all cells, in {line(cell)}, where no package under test can be imported"
+        if lent:
+            says = f"{arms}: tried once, in {line(cell)}, with {' and '.join(lent)} alone of the packages under test"
         layout.paragraph(console, says, hanging=2, most=console.width)
     layout.paragraph(console, f"reason: {line(record.reason)}", hanging=2, most=console.width)
     if heard := record.witness:
