@@ -58,7 +58,8 @@ def trials(session: nox.Session, tier: str, cell: str, *more: str) -> None:
     In one process a cell's packages are imported while the last arms of the one before it run. The other sessions tell
     how their cells ended, and `summary` prints the run.
     """
-    whole = not any("cell=" in word for word in sys.argv)
+    asked = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    whole = tier in asked and not any(word.startswith(("-k", "--keywords", "-t", "--tags")) for word in asked)
     if whole and tier in TRIED:
         ended(session, tier, cell)
         return

@@ -202,7 +202,10 @@ class Plugin:
         if self.said:
             self.print_said()
         if self.worker or item not in self.items:
-            # With pytest-xdist the next item of this process is not the next of the list.
+            # With pytest-xdist the next item of this process is not the next of the list, but one of the same cell or a
+            # later one.
+            for cell in self.cells[: self.cells.index(item.cell)]:
+                self.session.leave(cell)
             return self.session.finish(item.trial, item.cell)
         return self.session.take([(other.trial, other.cell) for other in self.items], self.items.index(item))
 

@@ -75,7 +75,7 @@ def noxfile(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
 
 
 def test_a_whole_tier_is_tried_at_its_first_cell(noxfile: Callable[..., dict[str, Any]]) -> None:
-    smoke = noxfile("-s", "smoke")["smoke"]
+    smoke = noxfile("-s", "smoke", "--", "-k", "gh1995")["smoke"]
     first, second = NoxSession(posargs=("--run", "r", "-x")), NoxSession(posargs=("--run", "r", "-x"))
     smoke(first, CELLS[0])
     smoke(second, CELLS[1])
@@ -110,8 +110,10 @@ def test_what_did_not_come_to_its_trials_fails_at_once(noxfile: Callable[..., di
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_one_cell_is_tried_alone(noxfile: Callable[..., dict[str, Any]], code: int) -> None:
-    smoke = noxfile("-s", f"smoke(cell='{CELLS[1]}')")["smoke"]
+@pytest.mark.parametrize("asked", [f"-s smoke(cell='{CELLS[1]}')", "-s smoke -k 5.23", "-k 5.23", ""])
+def test_one_cell_is_tried_alone(noxfile: Callable[..., dict[str, Any]], code: int, asked: str) -> None:
+    """Or some of them, each by itself: of which else are chosen nox tells nothing."""
+    smoke = noxfile(*asked.split())["smoke"]
     session = NoxSession(lambda command: code, posargs=("--run", "r"))
     if code:
         with pytest.raises(CommandFailedError):

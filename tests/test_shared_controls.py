@@ -172,6 +172,15 @@ def test_what_may_be_lent_to_an_arm_is_what_its_case_uses() -> None:
     assert lendings("reference", loading.module, environment) == (NOTHING,)
 
 
+def test_what_comes_to_no_end_of_its_own_is_not_tried_with_more_packages_first(tmp_path: Path) -> None:
+    """It would cost its timeout once more."""
+    place, what = Waits(), Shared("c", "d", "reference", "s", (NOTHING, KERNELS), "m")
+    place.may_end.set()
+    place.state = "timeout"
+    Controls().observe(place, what, {"arm": "reference"}, tmp_path / "log")
+    assert place.tried == ["", "all"]
+
+
 class Waits:
     """A place whose arms end when they are told to, and ask for what they are told to ask for."""
 
@@ -179,13 +188,13 @@ class Waits:
 
     def __init__(self, *asks: str) -> None:
         self.asks, self.tried = list(asks), list[str]()
-        self.may_end = threading.Event()
+        self.may_end, self.state = threading.Event(), "done"
 
     def observe_with(self, lent: tuple[str, ...], request: Any, log: Path, cards: int = 1) -> Observation:
         self.tried.append("+".join(lent))
         assert self.may_end.wait(60)
         asked = [name for name in self.asks if name not in lent]
-        return Observation(request["arm"], "done", evidence={"asked_for": asked} if asked else {})
+        return Observation(request["arm"], self.state, evidence={"asked_for": asked} if asked else {})
 
     def observe(self, request: Any, log: Path, fresh: bool = False, cards: int = 1) -> Observation:
         self.tried.append("all")

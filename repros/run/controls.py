@@ -144,9 +144,10 @@ class Controls:
                         return seen
                     with contextlib.suppress(OSError):
                         log.unlink()
-                    if refused:
-                        with self._lock:
-                            self._asked[key] = refused
+                    if not refused:
+                        break  # it came to no end of its own: more packages are no help
+                    with self._lock:
+                        self._asked[key] = refused
             asked = sorted({*asked, *refused})
         seen = place.observe(request, log, cards=cards)
         return replace(seen, evidence={**seen.evidence, ASKED_FOR: asked}) if asked else seen

@@ -262,7 +262,8 @@ class Session:
         def begin() -> None:
             for cell in cells:
                 with contextlib.suppress(UserError):
-                    self.ready(cell)
+                    if not self._closed:
+                        self.ready(cell)
 
         self._builder = threading.Thread(target=begin, daemon=True)
         self._builder.start()
