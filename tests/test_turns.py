@@ -118,6 +118,27 @@ def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None
     thread.join(10)  # what it holds is in the way of the next test
 
 
+def test_of_those_who_wait_the_one_that_takes_most_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asked first: at the end it would have the card to itself. No two of these fit its 20 GB."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    cards.known.cache_clear()
+    order: list[int] = []
+
+    def shares(size: int) -> None:
+        with turns.turn(Want(card_bytes=size << 30, shared=True)):
+            order.append(size)
+
+    threads = [threading.Thread(target=shares, args=(size,), daemon=True) for size in (12, 15, 13)]
+    with turns.turn(Want(card_bytes=16 << 30, shared=True)):
+        for waiting, thread in enumerate(threads, 1):
+            thread.start()
+            eventually(lambda waiting=waiting: len(turns._queued) == waiting, 10, "an arm that waits for room")  # type: ignore[misc]
+    for thread in threads:
+        thread.join(10)
+    assert order == [15, 13, 12]
+    assert not turns._queued
+
+
 def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many are let on a card of 20 GB as leave some of it free."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
