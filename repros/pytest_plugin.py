@@ -152,7 +152,9 @@ class Plugin:
     def _session(self) -> Session:
         option = self.config.option
         way = controls.way(option.controls, len(self.cells))
-        return Session(self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots, controls=way)
+        return Session(
+            self.run, jobs=option.jobs, say=self.say, snapshots=option.snapshots, controls=way, cells=self.cells
+        )
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:

@@ -102,7 +102,7 @@ def test_the_next_cell_is_built_meanwhile_and_its_trouble_is_its_trials(
     monkeypatch.setattr(session, "ensure", ensure)
     run = Session(Run(tmp_path / "run"))
     run.wait()  # nothing was begun: nothing to wait for
-    run.build([CELLS[1]])
+    run.build([(Trial(harness, harness.condition("passes"), CELLS[1].label), CELLS[1])])
     run.wait()
     assert built == [CELLS[1].name]
     told = run.finish(Trial(harness, harness.condition("passes"), CELLS[1].label), CELLS[1])
@@ -249,8 +249,17 @@ def test_what_took_longest_in_another_cell_is_sent_first_and_what_is_unknown_bef
     assert sent == ["control", "hangs", "breaks", "crashes", "passes"]
 
 
-def test_the_next_cell_begins_once_every_arm_of_this_one_has_begun(two_cells: Session, harness: Entry) -> None:
+def test_the_next_cell_is_sent_ahead_after_all_of_this_one(
+    two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order = over(harness, "passes", "breaks")
+    sent, start = list[tuple[str, str, str]](), two_cells._start
+
+    def note(trial: Trial, cell: Any) -> None:
+        sent.append(trial.key)
+        start(trial, cell)
+
+    monkeypatch.setattr(two_cells, "_start", note)
     first = two_cells.take(order, 0)
     eventually(lambda: order[3][0].key in two_cells._sent, 60, "the next cell's trials")
     wait_for_arms(two_cells)
@@ -259,8 +268,7 @@ def test_the_next_cell_begins_once_every_arm_of_this_one_has_begun(two_cells: Se
         (cell.label, trial.condition.name) for trial, cell in order
     ]
     assert len(load(two_cells.run.folder)[0]) == 4
-    own = [[arm for one in records[at : at + 2] for arm in one.arms if arm.arm == "subject"] for at in (0, 2)]
-    assert max(arm.started for arm in own[0]) < min(arm.started for arm in own[1])
+    assert [cell for _, _, cell in sent] == [cell.label for _, cell in order]
     assert not two_cells._ready, "both cells were left"
 
 

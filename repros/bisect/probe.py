@@ -255,8 +255,7 @@ class Ready:
             installed = extract(revision.source, package, self.scratch, installed)
             self.place.server.close()
             cell = revision.cell
-            server = _SourceServer(environment.python, clock, cell.name, cell.device, self.scratch, cases)
-            self.place.server, self.place.observe = server, server.observe
+            self.place.server = _SourceServer(environment.python, clock, cell.name, cell.device, self.scratch, cases)
         version = self.place.versions.get(package, "")
         self.content = content(installed, version) if installed.is_dir() else ""
         stands = time.monotonic()

@@ -178,7 +178,10 @@ def take(
 
     progress = _progress(console)
     modules = {trial.entry.module for trial, _ in wanted}
-    session = Session(run, jobs=jobs, say=_saying(progress), snapshots=snapshots, cases=modules, controls=controls)
+    cells = {cell.label: cell for _, cell in wanted}.values()
+    session = Session(
+        run, jobs=jobs, say=_saying(progress), snapshots=snapshots, cases=modules, controls=controls, cells=cells
+    )
     try:
         records = _shown((session.take(wanted, at) for at in range(len(wanted))), len(wanted), progress)
     finally:

@@ -37,6 +37,7 @@ WAYS_HELP = (
 #: Packages under test that an arm is tried with where it is shared: a control with none; if it asks, and any other, so.
 NOTHING: tuple[str, ...] = ()
 KERNELS = ("bitsandbytes",)
+LENT = (NOTHING, KERNELS)
 
 Key = tuple[str, ...]
 
@@ -88,9 +89,13 @@ def lendings(arm: str, module: str, environment: Mapping[str, Any]) -> tuple[tup
 
 
 class Controls:
-    """What a run knows of arms that are shared; any thread may ask."""
+    """What a run knows of arms that are shared; any thread may ask.
 
-    def __init__(self, records: Iterable[Record] = ()) -> None:
+    ``cells`` maps those of the run to their pins, in their order; where there is one, others may be tried later.
+    """
+
+    def __init__(self, records: Iterable[Record] = (), cells: Mapping[str, Mapping[str, str]] | None = None) -> None:
+        self._cells = cells if cells and len(cells) > 1 else {}
         self._kept: dict[Key, Observation] = {}
         self._asked: dict[Key, list[str]] = {}
         self._lock = threading.Lock()
@@ -99,21 +104,38 @@ class Controls:
         for record in records:
             self.keep(record)
 
+    def agreeing(self, cell: str, lent: tuple[str, ...]) -> list[str]:
+        """Return the cells of the run, in their order, whose torch and lent packages are this one's; it is among them.
+
+        Of a cell that the run does not name nothing is known, and none is returned.
+        """
+        pins = self._cells.get(cell, {})
+        return [
+            other
+            for other, its in self._cells.items()
+            if pins and all(its.get(name) == pins.get(name) for name in ("torch", *lent))
+        ]
+
+    def first_of(self, cell: str) -> list[tuple[str, ...]]:
+        """Return the packages with which arms are tried first in this cell, and not again in some later ones."""
+        groups = {lent: self.agreeing(cell, lent) for lent in LENT}
+        return [lent for lent, cells in groups.items() if len(cells) > 1 and cells[0] == cell]
+
     def keep(self, record: Record) -> None:
         """Take what a finished trial tells of arms that were shared, or that asked for a package."""
         for arm in record.arms:
             if not {TRIED_IN, ASKED_FOR} & set(arm.evidence):
                 continue
-            lent = (NOTHING, KERNELS) if arm.arm in CONTROLS else (KERNELS,)
-            what = Shared(record.case, record.condition, arm.arm, record.source, lent, of_machine(record.machine))
+            asked = arm.evidence.get(ASKED_FOR, [])
             served = lent_to(arm) if TRIED_IN in arm.evidence else None
-            for packages in lent:
-                key = what.key(packages, record.environment)
+            what = Shared(record.case, record.condition, arm.arm, record.source, LENT, of_machine(record.machine))
+            for lent in LENT:
+                key = what.key(lent, record.environment)
                 with self._lock:
-                    if packages == served:
+                    if lent == served:
                         self._kept.setdefault(key, arm)
-                        break
-                    self._asked.setdefault(key, arm.evidence.get(ASKED_FOR, []))
+                    elif not set(asked) <= set(lent):
+                        self._asked.setdefault(key, asked)
 
     def forget(self, cell: str) -> None:
         """Leave out what was tried in a cell whose environment was not what it says."""
@@ -133,6 +155,8 @@ class Controls:
                 kept, refused = self._kept.get(key), self._asked.get(key)
                 if kept is not None:
                     return kept
+                if refused is None and self.agreeing(place.cell, lent) == [place.cell]:
+                    continue  # it would serve nobody else
                 if refused is None:
                     seen = place.observe_with(lent, request, log, cards)
                     refused = seen.evidence.get(ASKED_FOR, [])

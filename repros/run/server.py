@@ -334,9 +334,14 @@ def _overdue(process: subprocess.Popen[bytes], request: Message) -> str:
     return f"no end after {request['timeout_s']:g} s"
 
 
+def at_a_time(jobs: int | None = None) -> int:
+    """Return how many arms run at a time: one a core, and one more for the time in which others start and end."""
+    return jobs or 1 + min(MOST_ARMS, os.cpu_count() or 1)
+
+
 def pool(jobs: int | None = None) -> ThreadPoolExecutor:
-    """Return a pool in which arms take turns: one a core, and one more for the time in which others start and end."""
-    return ThreadPoolExecutor(jobs or 1 + min(MOST_ARMS, os.cpu_count() or 1), thread_name_prefix="arm")
+    """Return a pool in which arms take turns."""
+    return ThreadPoolExecutor(at_a_time(jobs), thread_name_prefix="arm")
 
 
 if sys.platform == "win32":  # pragma: no cover

@@ -12,6 +12,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,16 +26,18 @@ from repros.machine.host import probe_host
 from repros.machine.turns import Apart
 from repros.machine.workdir import clear_once
 from repros.run import shards
-from repros.run.controls import EVERY_CELL, KERNELS, NOTHING, SHARED, Controls, tried_elsewhere
+from repros.run.controls import EVERY_CELL, LENT, SHARED, Controls, tried_elsewhere
 from repros.run.link import LostError
 from repros.run.results import Record, Run, load
-from repros.run.server import CellServer, Clock, pool
+from repros.run.server import CellServer, Clock, at_a_time
 from repros.run.trial import Running, Trial, not_run
 from repros.verdict import SETTLED, Observation, Outcome, Verdict, is_failure
 from repros.worker import checkpoints
 
 #: An arm that is to have this much of a card waits for it in a pool of its own, and keeps no smaller one from running.
 LARGE_BYTES = 4 << 30
+#: Threads beside those of arms that run: for arms that wait until their packages are imported.
+WAITING = 8
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
@@ -74,18 +77,53 @@ def told_apart(record: Record) -> bool:
     return any(arm.evidence.get("driver_tells_of") == "process" for arm in record.arms)
 
 
-def _written(recipe: str) -> Future[str] | None:
-    """Return a checkpoint that is there, as one that was waited for; None where it is to be written, or to be told."""
-    with contextlib.suppress(UserError):
-        if folder := checkpoints.there(recipe):
-            found: Future[str] = Future()
-            found.set_result(str(folder))
-            return found
-    return None
+class CheckpointWriter:
+    """Has checkpoints made in a cell's interpreter, one after the other: writing one takes every core."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, Future[str]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def begin(self, recipe: str, python: Path, environment: Mapping[str, str]) -> Future[str]:
+        """Return the folder of a checkpoint to come; one that is there, or was begun, is not made again."""
+        with self._lock:
+            if recipe not in self._begun:
+                self._begun[recipe] = self._there(recipe) or self._pool.submit(self._write, recipe, python, environment)
+            return self._begun[recipe]
+
+    def _there(self, recipe: str) -> Future[str] | None:
+        with contextlib.suppress(UserError):
+            if folder := checkpoints.there(recipe):
+                found: Future[str] = Future()
+                found.set_result(str(folder))
+                return found
+        return None
+
+    def _write(self, recipe: str, python: Path, environment: Mapping[str, str]) -> str:
+        command, pipe = [str(python), "-m", "repros.worker.checkpoints", recipe], subprocess.PIPE
+        with subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
+            self._process = process
+            out, err = process.communicate()
+        if process.returncode:
+            lines = err.strip().splitlines()[-2:]
+            raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
+        return out.strip().splitlines()[-1]
+
+    def close(self) -> None:
+        """Write to its end nothing that nobody waits for any more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None:
+            self._process.kill()
 
 
 class ReadyCell:
-    """A cell whose environment stands; a supervisor starts with its first arm."""
+    """A cell whose environment stands; a supervisor starts with its first arm.
+
+    ``writer`` makes checkpoints for several cells. ``slot`` is what an arm holds while it runs, given the bytes of a
+    card that it asks for; while it waits until packages are imported it holds nothing.
+    """
 
     def __init__(
         self,
@@ -93,6 +131,8 @@ class ReadyCell:
         clock: Clock,
         cases: Collection[str] | None = None,
         apart: Apart | None = None,
+        writer: CheckpointWriter | None = None,
+        slot: Callable[[int], AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
         cell = environment.cell
         self.cell = cell.label
@@ -107,14 +147,10 @@ class ReadyCell:
             )
 
         self.server = serving()
-        self._lending = {
-            lent: serving([name for name in cell.pins if name not in ("torch", *lent)]) for lent in (NOTHING, KERNELS)
-        }
-        self._checkpoints: dict[str, Future[str]] = {}
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")  # writing one takes every core
-        self._writing: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-        self.observe = self.server.observe
+        self._lending = {lent: serving([name for name in cell.pins if name not in ("torch", *lent)]) for lent in LENT}
+        self._slot = slot
+        self._lent_writer = writer
+        self._writer = writer or CheckpointWriter()
 
     def _installed(self, package: str) -> str:
         resolved = self.environment.resolved
@@ -138,31 +174,36 @@ class ReadyCell:
 
     def begin_checkpoint(self, recipe: str) -> Future[str]:
         """Have a checkpoint made, after those begun before it, while the caller goes on."""
-        with self._lock:
-            if recipe not in self._checkpoints:
-                self._checkpoints[recipe] = _written(recipe) or self._writer.submit(self._write, recipe)
-            return self._checkpoints[recipe]
+        return self._writer.begin(recipe, self.environment.python, self.server.environment())
 
-    def _write(self, recipe: str) -> str:
-        command = [str(self.environment.python), "-m", "repros.worker.checkpoints", recipe]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, env=self.server.environment(), stdout=pipe, stderr=pipe, text=True) as process:
-            self._writing = process
-            out, err = process.communicate()
-        if process.returncode:
-            lines = err.strip().splitlines()[-2:]
-            raise UserError(lines[0] if lines else f"checkpoint {recipe}: not made", lines[-1] if lines else "")
-        return out.strip().splitlines()[-1]
+    def start(self, lent: Iterable[tuple[str, ...]] = ()) -> None:
+        """Have the cell's packages imported, and those of interpreters that have these alone; wait until they are."""
+        with ThreadPoolExecutor() as pool:
+            for begun in [pool.submit(server.start) for server in (self.server, *(self._lending[one] for one in lent))]:
+                with contextlib.suppress(LostError):  # it is told by an arm
+                    begun.result()
+
+    def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
+        """Run an arm with the cell's packages."""
+        return self._observe(self.server, request, log, fresh, cards)
 
     def observe_with(self, lent: tuple[str, ...], request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
         """Run an arm where of the packages under test these alone can be imported."""
-        return self._lending[lent].observe(request, log, cards=cards)
+        return self._observe(self._lending[lent], request, log, False, cards)
+
+    def _observe(
+        self, server: CellServer, request: Mapping[str, Any], log: Path, fresh: bool, cards: int
+    ) -> Observation:
+        if not fresh:
+            with contextlib.suppress(LostError):  # it is told by the arm
+                server.start()
+        with self._slot(request.get("card_bytes", 0)):
+            return server.observe(request, log, fresh, cards)
 
     def close(self) -> None:
-        """End the supervisors; checkpoints that nobody waits for any more are not begun, and not written to the end."""
-        self._writer.shutdown(wait=False, cancel_futures=True)
-        if self._writing is not None:
-            self._writing.kill()
+        """End the supervisors."""
+        if self._lent_writer is None:
+            self._writer.close()
         for server in (self.server, *self._lending.values()):
             server.close()
 
@@ -178,7 +219,8 @@ class Session:
     """Trials under way and the cells they need.
 
     ``cases`` are the modules of all that it will try, where that is known: nothing else is imported ahead of them.
-    ``controls``: whether what can be shared is tried once for all cells, also those of earlier calls, or in each.
+    ``controls``: whether what can be shared is tried once for all cells, also those of earlier calls, or in each;
+    ``cells`` are those of this call, in their order, where that is known.
     """
 
     def __init__(
@@ -190,20 +232,26 @@ class Session:
         snapshots: bool = False,
         cases: Collection[str] | None = None,
         controls: str = EVERY_CELL,
+        cells: Iterable[Cell] = (),
     ) -> None:
         clear_once()
         self.run = run
         before = load(run.folder)[0] if controls == SHARED else []
         self._longest = shards.longest(before)
-        self._controls = Controls(before) if controls == SHARED else None
+        pins = {cell.label: cell.pins for cell in cells}
+        self._controls = Controls(before, pins) if controls == SHARED else None
         self._apart = Apart(known=True if any(map(told_apart, before)) else None)
         self._snapshots = snapshots
         self._cases = cases
         self.clock = Clock()
         self.machine = machine_facts()
         self._say = say
-        self._arms = pool(jobs)
-        self._large = self._arms if jobs else pool()
+        slots = at_a_time(jobs)
+        self._slots = threading.BoundedSemaphore(slots)
+        self._large_bytes = math.inf if jobs else LARGE_BYTES
+        self._writer = CheckpointWriter()
+        self._arms = ThreadPoolExecutor(slots + WAITING, thread_name_prefix="arm")
+        self._large = ThreadPoolExecutor(slots, thread_name_prefix="large arm")
         self._ready: dict[str, ReadyCell | EnvError] = {}
         self._building: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._running: dict[tuple[str, str, str], Running | Record] = {}
@@ -211,12 +259,16 @@ class Session:
         self._sending = threading.RLock()
         self._closed = False
         self._sent: set[tuple[str, str, str]] = set()
+        #: Keys of trials that are sent once their checkpoint is written.
+        self._awaiting: set[tuple[str, str, str]] = set()
         #: Labels of cells: whose checkpoints were begun, whose trials were asked for, whose packages are imported ahead
         #: of them, whose environment had changed.
         self._begun: set[str] = set()
         self._reached: set[str] = set()
         self._warming: set[str] = set()
         self._spoiled: set[str] = set()
+        #: Label of a cell that is to follow once it is built -> the trials from there on.
+        self._pending: dict[str, Sequence[tuple[Trial, Cell]]] = {}
         self._given: dict[str, list[Record]] = {}
         #: Keys of the trials that `close` kept: nobody waited for them.
         self.kept: set[tuple[str, str, str]] = set()
@@ -235,7 +287,7 @@ class Session:
                     environment = ensure(cell, root=ROOT, progress=self._say)
                 warmth = "warm" if environment.warm else "built"
                 self._say(f"{cell.label}: {warmth} in {environment.seconds:.1f} s, torch build: {environment.build}")
-                found = ReadyCell(environment, self.clock, self._cases, self._apart)
+                found = ReadyCell(environment, self.clock, self._cases, self._apart, self._writer, self._slot)
             except EnvError as error:
                 found = error
             if self._closed:  # it was built for a run that was ended meanwhile
@@ -247,23 +299,36 @@ class Session:
             raise found
         return found
 
+    def _slot(self, card_bytes: int) -> AbstractContextManager[Any]:
+        """Return what an arm holds while it runs; a large one holds its part of a card."""
+        return contextlib.nullcontext() if card_bytes >= self._large_bytes else self._slots
+
     def warm(self, cell: Cell) -> None:
         """Have a cell's packages imported while the caller goes on with something else; trouble shows at its trials."""
 
         def begin() -> None:
             with contextlib.suppress(UserError):
-                self.ready(cell).server.start()
+                self.ready(cell)
+                self._warmed(cell)
 
         threading.Thread(target=begin, daemon=True).start()
 
-    def build(self, cells: Iterable[Cell]) -> None:
-        """Have the cells' environments built while the caller goes on; their trouble is told at their trials."""
+    def build(self, order: Sequence[tuple[Trial, Cell]]) -> None:
+        """Have the cells' environments built, and the checkpoints that their trials load, while the caller goes on.
+
+        Their trouble is told at the trials.
+        """
 
         def begin() -> None:
-            for cell in cells:
-                with contextlib.suppress(UserError):
-                    if not self._closed:
-                        self.ready(cell)
+            rest = order
+            while rest and not self._closed:
+                cell = rest[0][1]
+                here, rest = _of_first(rest)
+                self._begin_checkpoints(here, cell)
+                with self._sending:
+                    waits = self._pending.pop(cell.label, None)
+                if waits:
+                    self._arms.submit(self._follow, waits)
 
         self._builder = threading.Thread(target=begin, daemon=True)
         self._builder.start()
@@ -278,8 +343,7 @@ class Session:
     def _start(self, trial: Trial, cell: Cell) -> None:
         try:
             place = self.ready(cell)
-            large = cell.device == "cuda" and trial.condition.needs.card_bytes >= LARGE_BYTES
-            arms = self._large if large else self._arms
+            arms = self._large if trial.condition.needs.card_bytes >= self._large_bytes else self._arms
             self._running[trial.key] = Running(
                 trial, place, arms, self.run.folder / "logs", self.machine, self._snapshots,
                 controls=partial(self._controls.observe, place) if self._controls else None,
@@ -309,7 +373,7 @@ class Session:
             self._controls.keep(record)
 
     def take(self, order: Sequence[tuple[Trial, Cell]], at: int) -> Record:
-        """Finish one trial of an order, with the arms of all others in its cell sent ahead, and then of the next cell.
+        """Finish one trial of an order, with the arms of all others in its cell sent ahead, and then of the next cells.
 
         Of a trial whose checkpoint is still written they go once that is there. After the last of a cell its supervisor
         is ended; where its environment changed meanwhile, the record is void.
@@ -320,25 +384,36 @@ class Session:
         if rest and cell.label not in self._reached:
             self._reached.add(cell.label)
             if self._builder is None:
-                self.build({its_cell.label: its_cell for _, its_cell in rest}.values())
+                self.build(rest)
             self._arms.submit(self._follow, rest)  # its turn comes when every arm before it has begun
         record = self.finish(trial, cell)
         voided = self.leave(cell) if len(here) == 1 else ()
         return next((other for other in voided if other.key == record.key), record)
 
     def _follow(self, order: Sequence[tuple[Trial, Cell]]) -> None:
-        """Send the next cell's trials ahead, if its environment stands: the last arms of this one leave cores idle."""
+        """Send the next cell's trials ahead once its environment stands, and in their turn those of the cells after it.
+
+        The last arms of a cell leave cores idle, and its large ones that wait for a card what room there is.
+        """
         cell = order[0][1]
+        here, rest = _of_first(order)
+        with self._sending:
+            if cell.label not in self._ready:
+                self._pending[cell.label] = order
+                return
         if self._warmed(cell):
-            here, rest = _of_first(order)
             self._send(here, cell, rest)
+        if rest:
+            self._arms.submit(self._follow, rest)
 
     def _warmed(self, cell: Cell) -> bool:
-        """Import a cell's packages, if its environment stands; return whether it does."""
+        """Import a cell's packages, if its environment stands; return whether it does.
+
+        Where it is the first of several cells that share arms, also in the interpreters that those are tried in.
+        """
         place = self._ready.get(cell.label)
         if isinstance(place, ReadyCell):
-            with contextlib.suppress(LostError):  # it is told by an arm
-                place.server.start()
+            place.start(self._controls.first_of(cell.label) if self._controls else ())
         return isinstance(place, ReadyCell)
 
     def _send(self, trials: Sequence[Trial], cell: Cell, rest: Sequence[tuple[Trial, Cell]] = ()) -> None:
@@ -357,8 +432,12 @@ class Session:
                 self._warming.add(rest[0][1].label)
                 self._arms.submit(self._warmed, rest[0][1])
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes
-                if trial.key not in self._sent and self._may_start(trial, cell):
-                    self.start(trial, cell)
+                written = self._checkpoint(trial, cell)
+                if written is None or written.done():
+                    self._start_ahead(trial, cell)
+                elif trial.key not in self._awaiting:
+                    self._awaiting.add(trial.key)
+                    written.add_done_callback(partial(self._now_written, trial, cell))
 
     def _begin_checkpoints(self, trials: Sequence[Trial], cell: Cell) -> None:
         """Have what the trials of a cell will load written while the first of them run."""
@@ -373,13 +452,21 @@ class Session:
                 if recipe and not trial.missing(place.versions):
                     place.begin_checkpoint(recipe)
 
-    def _may_start(self, trial: Trial, cell: Cell) -> bool:
-        """Return whether a trial would not have to wait for its checkpoint."""
-        recipe = trial.condition.checkpoint
-        if not recipe:
-            return True
-        place = self.ready(cell)
-        return bool(trial.missing(place.versions)) or place.begin_checkpoint(recipe).done()
+    def _checkpoint(self, trial: Trial, cell: Cell) -> Future[str] | None:
+        """Return the checkpoint that a trial will load, as it is written; None where it loads none."""
+        place, recipe = self.ready(cell), trial.condition.checkpoint
+        return place.begin_checkpoint(recipe) if recipe and not trial.missing(place.versions) else None
+
+    def _now_written(self, trial: Trial, cell: Cell, written: Future[str]) -> None:
+        """Send a trial whose checkpoint is there; in a thread of its own, or the writer would wait for its turn."""
+        if not written.cancelled():
+            threading.Thread(target=self._start_ahead, args=(trial, cell), daemon=True).start()
+
+    def _start_ahead(self, trial: Trial, cell: Cell) -> None:
+        """Send a trial that was not sent yet."""
+        with self._sending, contextlib.suppress(UserError):
+            if trial.key not in self._sent:
+                self.start(trial, cell)
 
     def leave(self, cell: Cell) -> list[Record]:
         """End a cell's supervisor: no further trial of it is to come; return the records that are void by now."""
@@ -413,6 +500,7 @@ class Session:
         self._running.clear()
         for arms in (self._arms, self._large):
             arms.shutdown(wait=False, cancel_futures=True)
+        self._writer.close()
         places = [found for found in self._ready.values() if isinstance(found, ReadyCell)]
         for place in places:
             place.close()
