@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +28,7 @@ from repros.run.results import Record, Run, load, settled
 from repros.run.server import Clock
 from repros.run.session import ReadyCell, Session
 from repros.run.trial import Running, Trial
-from repros.verdict import Verdict
+from repros.verdict import Observation, Verdict
 from repros.worker import checkpoints
 from tests.conftest import METERS, Bench
 from tests.factories import record
@@ -270,6 +273,79 @@ def test_the_next_cell_is_sent_ahead_after_all_of_this_one(
     assert len(load(two_cells.run.folder)[0]) == 4
     assert [cell for _, _, cell in sent] == [cell.label for _, cell in order]
     assert not two_cells._ready, "both cells were left"
+
+
+def test_every_later_cell_follows_though_none_before_it_has_ended(
+    two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large arm that waits for a card would keep all of them waiting."""
+    cells = load_matrix(ROOT / "matrix.yaml").tier("cpu")[:4]
+    order = [(Trial(harness, harness.condition("passes"), cell.label), cell) for cell in cells]
+    ended = threading.Event()
+    monkeypatch.setattr(two_cells, "finish", lambda trial, cell: ended.wait(60))
+    with ThreadPoolExecutor(1) as main:
+        taken = main.submit(two_cells.take, order, 0)
+        eventually(lambda: two_cells._sent == {trial.key for trial, _ in order}, 60, "the trials of all cells")
+        assert not taken.done()
+        ended.set()
+
+
+def test_a_trial_is_sent_when_its_checkpoint_is_written_though_nobody_asks_for_it(
+    two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: Future[str] = Future()
+    monkeypatch.setattr(ReadyCell, "begin_checkpoint", lambda place, recipe: written)
+    trial = Trial(harness, replace(harness.condition("passes"), checkpoint="smollm2-135m-1l"), CELLS[0].label)
+    for _ in range(2):
+        two_cells._send([trial], CELLS[0])
+        assert not two_cells._sent
+    written.set_result("/a/folder")
+    eventually(lambda: two_cells._sent == {trial.key}, 60, "the trial")
+
+
+def test_checkpoints_of_a_later_cell_are_begun_once_that_is_built(
+    two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr(ReadyCell, "begin_checkpoint", lambda place, recipe: begun.append(f"{place.cell} {recipe}"))
+    condition = replace(harness.condition("passes"), checkpoint="smollm2-135m-1l")
+    two_cells.build([(Trial(harness, condition, CELLS[1].label), CELLS[1])])
+    two_cells.wait()
+    assert begun == [f"{CELLS[1].label} smollm2-135m-1l"]
+
+
+def test_an_arm_that_waits_for_packages_keeps_no_other_waiting(
+    two_cells: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One at a time runs here, and that one is of a cell whose packages are imported."""
+    first, second = (two_cells.ready(cell) for cell in CELLS[:2])
+    imported, inside = threading.Event(), list[str]()
+    monkeypatch.setattr(first.server, "start", lambda: imported.wait(60))
+    monkeypatch.setattr(second.server, "start", lambda: None)
+
+    def observe(name: str, *given: Any) -> Observation:
+        inside.append(name)
+        assert not two_cells._slots.acquire(blocking=False), "it holds the only place"
+        return Observation(name, "done")
+
+    for name, place in (("first", first), ("second", second)):
+        monkeypatch.setattr(place.server, "observe", partial(observe, name))
+    with ThreadPoolExecutor(2) as both:
+        waits = both.submit(first.observe, {}, tmp_path / "log")
+        assert both.submit(second.observe, {}, tmp_path / "log").result(60).arm == "second"
+        imported.set()
+        assert waits.result(60).arm == "first"
+    assert inside == ["second", "first"]
+
+
+@pytest.mark.parametrize(("jobs", "holds"), [(None, False), (1, True)])
+def test_a_large_arm_on_a_card_holds_a_place_of_those_that_the_user_allows(
+    jobs: int | None, holds: bool, tmp_path: Path
+) -> None:
+    run = Session(Run(tmp_path / "run"), jobs=jobs)
+    assert run._slot(1 << 30) is run._slots
+    assert (run._slot(8 << 30) is run._slots) is holds
+    run.close()
 
 
 def test_what_leans_on_a_cell_that_turns_out_to_have_changed_is_tried_again(two_cells: Session, harness: Entry) -> None:

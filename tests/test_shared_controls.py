@@ -164,12 +164,13 @@ def test_what_may_be_lent_to_an_arm_is_what_its_case_uses() -> None:
     environment = {"packages": dict.fromkeys(names, "1")}
     checkout = {**environment, "overrides": {"bitsandbytes": "/a/checkout"}}
     loading = next(entry for entry in cases.find() if entry.name == "gh44387_cast_dtype")
-    assert lendings("subject", STRIDED.module, environment) == (KERNELS,)
-    assert lendings("planted", STRIDED.module, environment) == (NOTHING, KERNELS)
-    assert lendings("subject", STRIDED.module, checkout) == ()
-    assert lendings("planted", STRIDED.module, checkout) == (NOTHING,)
-    assert lendings("subject", loading.module, environment) == ()
-    assert lendings("reference", loading.module, environment) == (NOTHING,)
+    strided, loads = imports.uses(STRIDED.module), imports.uses(loading.module)
+    assert lendings("subject", strided, environment) == (KERNELS,)
+    assert lendings("planted", strided, environment) == (NOTHING, KERNELS)
+    assert lendings("subject", strided, checkout) == ()
+    assert lendings("planted", strided, checkout) == (NOTHING,)
+    assert lendings("subject", loads, environment) == ()
+    assert lendings("reference", loads, environment) == (NOTHING,)
 
 
 def test_what_comes_to_no_end_of_its_own_is_not_tried_with_more_packages_first(tmp_path: Path) -> None:
@@ -222,6 +223,25 @@ def test_a_control_is_lent_no_more_than_it_asks_for_and_two_cells_at_once_try_it
     assert first.evidence.get("tried_in") == (None if in_each else "a")
     assert first.evidence.get("tried_with") == tried_with
     assert first.evidence.get("asked_for") == (list(asks) or None)
+
+
+def test_what_no_other_cell_of_the_run_could_share_is_tried_in_its_own(tmp_path: Path) -> None:
+    """And interpreters that lend less are started ahead in the first cell of several that share what is tried there."""
+    both = {"torch": "1", "bitsandbytes": "1"}
+    of_run = {"a": both, "b": both, "c": {"torch": "1", "bitsandbytes": "2"}, "d": {"torch": "2", "bitsandbytes": "1"}}
+    for cells, asks, tried in (
+        (of_run, (), [""]),
+        (of_run, ("bitsandbytes",), ["", "bitsandbytes"]),
+        ({name: of_run[name] for name in "ac"}, ("bitsandbytes",), ["", "all"]),
+        ({name: of_run[name] for name in "ad"}, (), ["all"]),
+        ({"a": both}, (), [""]),  # later calls may try others
+    ):
+        place, what = Waits(*asks), Shared("c", "d", "reference", "s", (NOTHING, KERNELS), "m")
+        place.may_end.set()
+        Controls((), cells).observe(place, what, {"arm": "reference"}, tmp_path / "log")
+        assert place.tried == tried, cells
+    first_of = {cell: Controls((), of_run).first_of(cell) for cell in (*of_run, "unknown")}
+    assert first_of == {"a": [NOTHING, KERNELS], "b": [], "c": [], "d": [], "unknown": []}
 
 
 @pytest.mark.parametrize("other", ["another torch", "another machine", "another source", "a damaged environment"])

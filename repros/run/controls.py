@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from repros.case import CONTROLS
-from repros.cases import imports
 from repros.run.record import Record
 from repros.verdict import Observation
 from repros.worker.arm import ASKED_FOR
@@ -78,12 +77,12 @@ class Shared:
         return self.case, self.condition, self.arm, self.source, self.machine, build, *versions
 
 
-def lendings(arm: str, module: str, environment: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
+def lendings(arm: str, imported: Collection[str], environment: Mapping[str, Any]) -> tuple[tuple[str, ...], ...]:
     """Return the packages under test that an arm may be tried with once, the fewest first; empty if in each cell alone.
 
-    ``module`` is its case's. A checkout that stands in place of bitsandbytes is not told by its version.
+    ``imported`` is what its case's source imports. A checkout in place of bitsandbytes is not told by its version.
     """
-    used = imports.uses(module) & (environment.get("packages", {}).keys() - {"torch"})
+    used = set(imported) & (environment.get("packages", {}).keys() - {"torch"})
     no_more = used <= set(KERNELS) and not set(KERNELS) & environment.get("overrides", {}).keys()
     return ((NOTHING,) if arm in CONTROLS else ()) + ((KERNELS,) if no_more else ())
 

@@ -420,15 +420,15 @@ class Session:
         """Send the arms of trials in one cell, the longest first, as far as none would wait for its checkpoint.
 
         A long one that began last would keep one core busy while the others idle, so one that was not tried yet in any
-        cell counts as the longest; of these what needs most of a card goes first. Half way through, the packages of the
-        next cell are imported: that takes one core for seconds.
+        cell counts as the longest; of these what needs most of a card goes first. After a quarter of them, which is
+        about half of the time, the next cell's packages are imported: that takes one core for seconds.
         """
         self._begin_checkpoints(trials, cell)
         waiting = [trial for trial in trials if trial.key not in self._sent]
         took = shards.seconds([(trial, cell) for trial in waiting], self._longest, unknown=math.inf)
         waiting.sort(key=lambda one: (-took[one.key], -one.condition.needs.card_bytes))
         for at, trial in enumerate(waiting):
-            if rest and at == len(waiting) // 2 and rest[0][1].label not in self._warming:
+            if rest and at == len(waiting) // 4 and rest[0][1].label not in self._warming:
                 self._warming.add(rest[0][1].label)
                 self._arms.submit(self._warmed, rest[0][1])
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes

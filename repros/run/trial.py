@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from repros import ROOT
 from repros.case import Budget, Condition, Remedy
-from repros.cases import Entry
+from repros.cases import Entry, imports
 from repros.cases.sources import digest
 from repros.errors import MOST, printable
 from repros.machine.cards import known
@@ -143,6 +143,7 @@ class Running:
         can_propose = not unmet(entry.case.proposed_needs, place.versions)
         # Where bytes are judged, whether others may be on the card is for the cell's server to find out.
         shared = condition.budget.unit != "bytes" and condition.needs.cards == 1
+        imported = imports.uses(entry.module) if controls is not None else frozenset()
         declared_arms = [arm for arm in entry.arms_of(condition) if arm != "proposed" or can_propose]
         for arm in [*declared_arms, *self._remedies]:
             request = {
@@ -158,7 +159,7 @@ class Running:
             }
             log = logs / f"{trial.cell}.{entry.name}.{condition.name}.{arm}.log"
             run: Callable[..., Observation] = place.observe
-            lent = lendings(arm, entry.module, place.facts) if controls is not None else ()
+            lent = lendings(arm, imported, place.facts) if controls is not None else ()
             if controls is not None and lent:
                 what = Shared(entry.name, condition.name, arm, self._source, lent, of_machine(machine))
                 run = partial(controls, what)
