@@ -290,6 +290,14 @@ def test_every_later_cell_follows_though_none_before_it_has_ended(
         ended.set()
 
 
+def test_a_cell_whose_environment_is_still_built_follows_once_that_stands(two_cells: Session, harness: Entry) -> None:
+    order = over(harness, "passes")
+    two_cells._follow(order)
+    assert not two_cells._sent
+    two_cells.build(order)
+    eventually(lambda: two_cells._sent == {trial.key for trial, _ in order}, 60, "the trials of both cells")
+
+
 def test_a_trial_is_sent_when_its_checkpoint_is_written_though_nobody_asks_for_it(
     two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
