@@ -324,7 +324,9 @@ class Session:
             while rest and not self._closed:
                 cell = rest[0][1]
                 here, rest = _of_first(rest)
-                self._begin_checkpoints(here, cell)
+                with contextlib.suppress(UserError):
+                    self.ready(cell)
+                    self._begin_checkpoints(here, cell)
                 with self._sending:
                     waits = self._pending.pop(cell.label, None)
                 if waits:
@@ -446,16 +448,15 @@ class Session:
                 return
             self._begun.add(cell.label)
         with contextlib.suppress(EnvError):
-            place = self.ready(cell)
             for trial in trials:
-                recipe = trial.condition.checkpoint
-                if recipe and not trial.missing(place.versions):
-                    place.begin_checkpoint(recipe)
+                self._checkpoint(trial, cell)
 
     def _checkpoint(self, trial: Trial, cell: Cell) -> Future[str] | None:
         """Return the checkpoint that a trial will load, as it is written; None where it loads none."""
-        place, recipe = self.ready(cell), trial.condition.checkpoint
-        return place.begin_checkpoint(recipe) if recipe and not trial.missing(place.versions) else None
+        if not (recipe := trial.condition.checkpoint):
+            return None
+        place = self.ready(cell)
+        return None if trial.missing(place.versions) else place.begin_checkpoint(recipe)
 
     def _now_written(self, trial: Trial, cell: Cell, written: Future[str]) -> None:
         """Send a trial whose checkpoint is there; in a thread of its own, or the writer would wait for its turn."""
