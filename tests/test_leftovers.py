@@ -401,3 +401,12 @@ def test_a_run_that_ends_while_packages_are_imported_does_not_wait_for_them(tmp_
     starting.join(10)
     assert time.monotonic() - began < 3
     assert not server.work.exists()
+
+
+def test_an_arm_that_comes_after_its_cell_was_closed_makes_no_folder(tmp_path: Path) -> None:
+    """It may have waited for its turn while the run was ended; what it made in the folder would be left there."""
+    server = CellServer(Path(sys.executable), Clock(), "here", "cpu", ("torch",))
+    server.close()
+    seen = server.observe({"arm": "subject", "timeout_s": 5}, tmp_path / "log")
+    assert (seen.state, seen.reason) == ("crashed", "the cell is closed")
+    assert not server.work.exists()

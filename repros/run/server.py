@@ -264,7 +264,10 @@ class CellServer:
     def _observe(self, request: Mapping[str, Any], log: Path, fresh: bool) -> Observation:
         number = next(self._numbers)
         folder = self.work / f"arm{number}"
-        folder.mkdir()
+        with self._lock:
+            if self._closed:  # a folder made now would be left: the one above it is being removed
+                return Observation(request["arm"], "crashed", reason="the cell is closed", log=str(log))
+            folder.mkdir()
         full = {**request, "id": number, "folder": str(folder), "log": str(log)}
         started = time.monotonic()
         try:
