@@ -210,6 +210,24 @@ def test_what_came_of_an_environment_that_changed_is_void(
     assert settled(run.run.folder) == set(), "`--resume` tries them again"
 
 
+@pytest.mark.parametrize("error", [EnvError("error", "no index", "try again"), UserError("no checkout", "name one")])
+def test_a_cell_that_cannot_be_built_keeps_no_later_one_from_being_built(
+    tmp_path: Path, harness: Entry, monkeypatch: pytest.MonkeyPatch, error: UserError
+) -> None:
+    asked: list[str] = []
+
+    def ensure(cell: Any, **settings: Any) -> Any:
+        asked.append(cell.label)
+        raise error
+
+    monkeypatch.setattr(session, "ensure", ensure)
+    run = Session(Run(tmp_path / "run"))
+    run.build(over(harness, "passes"))
+    run.wait()
+    run.close()
+    assert asked == [cell.label for cell in CELLS[:2]]
+
+
 @pytest.fixture
 def two_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
     """Yield a run of two cells that borrow this interpreter, one arm at a time."""
