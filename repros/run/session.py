@@ -149,7 +149,7 @@ class ReadyCell:
         self.server = serving()
         self._lending = {lent: serving([name for name in cell.pins if name not in ("torch", *lent)]) for lent in LENT}
         self._slot = slot
-        self._lent_writer = writer
+        self._owns_writer = writer is None
         self._writer = writer or CheckpointWriter()
 
     def _installed(self, package: str) -> str:
@@ -202,7 +202,7 @@ class ReadyCell:
 
     def close(self) -> None:
         """End the supervisors."""
-        if self._lent_writer is None:
+        if self._owns_writer:
             self._writer.close()
         for server in (self.server, *self._lending.values()):
             server.close()
@@ -261,9 +261,7 @@ class Session:
         self._sent: set[tuple[str, str, str]] = set()
         #: Keys of trials that are sent once their checkpoint is written.
         self._awaiting: set[tuple[str, str, str]] = set()
-        #: Labels of cells: whose checkpoints were begun, whose trials were asked for, whose packages are imported ahead
-        #: of them, whose environment had changed.
-        self._begun: set[str] = set()
+        #: Labels of cells: whose trials were asked for, whose packages are imported ahead, whose environment changed.
         self._reached: set[str] = set()
         self._warming: set[str] = set()
         self._spoiled: set[str] = set()
@@ -425,8 +423,8 @@ class Session:
         cell counts as the longest; of these what needs most of a card goes first. After a quarter of them, which is
         about half of the time, the next cell's packages are imported: that takes one core for seconds.
         """
-        self._begin_checkpoints(trials, cell)
         waiting = [trial for trial in trials if trial.key not in self._sent]
+        self._begin_checkpoints(waiting, cell)
         took = shards.seconds([(trial, cell) for trial in waiting], self._longest, unknown=math.inf)
         waiting.sort(key=lambda one: (-took[one.key], -one.condition.needs.card_bytes))
         for at, trial in enumerate(waiting):
@@ -443,10 +441,6 @@ class Session:
 
     def _begin_checkpoints(self, trials: Sequence[Trial], cell: Cell) -> None:
         """Have what the trials of a cell will load written while the first of them run."""
-        with self._sending:
-            if cell.label in self._begun:
-                return
-            self._begun.add(cell.label)
         with contextlib.suppress(EnvError):
             for trial in trials:
                 self._checkpoint(trial, cell)
