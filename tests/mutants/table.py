@@ -47,8 +47,12 @@ def m(file: str, bug: str, search: str, replace: str, *more: tuple[str, str], su
 MUTANTS = (
     # -- rounding, packing, scales
     m("blockwise", "ties go to the larger value", "halfway, out_int32=True)", "halfway, out_int32=True, right=True)"),
+    m("blockwise", "ties go to the larger value, by parts", "above = values > ends", "above = values >= ends"),
+    m("blockwise", "points in a part count as below it", 'device="cpu"), parts)', 'device="cpu"), parts, right=True)'),
+    m("blockwise", "NaN takes the smallest value", "nan_to_num_(1.0)", "nan_to_num_(-1.0)"),
+    m("blockwise", "every table is looked up by parts", "(_part(halfway).diff() > 0).all()", "True"),
     m("blockwise", "halfway points are off", "(ranked[:-1] + ranked[1:]) / 2", "(ranked[:-1] + ranked[1:]) / 2 + 1e-4"),
-    m("blockwise", "values round down", "halfway = (ranked[:-1] + ranked[1:]) / 2", "halfway = ranked[1:]"),
+    m("blockwise", "values round down", "(ranked[:-1] + ranked[1:]) / 2, order", "ranked[1:], order"),
     m("blockwise", "nibbles packed low first", "(pairs[:, 0] << 4) | pairs[:, 1]", "(pairs[:, 1] << 4) | pairs[:, 0]"),
     m(
         "blockwise",

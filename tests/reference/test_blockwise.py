@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from repros.errors import UserError
-from repros.reference.blockwise import Quantized4bit, dequantize_4bit, dequantize_absmax, quantize_4bit
+from repros.reference.blockwise import (
+    _PARTS,
+    Quantized4bit,
+    _nearest_of,
+    dequantize_4bit,
+    dequantize_absmax,
+    quantize_4bit,
+)
 from repros.reference.codebook import table_4bit, table_dynamic
 
 # Releases before 0.50 call what torch is about to remove.
@@ -114,6 +121,34 @@ def test_double_quantized_absmax_is_within_half_a_step() -> None:
     bound = double.nested.absmax.repeat_interleave(256) * widest
     assert (error <= bound * 1.0001).all()
     assert error.max() > 0
+
+
+@pytest.mark.parametrize("name", ["nf4", "fp4", "dynamic"])
+def test_a_value_takes_the_code_of_as_many_halfway_points_as_are_below_it(name: str) -> None:
+    """At each halfway point, at the float above and below it, at both ends of each part, and anywhere between."""
+    table = table_dynamic() if name == "dynamic" else table_4bit(name)
+    ranked, order = torch.sort(table, stable=True)
+    halfway = (ranked[:-1] + ranked[1:]) / 2
+    ends = torch.arange(_PARTS + 1) / (_PARTS / 2) - 1
+    points = torch.cat((halfway, ends, torch.tensor([0.0, -0.0, 1e-38, -1e-38])))
+    beside = [torch.nextafter(points, torch.tensor(end)) for end in (-2.0, 2.0)]
+    drawn = torch.rand(1 << 16, generator=torch.Generator().manual_seed(5)) * 2 - 1
+    values = torch.cat((points, *beside, drawn)).clamp(-1, 1)
+    counted = order[(values[:, None] > halfway).sum(1)]
+    assert torch.equal(_nearest_of(table)(values.clone()).long(), counted)
+
+
+def test_an_infinite_element_spoils_its_own_block_alone() -> None:
+    w = torch.randn(4, 64, generator=torch.Generator().manual_seed(6))
+    clean = quantize_4bit(w)
+    w[1, 3] = float("inf")
+    q = quantize_4bit(w)
+    others = [0, 2, 3]
+    assert torch.equal(q.packed.view(4, 32)[others], clean.packed.view(4, 32)[others])
+    codes = unpack(q.packed, w.numel()).view(4, 64)[1]
+    assert codes[3] == 15  # NaN, as all that is divided by infinity is 0
+    assert (codes[torch.arange(64) != 3] == 7).all()
+    assert not dequantize_4bit(q)[1].isfinite().any()
 
 
 def test_a_weight_larger_than_a_chunk_is_one_weight() -> None:
