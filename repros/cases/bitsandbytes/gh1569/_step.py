@@ -15,7 +15,7 @@ def load(c, checkpoint, ids, nf4):
     place = {"": 0 if c.device == "cuda" else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.bfloat16, device_map=place, **options)
     with torch.no_grad():
-        model(input_ids=ids)
+        model(input_ids=ids[:, :2])
     return model
 
 

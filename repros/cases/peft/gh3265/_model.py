@@ -33,7 +33,7 @@ def of(rows, norms_alone=False, tied=False):
 
 
 def draw(c: Any) -> dict[str, Any]:
-    """Draw the model on the condition's device, each weight in an allocation of its own."""
+    """Make the model on the condition's device, each weight in an allocation of its own, of ones."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -45,7 +45,7 @@ def draw(c: Any) -> dict[str, Any]:
         model = MistralForCausalLM(MistralConfig(**sizes, tie_word_embeddings=c.tied)).bfloat16()
     model.to_empty(device=c.device).tie_weights()
     for weight in model.parameters():
-        weight.data.normal_()
+        weight.data.fill_(1.0)
     made: dict[Any, Any] = {}
     for module in [m for layer in model.model.layers for m in layer.modules()]:
         for name, child in list(module.named_children()):
