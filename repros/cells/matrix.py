@@ -165,9 +165,10 @@ def load_matrix(path: Path) -> Matrix:
 def chosen_cells(matrix: Matrix, tier: str | None, names: Iterable[str], overrides: Iterable[str]) -> tuple[Cell, ...]:
     """Return the named cells (else the tier's, else tier ``smoke``), with ``PACKAGE=SPEC`` overrides.
 
+    A tier begins with its newest, the last in the file: it can try the most, and what it shares serves the others.
     Raises UserError for what is unknown or not of that form.
     """
-    cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")
+    cells = tuple(matrix.cell(name) for name in names) or matrix.tier(tier or "smoke")[::-1]
     given = tuple(overrides)
     return tuple(overridden(cell, given) for cell in cells)
 
