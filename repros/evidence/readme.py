@@ -190,7 +190,7 @@ def costs(bench: Mapping[str, Any], run: str) -> str:
 
 
 def spent(evidence: Path) -> str:
-    """Return where the time of committed runs went, all their cells together, what was tried again counted in."""
+    """Return where the time of committed runs went, over all cells, those whose trials a later one replaced too."""
     records, _ = load(evidence)
     times = [line["seconds"] for line in lines(evidence / RESULTS)[0] if line["kind"] == "time"]
     kinds = dict.fromkeys(kind for time in times for kind in time)
@@ -203,8 +203,9 @@ def spent(evidence: Path) -> str:
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
     arms = sum(len(record.arms) - len(tried_elsewhere(record)) for record in records)
     settled = sum(record.verdict in SETTLED for record in records)
-    done = f"{settled} of {len(records)} trials came to a verdict, {arms} arms in {total.get('total', 0):.0f} s"
-    return f"The committed evidence ({escape.markdown(machine)}, {when(records)}): {done}: {split}."
+    done = f"{settled} of {len(records)} trials came to a verdict, by {arms:,} arms"
+    took = f"The runs that went into it, with those that were tried again, took {total.get('total', 0):,.0f} s: {split}"
+    return f"The committed evidence ({escape.markdown(machine)}, {when(records)}): {done}. {took}."
 
 
 def refreshed(page: str, text: str, made: Mapping[str, str]) -> str:
