@@ -316,6 +316,24 @@ def test_a_cell_whose_environment_is_still_built_follows_once_that_stands(two_ce
     eventually(lambda: two_cells._sent == {trial.key for trial, _ in order}, 60, "the trials of both cells")
 
 
+def test_a_cell_that_waits_for_its_environment_does_not_follow_in_a_run_that_has_ended(
+    two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that sent something all the same would end with an exception, which fails a test."""
+
+    def ensure(cell: Any, **settings: Any) -> Any:
+        two_cells.close()
+        raise EnvError("unsupported", "no such release", "")
+
+    monkeypatch.setattr(session, "ensure", ensure)
+    order = over(harness, "passes")
+    two_cells._follow(order)
+    assert two_cells._pending
+    two_cells.build(order)
+    two_cells.wait()
+    assert not two_cells._pending
+
+
 def test_a_trial_is_sent_when_its_checkpoint_is_written_though_nobody_asks_for_it(
     two_cells: Session, harness: Entry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -327,8 +327,8 @@ class Session:
                     self._begin_checkpoints(here, cell)
                 with self._sending:
                     waits = self._pending.pop(cell.label, None)
-                if waits:
-                    self._arms.submit(self._follow, waits)
+                    if waits and not self._closed:
+                        self._arms.submit(self._follow, waits)
 
         self._builder = threading.Thread(target=begin, daemon=True)
         self._builder.start()
