@@ -9,8 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
-from repros.cells.matrix import AXES, COMPANIONS, PACKAGES, Cell, load_matrix
+from repros.cells.matrix import AXES, COMPANIONS, PACKAGES, Cell, chosen_cells, load_matrix
 from repros.cells.overrides import parse_override
 from repros.errors import UserError
 
@@ -476,3 +477,13 @@ def test_any_shape_in_any_section_is_a_user_error_or_good(
 
 def test_companions_are_named_once() -> None:
     assert set(PACKAGES) == {*AXES, *COMPANIONS}
+
+
+@pytest.mark.parametrize("tier", ["smoke", "cpu", "gpu_smoke", "gpu"])
+def test_a_tier_begins_with_its_newest_and_named_cells_stay_as_they_were_named(tier: str) -> None:
+    matrix = load_matrix(SHIPPED)
+    walked = ("transformers", "bitsandbytes")  # torch may be the host's
+    ages = [[Version(cell.pins[name]) for name in walked] for cell in chosen_cells(matrix, tier, [], [])]
+    assert ages == sorted(ages, reverse=True) and len(ages) > 1
+    names = [cell.name for cell in matrix.tier(tier)]
+    assert [cell.name for cell in chosen_cells(matrix, None, names, [])] == names

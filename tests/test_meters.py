@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import math
 import threading
 import time
@@ -402,3 +403,14 @@ def test_so_is_one_that_went_on_after_it(
     told += ["RuntimeError in phase forward: no layer 7"] if fails else []
     assert seen.state == ("disturbed" if disturbed else "raised" if fails else "done")
     assert seen.reason == "; ".join(told)
+
+
+def test_an_arm_draws_what_torch_seeded_with_that_number_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the lines of its callers being read, as `torch.manual_seed` has them for devices that may come yet."""
+    torch.manual_seed(arm.SEED)
+    drawn = torch.rand(8), torch.randn(8).bfloat16(), torch.randint(256, (8,))
+    monkeypatch.setattr(linecache, "updatecache", lambda *given: pytest.fail(f"{given} is read"))
+    linecache.clearcache()
+    arm.seed()
+    for first, again in zip(drawn, (torch.rand(8), torch.randn(8).bfloat16(), torch.randint(256, (8,))), strict=True):
+        assert torch.equal(first, again)
