@@ -20,8 +20,8 @@ class QuantizedLinear(nn.Module):
         in_features: int,
         out_features: int,
         bias: bool,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features

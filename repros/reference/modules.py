@@ -73,7 +73,8 @@ class FrozenLinear4bit(QuantizedLinear):
     def from_quantized(cls, q: Quantized4bit, bias: Tensor | None = None) -> FrozenLinear4bit:
         """Return the layer of a quantized ``[out, in]`` weight, whose tensors it takes as they are."""
         out_features, in_features = q.shape
-        layer = cls(in_features, out_features, bias=False, device="meta")
+        layer = cls.__new__(cls)  # a new layer's weight of zeros would be quantized for nothing
+        QuantizedLinear.__init__(layer, in_features, out_features, bias=False)
         layer._hold(q)
         layer.set_bias(bias)
         return layer
