@@ -32,27 +32,30 @@ def of(rows, norms_alone=False, tied=False):
     return {"rows": rows, "norms_alone": norms_alone, "tied": tied, "quant": QUANT}
 
 
-def draw(c: Any) -> dict[str, Any]:
+def model_of_ones(c: Any) -> dict[str, Any]:
     """Make the model on the condition's device, each weight in an allocation of its own, of ones."""
+    import copy
+
     import torch
     from transformers import MistralConfig, MistralForCausalLM
 
     from repros.cases._frozen import installed_layer
 
     narrow = {"intermediate_size": 16, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 16}
-    sizes = {"vocab_size": c.rows, "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, **narrow}
+    sizes = {"vocab_size": c.rows, "hidden_size": HIDDEN, "num_hidden_layers": 1, **narrow}
     with torch.device("meta"):
         model = MistralForCausalLM(MistralConfig(**sizes, tie_word_embeddings=c.tied)).bfloat16()
     model.to_empty(device=c.device).tie_weights()
     for weight in model.parameters():
         weight.data.fill_(1.0)
+    (layer,) = model.model.layers
     made: dict[Any, Any] = {}
-    for module in [m for layer in model.model.layers for m in layer.modules()]:
-        for name, child in list(module.named_children()):
-            if isinstance(child, torch.nn.Linear):
-                shape = child.weight.shape
-                made[shape] = made.get(shape) or installed_layer(c, child.weight.data)
-                setattr(module, name, made[shape])
+    for name, linear in [(name, m) for name, m in layer.named_modules() if isinstance(m, torch.nn.Linear)]:
+        shape = linear.weight.shape
+        made[shape] = made.get(shape) or installed_layer(c, linear.weight.data)
+        layer.set_submodule(name, made[shape])
+    quantized = {id(one): one for one in made.values()}  # a copy of the layer keeps them, and has norms of its own
+    model.model.layers.extend(copy.deepcopy(layer, dict(quantized)) for _ in range(LAYERS - 1))
     if c.norms_alone:
         model.get_input_embeddings().float()
         model.get_output_embeddings().float()

@@ -12,7 +12,7 @@ Planted (must break the limit): each parameter that is not quantized is made twi
 """
 
 from repros.case import Affected, Budget, Case, Claim, Condition, Needs, Remedy, held_on_card
-from repros.cases.peft.gh3265._model import REPORT, ROWS_7B, draw, growth, of, widen
+from repros.cases.peft.gh3265._model import REPORT, ROWS_7B, growth, model_of_ones, of, widen
 
 ROWS, KIB = 1024, 1 << 10
 
@@ -38,7 +38,7 @@ CASE = Case(
     ),
 )
 
-inputs = draw
+inputs = model_of_ones
 
 
 def some(model):

@@ -15,7 +15,7 @@ Planted (must break the limit): the originals are kept until all are cast, and a
 from functools import partial
 
 from repros.case import SEGMENT_BYTES, Affected, Budget, Case, Claim, Condition, Needs, Reading, Remedy
-from repros.cases.peft.gh3265._model import HIDDEN, REPORT, ROWS_7B, draw, growth, of, widen
+from repros.cases.peft.gh3265._model import HIDDEN, REPORT, ROWS_7B, growth, model_of_ones, of, widen
 
 MIB, ROWS = 1 << 20, 32
 before = partial(Reading, condition="all-7b-cuda", per_unit=MIB, versions={"peft": "<0.20"})
@@ -44,7 +44,7 @@ CASE = Case(
     ),
 )
 
-inputs = draw
+inputs = model_of_ones
 
 
 def subject(c, model):
