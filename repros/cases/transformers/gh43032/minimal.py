@@ -3,9 +3,9 @@
 # ///
 """transformers#43032: from_pretrained has the whole 16-bit model on the device before it quantizes it to 4 bits.
 
-    uv run minimal.py      25 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
+    uv run minimal.py      20 s, on a GPU if there is one; exit code 0 good, 1 bad, 125 skip (could not tell)
 
-Threads read ahead, as far as time lets them: here the first quantization waits for 2 s.
+Threads read ahead, as far as time lets them: here the first quantization waits for a second.
 Figure: most bytes of bfloat16 there as a weight is quantized. Limit: what stays in 16 bits, and the largest weight.
 """
 
@@ -24,11 +24,11 @@ def main():
     device, quantize = "cuda" if torch.cuda.is_available() else "cpu", bnb.functional.quantize_4bit
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
 
-    def peak(folder, keep=lambda source: None, **switch):
+    def peak(folder, keep=lambda source: None, wait_s=1, **switch):
         peaks = []
 
         def wait_and_quantize(source, *args, **kwargs):
-            time.sleep(0 if peaks else 2)
+            time.sleep(0 if peaks else wait_s)
             keep(source)
             tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
             tensors = [each for each in tensors if (each.dtype, each.device.type) == (torch.bfloat16, device)]
@@ -48,7 +48,7 @@ def main():
         weights = [p.nbytes for name, p in model.named_parameters() if "_proj" in name]
         limit = sum(p.nbytes for p in model.parameters()) - sum(weights) + max(weights)
         del model
-        figure, over = peak(folder), peak(folder, keep=[].append)
+        figure, over = peak(folder), peak(folder, keep=[].append, wait_s=0)
         inside = peak(folder, HF_DEACTIVATE_ASYNC_LOAD="1")
     print(f"torch {torch.__version__} ({device}), transformers {tf.__version__}: {figure:,} bytes, limit {limit:,}")
     print(f"controls: {inside:,} without threads, {over:,} where each weight is kept")
