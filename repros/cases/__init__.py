@@ -82,6 +82,12 @@ def _find(package: str) -> Iterator[Entry]:
             yield load(name)
 
 
+def everyone() -> list[str]:
+    """Return the modules of all cases of this suite, by the names of their files; nothing is imported."""
+    files = sorted(ROOT.joinpath("repros", "cases").rglob("gh*/*.py"))
+    return [name for name in map(module_of, files) if is_case(name)]
+
+
 def is_case(module: str) -> bool:
     """Return whether a module is a case file by its name: ``gh1935/saved_weight``, no ``_helper`` and no witness."""
     folder, file = module.split(".")[-2:]

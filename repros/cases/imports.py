@@ -10,6 +10,7 @@ import ast
 from collections.abc import Iterable
 from functools import lru_cache
 
+from repros.cases import everyone
 from repros.cases.sources import own
 
 #: Imported once per cell. What is missing from an environment is noted, not fatal.
@@ -17,8 +18,8 @@ PRELOAD_CPU = (
     *("torch", "torch._dynamo", "torch._inductor.compile_fx", "torch.utils.checkpoint", "safetensors.torch"),
     *("bitsandbytes", "transformers", "transformers.modeling_utils", "transformers.quantizers.auto"),
     *("transformers.integrations.bitsandbytes", "transformers.models.auto.modeling_auto"),
-    *("transformers.models.llama.modeling_llama", "accelerate", "accelerate.hooks", "peft", "repros.worker.arm"),
-    *("repros.meters.cpu", "repros.meters.numerics"),
+    *("transformers.models.llama.modeling_llama", "transformers.models.mistral.modeling_mistral", "accelerate"),
+    *("accelerate.hooks", "peft", "repros.worker.arm", "repros.meters.cpu", "repros.meters.numerics"),
     *("repros.reference.linear", "torch.distributed.tensor.experimental", "torch.export._trace", "sympy.tensor.tensor"),
 )
 #: bitsandbytes, and what imports it, asks the CUDA driver at once; after that no fork can use a card.
@@ -61,6 +62,17 @@ def needed(names: Iterable[str], cases: Iterable[str] | None) -> tuple[str, ...]
         for name in names
         if all(used & set(users) for left_out, users in ONLY_FOR.items() if f"{name}.".startswith(f"{left_out}."))
     )
+
+
+def ours(cases: Iterable[str] | None) -> tuple[str, ...]:
+    """Return the modules of this project that cases are, and those that they use: helpers, the reference.
+
+    For None those of all cases. A stranger's case is imported by its own arms alone: what its file does is no other
+    case's affair.
+    """
+    shipped = everyone() if cases is None else [case for case in cases if case.startswith("repros.")]
+    files = sorted(frozenset[str]().union(*map(own, shipped)))
+    return tuple(file.removesuffix(".py").replace("/", ".") for file in files if file.endswith(".py"))
 
 
 def uses(case: str) -> frozenset[str]:

@@ -29,7 +29,7 @@ from repros.machine.turns import Apart, CardLostError, Want, turn
 from repros.machine.workdir import WorkFolder, end_workers
 from repros.run.link import Link, LostError, Message
 from repros.verdict import Observation
-from repros.worker import alone
+from repros.worker import ahead, alone
 from repros.worker.supervisor import STOPPED_WORDS, Stopped
 
 #: Environment of every arm: what would make arms differ from machine to machine is set.
@@ -133,6 +133,7 @@ class CellServer:
         self._without = tuple(without)
         wanted = imports.needed(imports.PRELOAD[device], cases) if preload is None else preload
         self._preload = imports.without(wanted, self._without)
+        self._ahead = imports.ours(cases)
         self._late = imports.without(imports.needed(imports.LATE[device], cases), self._without)
         self._cache = python.parent.parent / "inductor"
         self._numbers = itertools.count()
@@ -204,6 +205,7 @@ class CellServer:
             # bitsandbytes before 0.50 asks `pip` for a plugin as it is imported; the host's knows of other packages.
             "PATH": f"{self._bin}:{os.environ.get('PATH', os.defpath)}",
             "REPROS_PRELOAD": ",".join(self._preload),
+            ahead.VARIABLE: ",".join(self._ahead),
             alone.VARIABLE: ",".join(self._without),
             # What they leave in the temp folder goes with the work folder.
             "TMPDIR": str(self._scratch),

@@ -1,7 +1,8 @@
 """Imported once by a cell's fork server, before any arm: what each arm would otherwise pay for again.
 
-Modules are imported, and patterns compiled that transformers keeps. No tensor is made and no thread started, so a fork
-inherits nothing else; the collector's view is frozen, so that an arm's scan of live objects sees its own.
+Modules are imported, and tables filled that transformers and torch's compiler keep. No tensor is left and no thread
+started, so a fork inherits nothing else; the collector's view is frozen, so that an arm's scan of live objects sees its
+own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import sys
 from pathlib import Path
 
-from repros.worker import alone
+from repros.worker import ahead, alone
 from repros.worker.arm import end_with_parent
 
 #: Modules that could not be imported, with the reason: arms that need them fail with the same words.
@@ -25,13 +26,17 @@ FAILURES: dict[str, str] = {}
 def _preload() -> None:
     alone.refuse()
     gc.disable()  # what imports leave behind is collected once, at the end, not over and over as they go on
-    for name in os.environ.get("REPROS_PRELOAD", "").split(","):
-        if name:
-            try:
-                importlib.import_module(name)
-            except Exception as error:  # noqa: BLE001 - a broken package is the arm's finding, not the server's end
-                FAILURES[name] = f"{type(error).__name__}: {error}"
+    for name in _named("REPROS_PRELOAD"):
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - a broken package is the arm's finding, not the server's end
+            FAILURES[name] = f"{type(error).__name__}: {error}"
+    for name in _named(ahead.VARIABLE):
+        with contextlib.suppress(Exception):  # the arm of that case meets it again
+            importlib.import_module(name)
+            ahead.note(name)
     _compile_patterns()
+    _compile_a_graph()
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:  # a build of torch need not ask this variable
         with contextlib.suppress(ImportError):
@@ -45,12 +50,47 @@ def _preload() -> None:
     collapse()
 
 
+def _named(variable: str) -> list[str]:
+    return [name for name in os.environ.get(variable, "").split(",") if name]
+
+
 def _compile_patterns() -> None:
     """Have transformers, from 5 on, compile the patterns by which it renames weights: 0.1 s of each arm that loads."""
     mapping = sys.modules.get("transformers.conversion_mapping")
     if mapping is not None:
         with contextlib.suppress(Exception):  # it is the library's own affair; an arm meets it again
             mapping.get_checkpoint_conversion_mapping("")
+
+
+#: Files in which torch's compiler looks up each function's lines, and reads them whole for that: 0.05 s of such an arm.
+TRACED = ("bitsandbytes.nn.modules", "bitsandbytes.autograd._functions", "bitsandbytes.functional")
+
+
+def _compile_a_graph() -> None:
+    """Have torch's compiler fill its tables of patterns, by a graph of one product: 0.7 s of each arm that compiles.
+
+    No gradient is asked for: autograd's threads could not be forked. Where there may be a card none is looked for.
+    """
+    inductor, no_card = sys.modules.get("torch._inductor.compile_fx"), os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if inductor is None or not no_card:
+        return
+    with contextlib.suppress(Exception):  # whatever is wrong with it, an arm that compiles meets it again
+        import torch
+        from torch.hub import tqdm  # type: ignore[attr-defined]
+
+        square, interval = torch.ones(2, 2), tqdm.monitor_interval
+        tqdm.monitor_interval = 0  # its progress bar would start a thread
+        try:
+            with torch.no_grad():
+                torch.compile(torch.matmul)(square, square)
+        finally:
+            tqdm.monitor_interval = interval
+            torch._dynamo.reset()
+        from torch._dynamo.funcname_cache import get_funcname
+
+        for name in TRACED:
+            if name in sys.modules:
+                get_funcname(str(sys.modules[name].__file__), 1)
 
 
 #: Linux's advice to gather a range into huge pages at once (kernel 6.1), and the size of one.
