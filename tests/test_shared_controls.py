@@ -185,7 +185,8 @@ def test_what_comes_to_no_end_of_its_own_is_not_tried_with_more_packages_first(t
 class Waits:
     """A place whose arms end when they are told to, and ask for what they are told to ask for."""
 
-    cell, facts = "a", {"packages": {"torch": "1", "bitsandbytes": "1"}}
+    cell: str = "a"
+    facts: Mapping[str, Any] = {"packages": {"torch": "1", "bitsandbytes": "1"}}
 
     def __init__(self, *asks: str) -> None:
         self.asks, self.tried = list(asks), list[str]()
@@ -242,6 +243,24 @@ def test_what_no_other_cell_of_the_run_could_share_is_tried_in_its_own(tmp_path:
         assert place.tried == tried, cells
     first_of = {cell: Controls((), of_run).first_of(cell) for cell in (*of_run, "unknown")}
     assert first_of == {"a": [NOTHING, KERNELS], "b": [], "c": [], "d": [], "unknown": []}
+
+
+def test_one_cell_of_several_starts_the_interpreter_that_lends_less(tmp_path: Path) -> None:
+    """An arm that this one could not try is tried in the cell that can: an interpreter more costs 200 such arms."""
+    both = {"torch": "1", "bitsandbytes": "1"}
+    controls, places = Controls((), {"a": both, "b": both}), [Waits(), Waits(), Waits()]
+    for place, cell, arm in zip(places, "aba", ("reference", "planted", "planted"), strict=True):
+        place.cell = cell
+        place.may_end.set()
+        what = Shared("c", "d", arm, "s", (NOTHING,), "m")
+        controls.observe(place, what, {"arm": arm}, tmp_path / "log")
+    assert [place.tried for place in places] == [[""], ["all"], [""]]
+    controls.forget("a")  # its environment was not what it says
+    place = Waits()
+    place.cell = "b"
+    place.may_end.set()
+    controls.observe(place, Shared("c", "e", "planted", "s", (NOTHING,), "m"), {"arm": "planted"}, tmp_path / "log")
+    assert place.tried == [""]
 
 
 @pytest.mark.parametrize("other", ["another torch", "another machine", "another source", "a damaged environment"])

@@ -15,7 +15,7 @@ from repros.errors import UserError
 from repros.report import escape, rows, standing, terminal
 from repros.report.escape import Safe, bold
 from repros.report.machine import when
-from repros.run.controls import tried_elsewhere
+from repros.run.controls import tried_as, tried_elsewhere
 from repros.run.results import REPORTS, RESULTS, Record, lines, load, load_all, shown
 from repros.run.schema import Benchmarks, document
 from repros.verdict import SETTLED
@@ -201,7 +201,7 @@ def spent(evidence: Path) -> str:
         if kind != "total"
     )
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
-    arms = sum(len(record.arms) - len(tried_elsewhere(record)) for record in records)
+    arms = sum(len(record.arms) - len(tried_elsewhere(record) | tried_as(record)) for record in records)
     settled = sum(record.verdict in SETTLED for record in records)
     done = f"{settled} of {len(records)} trials came to a verdict, by {arms:,} arms"
     took = f"The runs that went into it, with those that were tried again, took {total.get('total', 0):,.0f} s: {split}"

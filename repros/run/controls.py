@@ -5,6 +5,9 @@ package under test has arms that use torch and bitsandbytes. So each is tried wh
 imported (`repros.worker.alone`), and its observation, which names the cell that it was made in, serves every later
 trial of the same source and condition under the same build of torch, and for the latter the same bitsandbytes, on the
 same machine. An arm that asks for one more package says which, and is tried with it: in the end in each cell.
+
+In one cell a control is tried once for all conditions of a case that agree in what it asks of them: given the same, it
+does the same.
 """
 
 from __future__ import annotations
@@ -17,15 +20,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from repros.case import CONTROLS
+from repros.case import CONTROLS, Condition
 from repros.run.record import Record
 from repros.verdict import Observation
-from repros.worker.arm import ASKED_FOR
+from repros.worker.arm import ASKED_FOR, READS
 
 #: Evidence of an arm that was tried without other packages under test: the label of the cell that lent the rest.
 TRIED_IN = "tried_in"
 #: Evidence beside it: those that it was tried with, if any.
 TRIED_WITH = "tried_with"
+#: Evidence of a control that was tried under another condition, which gives it the same: that one's name.
+TRIED_AS = "tried_as"
 #: The ways in which a run may try its controls, and other arms that can be shared.
 SHARED, EVERY_CELL = "shared", "every-cell"
 WAYS = (SHARED, EVERY_CELL)
@@ -37,6 +42,9 @@ WAYS_HELP = (
 NOTHING: tuple[str, ...] = ()
 KERNELS = ("bitsandbytes",)
 LENT = (NOTHING, KERNELS)
+
+#: In the place of an attribute that a condition has not, which an arm may ask for all the same.
+MISSING = object()
 
 Key = tuple[str, ...]
 
@@ -69,6 +77,8 @@ class Shared:
     source: str
     lent: tuple[tuple[str, ...], ...]
     machine: str
+    given: Condition | None = None
+    """The condition itself, of a control alone."""
 
     def key(self, lent: tuple[str, ...], environment: Mapping[str, Any]) -> Key:
         """Return what has to be the same for one observation to serve two trials."""
@@ -97,9 +107,13 @@ class Controls:
         self._cells = cells if cells and len(cells) > 1 else {}
         self._kept: dict[Key, Observation] = {}
         self._asked: dict[Key, list[str]] = {}
+        #: Packages that are lent, and the cells that agree in them -> the one whose interpreter has these alone.
+        self._lenders: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {}
         self._lock = threading.Lock()
         #: Held while an arm is tried: a cell that begins before another has ended waits for what that one tries.
         self._trying: dict[Key, threading.Lock] = {}
+        #: Case, arm and whatever else must be the same -> what was tried: under which condition, what it asked of that.
+        self._seen: dict[Key, list[tuple[str, dict[str, Any], Observation]]] = {}
         for record in records:
             self.keep(record)
 
@@ -119,6 +133,17 @@ class Controls:
         """Return the packages with which arms are tried first in this cell, and not again in some later ones."""
         groups = {lent: self.agreeing(cell, lent) for lent in LENT}
         return [lent for lent, cells in groups.items() if len(cells) > 1 and cells[0] == cell]
+
+    def _lends(self, cell: str, lent: tuple[str, ...]) -> bool:
+        """Return whether an arm is tried in this cell with these packages alone: in one of those that could share it.
+
+        What that one could not try, as its releases do not meet a condition, is not worth an interpreter more.
+        """
+        cells = tuple(self.agreeing(cell, lent))
+        if len(cells) < 2:
+            return not cells  # of others nothing is known; or it would serve nobody else
+        with self._lock:
+            return self._lenders.setdefault((lent, cells), cell) == cell
 
     def keep(self, record: Record) -> None:
         """Take what a finished trial tells of arms that were shared, or that asked for a package."""
@@ -140,8 +165,42 @@ class Controls:
         """Leave out what was tried in a cell whose environment was not what it says."""
         with self._lock:
             self._kept = {key: arm for key, arm in self._kept.items() if arm.evidence.get(TRIED_IN) != cell}
+            self._lenders = {of: lender for of, lender in self._lenders.items() if lender != cell}
 
     def observe(self, place: Place, what: Shared, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
+        """Return what is known of an arm, or try it; a control waits for one that may come to be its own."""
+        if what.given is None:
+            return self._observe(place, what, request, log, cards)
+        same = {name: value for name, value in request.items() if name != "condition"}
+        kind = (what.case, what.arm, what.source, what.machine, place.cell, f"{cards} {same}")
+        while True:
+            turn = self._turn(kind, what.given)
+            with turn:
+                if turn is not self._turn(kind, what.given):
+                    continue  # more is known by now of what such an arm asks for
+                seen = self._as_another(kind, what.given) or self._observe(place, what, request, log, cards)
+                if TRIED_AS not in seen.evidence and seen.state in ("done", "raised") and READS in seen.evidence:
+                    asked = {name: getattr(what.given, name, MISSING) for name in seen.evidence[READS]}
+                    with self._lock:
+                        self._seen.setdefault(kind, []).append((what.condition, asked, seen))
+                return seen
+
+    def _turn(self, kind: Key, given: Condition) -> threading.Lock:
+        """Return what is held while such an arm is tried: by all at first, then by those that agree in what it asks."""
+        with self._lock:
+            known = self._seen.get(kind, [])
+            agree = [repr(getattr(given, name, MISSING)) for name in known[0][1]] if known else []
+            return self._trying.setdefault((*kind, *agree), threading.Lock())
+
+    def _as_another(self, kind: Key, given: Condition) -> Observation | None:
+        """Return what was observed under another condition that gives an arm all that it asked for alike."""
+        with self._lock:
+            for condition, asked, seen in self._seen.get(kind, []):
+                if all(getattr(given, name, MISSING) == value for name, value in asked.items()):
+                    return replace(seen, evidence={**seen.evidence, TRIED_AS: condition})
+        return None
+
+    def _observe(self, place: Place, what: Shared, request: Mapping[str, Any], log: Path, cards: int) -> Observation:
         """Return what is known of an arm, or try it: with as little as it asks for, in the end in the cell."""
         asked: list[str] = []
         for lent in what.lent:
@@ -154,8 +213,8 @@ class Controls:
                 kept, refused = self._kept.get(key), self._asked.get(key)
                 if kept is not None:
                     return kept
-                if refused is None and self.agreeing(place.cell, lent) == [place.cell]:
-                    continue  # it would serve nobody else
+                if refused is None and not self._lends(place.cell, lent):
+                    continue
                 if refused is None:
                     seen = place.observe_with(lent, request, log, cards)
                     refused = seen.evidence.get(ASKED_FOR, [])
@@ -179,6 +238,11 @@ class Controls:
 def lent_to(arm: Observation) -> tuple[str, ...]:
     """Return the packages under test that a shared arm was tried with."""
     return tuple(arm.evidence.get(TRIED_WITH, NOTHING))
+
+
+def tried_as(record: Record) -> dict[str, str]:
+    """Return, of the arms that this trial leans on, of each tried under another condition that one's name."""
+    return {arm.arm: arm.evidence[TRIED_AS] for arm in record.arms if TRIED_AS in arm.evidence}
 
 
 def tried_elsewhere(record: Record) -> dict[str, tuple[str, tuple[str, ...]]]:

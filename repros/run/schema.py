@@ -85,6 +85,8 @@ class Evidence(TypedDict):
     tried_in: NotRequired[str]
     tried_with: NotRequired[list[str]]
     asked_for: NotRequired[list[str]]
+    tried_as: NotRequired[str]
+    reads: NotRequired[list[str]]
 
 
 class Arm(TypedDict):

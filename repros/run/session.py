@@ -37,7 +37,7 @@ from repros.worker import checkpoints
 #: An arm that is to have this much of a card waits for it in a pool of its own, and keeps no smaller one from running.
 LARGE_BYTES = 4 << 30
 #: Threads beside those of arms that run: for arms that wait until their packages are imported.
-WAITING = 8
+WAITING = 16
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
 MACHINE_FACTS = ("system", "libc", "cpu_model", "cores", "memory_bytes", "cxx", "gpus", "cpu_flags", "python")
 
@@ -420,17 +420,17 @@ class Session:
         """Send the arms of trials in one cell, the longest first, as far as none would wait for its checkpoint.
 
         A long one that began last would keep one core busy while the others idle, so one that was not tried yet in any
-        cell counts as the longest; of these what needs most of a card goes first. After a quarter of them, which is
-        about half of the time, the next cell's packages are imported: that takes one core for seconds.
+        cell counts as the longest; of these what needs most of a card goes first. After the first of them the next
+        cell's packages are imported: that takes one core for seconds, as long as what a later cell has of its own.
         """
         waiting = [trial for trial in trials if trial.key not in self._sent]
         self._begin_checkpoints(waiting, cell)
         took = shards.seconds([(trial, cell) for trial in waiting], self._longest, unknown=math.inf)
         waiting.sort(key=lambda one: (-took[one.key], -one.condition.needs.card_bytes))
         for at, trial in enumerate(waiting):
-            if rest and at == len(waiting) // 4 and rest[0][1].label not in self._warming:
+            if rest and at == len(waiting) // 16 and rest[0][1].label not in self._warming:
                 self._warming.add(rest[0][1].label)
-                self._arms.submit(self._warmed, rest[0][1])
+                self.warm(rest[0][1])
             with contextlib.suppress(UserError):  # it is told when that trial's turn comes
                 written = self._checkpoint(trial, cell)
                 if written is None or written.done():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from repros import ROOT
-from repros.case import Budget, Condition, Remedy
+from repros.case import CONTROLS, Budget, Condition, Remedy
 from repros.cases import Entry, imports
 from repros.cases.sources import digest
 from repros.errors import MOST, printable
@@ -161,7 +161,9 @@ class Running:
             run: Callable[..., Observation] = place.observe
             lent = lendings(arm, imported, place.facts) if controls is not None else ()
             if controls is not None and lent:
-                what = Shared(entry.name, condition.name, arm, self._source, lent, of_machine(machine))
+                given = condition if arm in CONTROLS else None
+                request |= {"watch": True} if given else {}
+                what = Shared(entry.name, condition.name, arm, self._source, lent, of_machine(machine), given)
                 run = partial(controls, what)
             self._futures.append((arm, arms.submit(run, request, log, cards=condition.needs.cards)))
         if condition.witness:

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from repros.case import Case
 from repros.verdict import Observation, in_a_line
-from repros.worker import alone
+from repros.worker import ahead, alone, watched
 
 #: A package that has no kernel for the device says so like this; anything else that fails is an error.
 NO_KERNEL = re.compile(r"Could not run 'bitsandbytes::|not (implemented|supported) (for|on) the CPU|no kernel image")
@@ -38,6 +38,8 @@ SEED = 1234
 WITNESS = "witness"
 #: Evidence of a control that was tried without the packages under test: which of them it asked for.
 ASKED_FOR = "asked_for"
+#: Evidence of one that the run watches: which attributes of its condition it asked for.
+READS = "reads"
 #: Exit code -> vote, as `git bisect run` takes it.
 VOTES = {0: "good", 1: "bad"}
 
@@ -129,6 +131,8 @@ def observe(request: Mapping[str, Any]) -> Observation:
         state = "raised" if state == "done" else state
     if alone.ASKED:
         evidence = {**evidence, ASKED_FOR: sorted(set(alone.ASKED))}
+    if request.get("watch"):
+        evidence = {**evidence, READS: sorted(watched.READ)}
     went_on = state in ("done", "raised") and (evidence.get("cuda_ooms") or evidence.get("cuda_retries"))
     if went_on and (short := short_of(probe, request)):
         state, reason = "disturbed", "; ".join(filter(None, [short, "it ran out of memory and went on", reason]))
@@ -257,12 +261,15 @@ class Driver:
     def run(self, request: Mapping[str, Any]) -> None:
         """Prepare, run the arm phase by phase, compare with the oracle."""
         began = time.monotonic()
+        ahead.forget_edited()
         module = importlib.import_module(request["module"])
         case: Case = module.CASE
         condition = case.condition(request["condition"])
         if "params" in request:
             condition = replace(condition, params=request["params"])
         function, given_to_arm = condition.runs(request["arm"])
+        if request.get("watch"):  # a control, which runs under the condition as it is
+            condition = given_to_arm = watched.watched(condition)
         arm: Callable[..., Any] = getattr(module, function)
         seed()
         snapshot = Path(request["log"]).with_suffix(".pickle") if request.get("snapshot") else None
@@ -340,6 +347,9 @@ def seed() -> None:
 
     warnings.simplefilter("ignore", FutureWarning)
     random.seed(SEED)
+    # The pool of threads that torch had in the fork server is gone. Left to autograd's, several make it anew at once,
+    # and one that finds none aborts the process.
+    torch.set_num_threads(torch.get_num_threads())
     torch.default_generator.manual_seed(SEED)
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(SEED)

@@ -15,7 +15,7 @@ from repros.report.escape import line, visible
 from repros.report.standing import by_case
 from repros.report.terminal import layout
 from repros.report.terminal.layout import Column
-from repros.run.controls import tried_elsewhere
+from repros.run.controls import tried_as, tried_elsewhere
 from repros.run.results import Record
 from repros.run.trial import two_lines
 from repros.verdict import Outcome, Verdict, apart, multiple, show
@@ -100,6 +100,11 @@ def detail(record: Record, console: Console) -> None:
         says = f"{arms}: tried once for all cells, in {line(cell)}, where no package under test can be imported"
         if lent:
             says = f"{arms}: tried once, in {line(cell)}, with {' and '.join(lent)} alone of the packages under test"
+        layout.paragraph(console, says, hanging=2, most=console.width)
+    under = tried_as(record)
+    for condition in dict.fromkeys(under.values()):
+        arms = ", ".join(arm for arm in under if under[arm] == condition)
+        says = f"{arms}: tried once, under {line(condition)}, which gives it all that it asks for alike"
         layout.paragraph(console, says, hanging=2, most=console.width)
     layout.paragraph(console, f"reason: {line(record.reason)}", hanging=2, most=console.width)
     if heard := record.witness:
