@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from repros import ROOT, cases
-from repros.case import CONTROLS
+from repros.case import CONTROLS, Condition, held
 from repros.cases import Entry, imports
 from repros.cells.matrix import load_matrix
 from repros.report import terminal
@@ -191,6 +191,7 @@ class Waits:
     def __init__(self, *asks: str) -> None:
         self.asks, self.tried = list(asks), list[str]()
         self.may_end, self.state = threading.Event(), "done"
+        self.reads, self.waits_in_cell = list[str](), False
 
     def observe_with(self, lent: tuple[str, ...], request: Any, log: Path, cards: int = 1) -> Observation:
         self.tried.append("+".join(lent))
@@ -200,7 +201,8 @@ class Waits:
 
     def observe(self, request: Any, log: Path, fresh: bool = False, cards: int = 1) -> Observation:
         self.tried.append("all")
-        return Observation(request["arm"], "done")
+        assert not self.waits_in_cell or self.may_end.wait(60)
+        return Observation(request["arm"], self.state, evidence={"reads": self.reads} if self.reads else {})
 
 
 @pytest.mark.parametrize(
@@ -337,3 +339,103 @@ def test_bad_input_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     run = ["run", "gh1995", "--cell", CELLS[0].label]
     assert errors([*run, "--controls", "none"], capsys).startswith("--controls: there is no `none`\n")
     assert errors([*run, "--executor", "dask", "--controls", "shared"], capsys).startswith("--executor dask: ")
+
+
+# --- conditions that agree
+
+
+def agreeing(*conditions: Condition, asks: tuple[str, ...] = ("device", "rows"), state: str = "done") -> list[Any]:
+    """Try a control under several conditions in one cell, one after the other; return what is told of each."""
+    controls, place = Controls(), Waits()
+    place.may_end.set()
+    place.reads, place.state = list(asks), state
+    told = []
+    for condition in conditions:
+        what = Shared("c", condition.name, "reference", "s", (), "m", condition)
+        seen = controls.observe(place, what, {"arm": "reference", "condition": condition.name}, Path("log"))
+        told.append(seen.evidence.get("tried_as", "itself"))
+    assert len(place.tried) == told.count("itself")
+    return told
+
+
+ONE = Condition("one", held(1), {"rows": 1, "mode": "a"})
+
+
+def test_a_control_is_tried_once_for_conditions_that_agree_in_what_it_asks_for() -> None:
+    same, other = replace(ONE, name="same", params={"rows": 1, "mode": "b"}), replace(ONE, name="x", params={"rows": 2})
+    assert agreeing(ONE, same, other, replace(other, name="y")) == ["itself", "one", "itself", "x"]
+    assert agreeing(ONE, same, asks=("rows", "mode")) == ["itself", "itself"]
+
+
+def test_what_asks_for_all_of_its_condition_is_tried_under_each() -> None:
+    again = replace(ONE, name="again")
+    for asks in (("rows", "name"), ("rows", "but"), ("rows", "__dict__")):
+        assert agreeing(ONE, again, asks=asks) == ["itself", "itself"], asks
+
+
+def test_an_attribute_that_is_not_there_is_not_one_that_is_none() -> None:
+    """As for `getattr(c, "mode", 0)`."""
+    without = replace(ONE, name="without", params={"rows": 1})
+    assert agreeing(without, replace(ONE, params={"rows": 1, "mode": None}), asks=("mode",)) == ["itself", "itself"]
+
+
+def test_a_control_that_came_to_no_end_of_its_own_serves_no_other_condition() -> None:
+    assert agreeing(ONE, replace(ONE, name="again"), state="crashed") == ["itself", "itself"]
+
+
+def test_another_environment_or_checkpoint_is_another_trial() -> None:
+    controls, place = Controls(), Waits()
+    place.may_end.set()
+    place.reads = ["rows"]
+    for name, more in (("a", {}), ("b", {"env": {"X": "1"}}), ("c", {"checkpoint": "/x"}), ("d", {})):
+        what = Shared("c", name, "reference", "s", (), "m", replace(ONE, name=name))
+        seen = controls.observe(place, what, {"arm": "reference", "condition": name, **more}, Path("log"))
+        assert seen.evidence.get("tried_as") == ("a" if name == "d" else None)
+    assert len(place.tried) == 3
+
+
+def test_conditions_that_may_agree_wait_for_one_another_and_those_that_cannot_do_not(tmp_path: Path) -> None:
+    controls, first = Controls(), Waits()
+    first.reads = ["rows"]
+
+    def ask(name: str, rows: int, place: Waits) -> Observation:
+        given = replace(ONE, name=name, params={"rows": rows})
+        what = Shared("c", name, "reference", "s", (), "m", given)
+        return controls.observe(place, what, {"arm": "reference", "condition": name}, tmp_path / "log")
+
+    first.may_end.set()
+    ask("known", 0, first)
+    slow, quick = Waits(), Waits()
+    slow.reads = quick.reads = ["rows"]
+    slow.waits_in_cell = True
+    quick.may_end.set()
+    with ThreadPoolExecutor(3) as pool_of_three:
+        begun = pool_of_three.submit(ask, "slow", 1, slow)
+        eventually(lambda: slow.tried, 10, "the slow one to begin")
+        agrees = pool_of_three.submit(ask, "agrees", 1, quick)
+        assert ask("differs", 2, quick).evidence.get("tried_as") is None
+        assert not agrees.done()
+        slow.may_end.set()
+        assert begun.result(60).evidence.get("tried_as") is None
+        assert agrees.result(60).evidence["tried_as"] == "slow"
+
+
+def test_an_arm_says_what_it_asked_of_its_condition_and_the_terminal_as_which_it_was_tried(
+    places: list[ReadyCell], tmp_path: Path
+) -> None:
+    """Under a real case: the layout decides what a layer gets, and no control looks at how it is called."""
+    entry = next(one for one in cases.find() if one.name == "gh1862_transposed_weight")
+    controls = Controls()
+    names = ("out-in", "one-row")
+    records = [tried(entry, name, places[0], tmp_path, controls) for name in names]
+    alone = [tried(entry, name, places[0], tmp_path, None) for name in names]
+    first, second = (by_arm(record)["reference"] for record in records)
+    assert {"k", "n", "rows"} <= set(first.evidence["reads"])
+    assert not {"name", "__dict__", "params"} & set(first.evidence["reads"])
+    for seen, record, own in zip((first, second), records, alone, strict=True):
+        assert (record.verdict, record.readings) == (own.verdict, own.readings)
+        assert "reads" not in by_arm(own)["reference"].evidence
+        assert seen.figures.keys() == by_arm(own)["reference"].figures.keys()
+    if "tried_as" in second.evidence:
+        assert "reference: tried once, under out-in, which gives it all that it asks for alike" in said(records[1])
+        assert second.figures == first.figures

@@ -166,6 +166,8 @@ class Controls:
         with self._lock:
             self._kept = {key: arm for key, arm in self._kept.items() if arm.evidence.get(TRIED_IN) != cell}
             self._lenders = {of: lender for of, lender in self._lenders.items() if lender != cell}
+            for tried in self._seen.values():
+                tried[:] = [(c, asked, seen) for c, asked, seen in tried if seen.evidence.get(TRIED_IN) != cell]
 
     def observe(self, place: Place, what: Shared, request: Mapping[str, Any], log: Path, cards: int = 1) -> Observation:
         """Return what is known of an arm, or try it; a control waits for one that may come to be its own."""
@@ -196,7 +198,8 @@ class Controls:
         """Return what was observed under another condition that gives an arm all that it asked for alike."""
         with self._lock:
             for condition, asked, seen in self._seen.get(kind, []):
-                if all(getattr(given, name, MISSING) == value for name, value in asked.items()):
+                agree = all(getattr(given, name, MISSING) == value for name, value in asked.items())
+                if agree and condition != given.name:
                     return replace(seen, evidence={**seen.evidence, TRIED_AS: condition})
         return None
 
