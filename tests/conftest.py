@@ -40,9 +40,8 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.clock = Clock()
         self.folder = folder
-        self.server = CellServer(
-            Path(sys.executable), self.clock, "here", "cpu", ("torch", "torch._dynamo", "repros.worker.arm", *METERS)
-        )
+        ahead = ("torch", "torch._dynamo", "repros.worker.arm", *METERS)
+        self.server = CellServer(Path(sys.executable), self.clock, "here", "cpu", ahead, cases=())
 
     def observe(self, request: Mapping[str, Any], log: Path, fresh: bool = False, cards: int = 1) -> Observation:
         """Run one arm."""
