@@ -114,3 +114,27 @@ print(len(compiled))
     preload = ",".join(("torch", "torch._dynamo", "torch._inductor.compile_fx"))
     assert python(code, REPROS_PRELOAD=preload, CUDA_VISIBLE_DEVICES="0").strip() == "0"
     assert python(code, REPROS_PRELOAD=preload).strip() == "1"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="threads are counted in /proc")
+def test_operators_and_kernels_are_made_ready_without_a_thread() -> None:
+    """What an arm meets for the first time costs it once more: it finds entries and kernels that are there."""
+    code = """
+import os, sys
+from repros.worker import preload
+assert len(os.listdir("/proc/self/task")) == 1
+from torch._library.simple_registry import SimpleOperatorEntry
+entered = []
+before = SimpleOperatorEntry.__init__
+SimpleOperatorEntry.__init__ = lambda self, name: (entered.append(name), before(self, name))[1]
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+class Eye(TorchDispatchMode):
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        return op(*args, **(kwargs or {}))
+with Eye():
+    x = torch.ones(4, 4, requires_grad=True)
+    torch.nn.functional.cross_entropy((x @ x).t().view(-1, 4), torch.ones(4, dtype=torch.long)).backward()
+print([name for name in entered if name.startswith("aten::")], torch.is_grad_enabled())
+"""
+    assert python(code, REPROS_PRELOAD="torch", OMP_NUM_THREADS="1").strip() == "[] True"

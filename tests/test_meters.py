@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import linecache
 import math
+import subprocess
+import sys
 import threading
 import time
 from contextlib import nullcontext
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from repros import ROOT
 from repros.cases import Entry
 from repros.meters.cpu import CpuMeters
 from repros.meters.heap import open_heap
@@ -266,6 +269,40 @@ def test_heap_and_ledger_agree_on_what_is_held() -> None:
         assert ledger.live_bytes == weight.nbytes + out.nbytes
         # Each large allocation is rounded up to pages.
         assert ledger.live_bytes <= taken <= ledger.live_bytes + 2 * 2 * 4096
+
+
+def test_a_heap_without_holes_is_read_as_one_with_them() -> None:
+    """Nothing of what is freed inside it is left to walk through, and what is taken after that counts as before."""
+    code = """
+import ctypes
+from repros.meters import heap
+read = heap.open_heap()
+if read is None:
+    raise SystemExit(77)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+parts = [libc.malloc(2000 + 16 * (k % 50)) for k in range(4000)]
+for part in parts[:-1:2]:  # one of two: the parts between them stay
+    libc.free(part)
+info = heap._mallinfo2_of(libc)
+holes, used, free = info().ordblks, read(), info().fordblks - info().keepcost
+heap.fill_holes()
+left, filled = info().ordblks, read() - used
+began = read()
+part = libc.malloc(1 << 20)
+taken = read() - began
+libc.free(part)
+print(holes, left, free, filled, taken, read() - began)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    if ran.returncode == 77:
+        pytest.skip("libc has no mallinfo2")
+    assert not ran.returncode, ran.stderr
+    holes, left, free, filled, taken, after = (int(word) for word in ran.stdout.split())
+    assert holes > 2000 > 20 > left
+    assert abs(filled - free) < 64 << 10
+    assert (1 << 20) <= taken < (1 << 20) + 8192
+    assert after == 0
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,38 @@ class _Mallinfo2(ctypes.Structure):
 
 def open_heap() -> Callable[[], int] | None:
     """Return a function that reads the bytes in use; None where libc has no `mallinfo2`."""
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "mallinfo2"):
+    mallinfo2 = _mallinfo2_of(ctypes.CDLL(None))
+    if mallinfo2 is None:
         return None
-    mallinfo2 = libc.mallinfo2
-    mallinfo2.restype = _Mallinfo2
 
     def read() -> int:
         found = mallinfo2()
         return int(found.hblkhd + found.uordblks)
 
     return read
+
+
+def fill_holes() -> None:
+    """Take what is free inside the heap, but for the room at its end, and keep it.
+
+    A reading walks through each free chunk: 10 us where imports left 1,400 of them, 1 us where there is none.
+    """
+    libc = ctypes.CDLL(None)
+    mallinfo2 = _mallinfo2_of(libc)
+    if mallinfo2 is None:
+        return
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
+    end = libc.sbrk(0) - mallinfo2().keepcost
+    for size in (1 << power for power in range(24, 3, -1)):
+        while (taken := libc.malloc(size)) and taken < end:
+            pass
+        libc.free(taken)
+
+
+def _mallinfo2_of(libc: ctypes.CDLL) -> Callable[[], _Mallinfo2] | None:
+    if not hasattr(libc, "mallinfo2"):
+        return None
+    libc.mallinfo2.restype = _Mallinfo2
+    return libc.mallinfo2

@@ -16,6 +16,7 @@ import re
 import sys
 from pathlib import Path
 
+from repros.meters import heap
 from repros.worker import ahead, alone
 from repros.worker.arm import end_with_parent
 
@@ -35,18 +36,22 @@ def _preload() -> None:
         with contextlib.suppress(Exception):  # the arm of that case meets it again
             importlib.import_module(name)
             ahead.note(name)
-    _compile_patterns()
-    _compile_a_graph()
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads:  # a build of torch need not ask this variable
         with contextlib.suppress(ImportError):
             import torch
 
             torch.set_num_threads(int(threads))
+    _compile_patterns()
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "" and "torch" in sys.modules:  # and one thread
+        _enter_operators()
+        _compute_once()
+        _compile_a_graph()
     alone.ASKED.clear()  # from here on it is an arm's
     gc.collect()
     gc.enable()
     gc.freeze()
+    heap.fill_holes()
     collapse()
 
 
@@ -62,6 +67,36 @@ def _compile_patterns() -> None:
             mapping.get_checkpoint_conversion_mapping("")
 
 
+def _enter_operators() -> None:
+    """Have torch enter its operators where it asks for them at a first call under a mode: 40 µs each, in any arm."""
+    with contextlib.suppress(Exception):  # the registry is torch's own affair
+        import torch
+        from torch._library.simple_registry import singleton
+
+        for key in ("CPU", "CompositeExplicitAutograd"):
+            for name in torch._C._dispatch_get_registrations_for_dispatch_key(key):
+                singleton.find(name)
+
+
+def _compute_once() -> None:
+    """Have torch make ready what its first product of each dtype and its first loss ask for: 20 ms of an arm with all.
+
+    No gradient is asked for: autograd's threads could not be forked.
+    """
+    with contextlib.suppress(Exception):  # an arm meets it again
+        import torch
+
+        ones = torch.ones(32, 32)
+        with torch.no_grad():
+            for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.float32):
+                square = ones.to(dtype)
+                torch.nn.functional.linear(square, square, square[0])
+            integers = ones.to(torch.int8)
+            torch._int_mm(integers, integers)
+            torch.nn.functional.cross_entropy(ones, integers[0].long())
+            ones.cumsum(0)
+
+
 #: Files in which torch's compiler looks up each function's lines, and reads them whole for that: 0.05 s of such an arm.
 TRACED = ("bitsandbytes.nn.modules", "bitsandbytes.autograd._functions", "bitsandbytes.functional")
 
@@ -69,10 +104,9 @@ TRACED = ("bitsandbytes.nn.modules", "bitsandbytes.autograd._functions", "bitsan
 def _compile_a_graph() -> None:
     """Have torch's compiler fill its tables of patterns, by a graph of one product: 0.7 s of each arm that compiles.
 
-    No gradient is asked for: autograd's threads could not be forked. Where there may be a card none is looked for.
+    No gradient is asked for: autograd's threads could not be forked.
     """
-    inductor, no_card = sys.modules.get("torch._inductor.compile_fx"), os.environ.get("CUDA_VISIBLE_DEVICES") == ""
-    if inductor is None or not no_card:
+    if "torch._inductor.compile_fx" not in sys.modules:
         return
     with contextlib.suppress(Exception):  # whatever is wrong with it, an arm that compiles meets it again
         import torch
