@@ -37,7 +37,7 @@ def open_heap() -> Callable[[], int] | None:
 def fill_holes() -> None:
     """Take what is free inside the heap, but for the room at its end, and keep it.
 
-    A reading walks through each free chunk: 10 us where imports left 1,400 of them, 1 us where there is none.
+    A reading walks through each free chunk: 10 us where imports left 1,400 of them, 0.3 us where there is none.
     """
     libc = ctypes.CDLL(None)
     mallinfo2 = _mallinfo2_of(libc)
@@ -46,9 +46,10 @@ def fill_holes() -> None:
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
     libc.sbrk.restype, libc.sbrk.argtypes = ctypes.c_void_p, [ctypes.c_ssize_t]
-    end = libc.sbrk(0) - mallinfo2().keepcost
+    found, top = mallinfo2(), libc.sbrk(0)
+    inside = range(top - found.arena, top - found.keepcost)  # what is mapped may lie on either side of it
     for size in (1 << power for power in range(24, 3, -1)):
-        while (taken := libc.malloc(size)) and taken < end:
+        while (taken := libc.malloc(size)) in inside:
             pass
         libc.free(taken)
 
