@@ -142,6 +142,7 @@ def test_of_those_who_wait_the_one_that_takes_most_goes_first(monkeypatch: pytes
 def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many are let on a card of 20 GB as leave some of it free."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    monkeypatch.setattr(turns, "MOST_SHARING", 100)
     cards.known.cache_clear()
     want = Want(shared=True)
     room = (cards.known()[0].free_bytes - turns.ROOM_BYTES) // (2 * CONTEXT_BYTES)
@@ -150,6 +151,17 @@ def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pyt
             stack.enter_context(turns.turn(want))
         assert not turns._with_room(want)
     assert turns._with_room(want)
+
+
+def test_eight_share_a_card_though_more_would_fit() -> None:
+    """Two cards take 16; who comes then waits for a place, not for room."""
+    want = Want(shared=True)
+    with contextlib.ExitStack() as stack:
+        mine = [stack.enter_context(turns.turn(want))[0].index for _ in range(2 * turns.MOST_SHARING - 1)]
+        assert [card.index for card in turns._with_room(want)] == [1]
+        with turns.turn(want):
+            assert not turns._with_room(want)
+        assert (mine.count(0), mine.count(1)) == (8, 7)
 
 
 def test_a_card_that_takes_one_process_at_a_time_is_not_shared(tmp_path: Path) -> None:

@@ -36,6 +36,8 @@ from repros.worker import checkpoints
 
 #: An arm that is to have this much of a card waits for it in a pool of its own, and keeps no smaller one from running.
 LARGE_BYTES = 4 << 30
+#: Threads for large ones. Of those that wait, the largest that has room goes first, so the more wait the fuller a card.
+LARGE_WAITING = 64
 #: Threads beside those of arms that run: for arms that wait until their packages are imported.
 WAITING = 16
 #: What a run names as its machine: enough to compare two runs by, nothing that tells whose it is.
@@ -251,7 +253,7 @@ class Session:
         self._large_bytes = math.inf if jobs else LARGE_BYTES
         self._writer = CheckpointWriter()
         self._arms = ThreadPoolExecutor(slots + WAITING, thread_name_prefix="arm")
-        self._large = ThreadPoolExecutor(slots, thread_name_prefix="large arm")
+        self._large = ThreadPoolExecutor(LARGE_WAITING, thread_name_prefix="large arm")
         self._ready: dict[str, ReadyCell | EnvError] = {}
         self._building: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._running: dict[tuple[str, str, str], Running | Record] = {}
