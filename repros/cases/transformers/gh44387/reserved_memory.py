@@ -65,8 +65,8 @@ AT_END = Budget("cuda_end_reserved_bytes", RESERVED, second="cuda_end_driver_byt
 NF4 = {"scheme": "nf4", "dtype": "bfloat16"}
 on_cpu = partial(Condition, budget=PEAK, params=NF4, claims=(RESERVES,), checkpoint="smollm2-135m-1l")
 on_card = partial(Condition, budget=AT_END, params=NF4, claims=(RESERVES,), checkpoint="qwen2.5-7b", device="cuda")
-#: The planted bug holds the whole model and what it becomes, and quantizes one source.
-PLANTED = MODEL.whole + MODEL.staying + MODEL.nf4 + MODEL.largest
+#: The planted bug holds the whole model, and what one source becomes before that source goes.
+PLANTED = MODEL.whole + MODEL.largest
 ROOM = Needs(card_bytes=PLANTED)
 INSIDE = Needs({"transformers": ">=5,<5.4"}, card_bytes=PLANTED, reason="the switch matters where the bug is")
 
