@@ -26,8 +26,8 @@ from repros.machine.cards import Card, changed, known, left
 PATIENCE_S = 0.2
 #: What stays free on a card that is shared, beyond what is declared: libraries, kernels, a desktop.
 ROOM_BYTES = 4 << 30
-#: How many arms share a card at most. A driver makes contexts one after the other, so with more each takes longer and no
-#: more of them end in a minute: 5, 8, 12 and 17 at a time took 22.0, 20.9, 19.1 and 19.9 s for 62 arms on an H100.
+#: How many arms share a card at most. A driver makes contexts one after the other, so with more each takes longer and
+#: no more of them end in a minute: 5, 8, 12 and 17 at a time took 22.0, 20.9, 19.1 and 19.9 s for 62 arms on an H100.
 MOST_SHARING = 8
 
 #: Cards that one arm has to itself; how many arms share each, and what they declared; who waits for cards of its own,
