@@ -159,14 +159,16 @@ def chain(each: Sequence[Multiply]) -> Multiply:
 def exact_chain(how: Format, x: Tensor, weights: Sequence[Tensor], grad: Tensor) -> dict[str, Tensor]:
     """Return ``output`` and ``grad_input`` of a chain of layers in float64, with the weights that the codes stand for.
 
-    Each weight is quantized once; one at a time is dequantized, as a deep chain in float64 would fill a card.
+    One weight at a time is dequantized: a deep chain in float64 would fill a card.
     """
     import torch
 
-    codes = [how.quantize(weight) for weight in weights]
+    def dequantized(weight: Tensor) -> Tensor:
+        return how.dequantize(how.quantize(weight), torch.float64)
+
     output, grad_input = x.detach().double(), grad.double()
-    for code in codes:
-        output = output @ how.dequantize(code, torch.float64).t()
-    for code in reversed(codes):
-        grad_input = grad_input @ how.dequantize(code, torch.float64)
+    for weight in weights:
+        output = output @ dequantized(weight).t()
+    for weight in reversed(weights):
+        grad_input = grad_input @ dequantized(weight)
     return {"output": output, "grad_input": grad_input}
