@@ -140,17 +140,41 @@ def test_of_those_who_wait_the_one_that_takes_most_goes_first(monkeypatch: pytes
 
 
 def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many are let on a card of 20 GB as leave some of it free."""
+    """As many are let on a card of 20 GB as leave some of it free, and two in what is kept."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     monkeypatch.setattr(turns, "MOST_SHARING", 100)
     cards.known.cache_clear()
     want = Want(shared=True)
     room = (cards.known()[0].free_bytes - turns.ROOM_BYTES) // (2 * CONTEXT_BYTES)
     with contextlib.ExitStack() as stack:
-        for _ in range(room):
+        for _ in range(room + 2):
             stack.enter_context(turns.turn(want))
         assert not turns._with_room(want)
     assert turns._with_room(want)
+
+
+def test_two_small_arms_are_in_the_room_that_is_kept() -> None:
+    """Large arms take all but 4 GiB of one card and most of the other, and another waits: two small ones do not."""
+    took = threading.Event()
+
+    def large() -> None:
+        with turns.turn(Want(card_bytes=60 << 30, shared=True)):
+            took.set()
+
+    small = Want(shared=True)
+    with contextlib.ExitStack() as stack:
+        for size in (80, 54):
+            stack.enter_context(turns.turn(Want(card_bytes=size << 30, shared=True)))
+        stack.enter_context(turns.turn(Want(card_bytes=16 << 30, shared=True)))  # on the other card, of 20 GB
+        waiting = threading.Thread(target=large)
+        waiting.start()
+        eventually(lambda: turns._queued, 10, "an arm that waits for room")
+        assert [card.index for card in turns._with_room(small)] == [0]
+        assert [stack.enter_context(turns.turn(small))[0].index for _ in range(2)] == [0, 0]
+        assert not turns._with_room(small)
+    assert took.wait(10)
+    waiting.join(10)
+    assert not any(turns._promised.values()) and not any(turns._in_room.values())
 
 
 def test_eight_share_a_card_though_more_would_fit() -> None:
@@ -354,6 +378,27 @@ def test_arms_share_a_card_as_soon_as_one_has_found_that_it_does_not_show(
     assert sorted(card.asked) == ([False] + [True] * 5 if tells == "process" else [False] * 6)
     assert card.most == (5 if tells == "process" else 1)
     assert card.alone_at_once == 0
+
+
+def test_a_small_arm_finds_it_though_a_large_one_asked_first(server: CellServer, tmp_path: Path) -> None:
+    """The large one would have the card alone for longer; where no small one comes it finds it itself."""
+    order: list[int] = []
+
+    def tell(request: Mapping[str, Any]) -> str:
+        order.append(request["card_bytes"] >> 30)
+        return "process"
+
+    card = Card(tell)
+    server._observe = card.observe  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        for size in (60, 0):
+            pool.submit(server.observe, {"arm": "subject", "env": {}, "card_bytes": size << 30}, tmp_path / "log")
+            time.sleep(0.2)
+    assert (order, card.asked) == ([0, 60], [False, True])
+
+    server._apart.known = None
+    tried(server, card, ["subject"], tmp_path, card_bytes=60 << 30)
+    assert card.asked[2:] == [False]
 
 
 def test_what_one_server_of_a_run_has_found_the_others_know(server: CellServer, tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ class CellServer:
         """
         with contextlib.ExitStack() as stack:
             may = not (alone or want.shared or fresh or want.count > 1)
-            beside = may and stack.enter_context(self._apart.ask())
+            beside = may and stack.enter_context(self._apart.ask(want))
             mine = stack.enter_context(turn(replace(want, shared=True) if beside else want))
             # By their names: where a card is lost, those after it are numbered anew.
             visible = {"CUDA_VISIBLE_DEVICES": ",".join(card.uuid for card in mine)}
