@@ -101,7 +101,7 @@ def test_arms_that_share_a_card_fit_there_together() -> None:
                 assert small.index == 1
         assert began.wait(10)
     waiting.join(10)
-    assert not any(turns._promised.values())
+    assert not turns._shares
 
 
 def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None:
@@ -139,6 +139,82 @@ def test_of_those_who_wait_the_one_that_takes_most_goes_first(monkeypatch: pytes
     assert not turns._queued
 
 
+def test_who_waits_for_most_of_a_card_is_left_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 139 GiB 60 and 30 are taken, one waits for 104: another of 20 has room and waits too, a small one does not."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    cards.known.cache_clear()
+    order: list[int] = []
+
+    def shares(size: int) -> None:
+        with turns.turn(Want(card_bytes=size << 30, shared=True)):
+            order.append(size)
+
+    threads = [threading.Thread(target=shares, args=(size,), daemon=True) for size in (104, 20)]
+    with turns.turn(Want(card_bytes=30 << 30, shared=True)):
+        with turns.turn(Want(card_bytes=60 << 30, shared=True)):
+            for waiting, thread in enumerate(threads, 1):
+                thread.start()
+                eventually(lambda waiting=waiting: len(turns._queued) == waiting, 10, "an arm that waits for room")  # type: ignore[misc]
+                assert turns._open_to(Want(shared=True))
+            assert turns._with_room(Want(card_bytes=20 << 30, shared=True))
+            threads[1].join(0.3)
+            assert order == []
+        for thread in threads:
+            thread.join(10)
+    assert order == [104, 20]
+
+
+def test_who_has_room_but_leaves_none_for_the_largest_keeps_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 139 GiB 60 and 30 are taken; 80 is waited for, which 25 would be in the way of and 10 is not."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    cards.known.cache_clear()
+    waiting = [Want(card_bytes=size << 30, shared=True) for size in (80, 25)]
+    held = [Want(card_bytes=size << 30, shared=True) for size in (60, 30)]
+    with contextlib.ExitStack() as stack:
+        for want in held:
+            stack.enter_context(turns.turn(want))
+        for want in waiting:
+            stack.enter_context(turns._standing(want, turns._queued))
+        assert turns._with_room(waiting[1]) and not turns._open_to(waiting[1])
+        assert turns._open_to(Want(card_bytes=10 << 30, shared=True))
+
+
+def test_a_whole_card_is_not_waited_for_behind_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small ones could be in what is kept one after the other, and the card would never be empty."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    cards.known.cache_clear()
+    small, began = Want(shared=True), threading.Event()
+
+    def all_of_it() -> None:
+        with turns.turn(Want(card_bytes=WHOLE, shared=True)):
+            began.set()
+
+    thread = threading.Thread(target=all_of_it, daemon=True)
+    with turns.turn(small):
+        thread.start()
+        eventually(lambda: turns._queued, 10, "an arm that waits for a whole card")
+        assert turns._with_room(small) and not turns._open_to(small)
+    assert began.wait(10)
+    thread.join(10)
+
+
+def test_who_waits_for_a_whole_card_keeps_nobody_off_another() -> None:
+    """One of 30 GiB is on the larger card, which all of is waited for; another of 10 goes to the smaller one."""
+    began = threading.Event()
+
+    def all_of_it() -> None:
+        with turns.turn(Want(card_bytes=WHOLE, shared=True)):
+            began.set()
+
+    thread = threading.Thread(target=all_of_it, daemon=True)
+    with turns.turn(Want(card_bytes=30 << 30, shared=True)):
+        thread.start()
+        eventually(lambda: turns._queued, 10, "an arm that waits for a whole card")
+        assert [card.index for card in turns._open_to(Want(card_bytes=10 << 30, shared=True))] == [1]
+    assert began.wait(10)
+    thread.join(10)
+
+
 def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many are let on a card of 20 GB as leave some of it free, and two in what is kept."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
@@ -174,7 +250,7 @@ def test_two_small_arms_are_in_the_room_that_is_kept() -> None:
         assert not turns._with_room(small)
     assert took.wait(10)
     waiting.join(10)
-    assert not any(turns._promised.values()) and not any(turns._in_room.values())
+    assert not turns._shares
 
 
 def test_eight_share_a_card_though_more_would_fit() -> None:

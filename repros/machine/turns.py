@@ -13,10 +13,10 @@ import contextlib
 import fcntl
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from repros.case import CONTEXT_BYTES
 from repros.machine.cache import cache_root
@@ -33,12 +33,10 @@ ROOM_BYTES = 4 << 30
 #: no more of them end in a minute: 5, 8, 12 and 17 at a time took 22.0, 20.9, 19.1 and 19.9 s for 62 arms on an H100.
 MOST_SHARING = 8
 
-#: Cards that one arm has to itself; how many arms share each, and what they declared, within the room that is kept and
-#: outside it; who waits for cards of its own, and who for room on a shared one.
+#: Cards that one arm has to itself; what others have of cards that they share; who waits for cards of its own, and who
+#: for a share.
 _taken: set[int] = set()
-_shared: Counter[int] = Counter()
-_promised: Counter[int] = Counter()
-_in_room: Counter[int] = Counter()
+_shares: list[Share] = []
 _wanted: list[Want] = []
 _queued: list[Want] = []
 
@@ -80,6 +78,15 @@ class Want:
         return self.card_bytes <= CONTEXT_BYTES
 
 
+@dataclass(frozen=True, eq=False)
+class Share:
+    """What an arm has of a card; ``kept`` where that is of the room that is kept there."""
+
+    card: int
+    promised: int
+    kept: bool = False
+
+
 class Apart:
     """Whether the driver tells the bytes of one process on a card from another's; ``known`` is None until it is found.
 
@@ -114,66 +121,57 @@ class Apart:
 def turn(want: Want) -> Iterator[tuple[Card, ...]]:
     """Hold cards; yields them once nobody else of this suite works there, or, shared, nobody who wants one alone.
 
-    Who wants a card alone goes first; of those who share one and have room there, who takes most of it: it would be
-    left for the end, and have the card to itself. CardLostError where too few are left.
+    Who wants a card alone goes first; of those who share one, who takes most of it, and the others leave it what it
+    waits for: it would be left for the end, and have the card to itself. CardLostError where too few are left.
     """
     with contextlib.ExitStack() as stack:
-        mine, ledger = _shared_card(want, stack) if want.shared else _own_cards(want, stack)
-        try:
-            yield mine
-        finally:
-            stack.close()  # the locks first: whoever is woken tries them at once
-            _give_back(want, mine, ledger)
+        yield _shared_card(want, stack) if want.shared else _own_cards(want, stack)
 
 
-def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[tuple[Card, ...], Counter[int]]:
+def _own_cards(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
     with _standing(want, _wanted):
         while True:
             with changed:
                 changed.wait_for(lambda: len(_free(want)) >= want.count)
                 mine = tuple(_free(want)[: want.count])
-                _taken.update(card.index for card in mine)
-            if _hold(want, mine, _promised, fcntl.LOCK_EX, stack):
-                return mine, _promised
+                indices = {card.index for card in mine}
+                _taken.update(indices)
+            if _hold(mine, fcntl.LOCK_EX, stack, partial(_taken.difference_update, indices)):
+                return mine
             time.sleep(PATIENCE_S)
 
 
-def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[tuple[Card, ...], Counter[int]]:
-    """Return the card, and in which of `_promised` and `_in_room` its part of it is entered."""
+def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
     while True:
         with changed, _standing(want, _queued):
-            changed.wait_for(lambda: not _wanted and _with_room(want) and not _with_more(want))
-            card = min(_with_room(want), key=lambda card: (_shared[card.index], card.index))
-            ledger = _in_room if _room_for_small(card, want) else _promised
-            _shared[card.index] += 1
-            ledger[card.index] += want.promised
-        if _hold(want, (card,), ledger, fcntl.LOCK_SH, stack):
-            return (card,), ledger
+            changed.wait_for(lambda: not _wanted and _open_to(want))
+            card = min(_open_to(want), key=lambda card: (len(_on(card)), card.index))
+            share = Share(card.index, want.promised, kept=_fits_in_kept(card, want))
+            _shares.append(share)
+        if _hold((card,), fcntl.LOCK_SH, stack, partial(_shares.remove, share)):
+            return (card,)
         time.sleep(PATIENCE_S)
 
 
-def _hold(want: Want, mine: tuple[Card, ...], ledger: Counter[int], how: int, stack: contextlib.ExitStack) -> bool:
-    """Lock cards that were just marked as held against other processes; the mark goes where that fails."""
-    locks = None
-    try:
+def _hold(mine: tuple[Card, ...], how: int, stack: contextlib.ExitStack, give_back: Callable[[], None]) -> bool:
+    """Lock cards that were just marked as held against other processes; where that fails the mark goes, else with it.
+
+    The locks go before the mark does: whoever is woken tries them at once.
+    """
+
+    def freed() -> None:
+        with changed:
+            give_back()
+            changed.notify_all()
+
+    with contextlib.ExitStack() as held:
+        held.callback(freed)
         locks = _locked([f"{card.index}.lock" for card in mine], how)
-    finally:
         if locks is None:
-            _give_back(want, mine, ledger)
-    if locks is None:
-        return False
-    stack.push(locks)
-    return True
-
-
-def _give_back(want: Want, mine: tuple[Card, ...], ledger: Counter[int]) -> None:
-    with changed:
-        if want.shared:
-            _shared.subtract(card.index for card in mine)
-            ledger.subtract({card.index: want.promised for card in mine})
-        else:
-            _taken.difference_update(card.index for card in mine)
-        changed.notify_all()
+            return False
+        held.push(locks)
+        stack.push(held.pop_all())
+        return True
 
 
 @contextmanager
@@ -193,32 +191,68 @@ def _untaken(want: Want) -> list[Card]:
     return [card for card in want.cards if card.index not in _taken]
 
 
+def _on(card: Card) -> list[Share]:
+    return [share for share in _shares if share.card == card.index]
+
+
+def _outside(card: Card) -> list[int]:
+    """Return what is promised of a card, beside the room that is kept there."""
+    return [share.promised for share in _on(card) if not share.kept]
+
+
 def _with_room(want: Want) -> list[Card]:
     """Return the cards that nobody has alone, and where those who share it leave this one's room."""
-    return [card for card in _untaken(want) if not _shared[card.index] or _leave_room(card, want)]
+    return [card for card in _untaken(want) if not _on(card) or _leave_room(card, want)]
 
 
 def _leave_room(card: Card, want: Want) -> bool:
-    if _shared[card.index] >= MOST_SHARING or not card.shareable:
+    if len(_on(card)) >= MOST_SHARING or not card.shareable:
         return False
-    return _room_for_small(card, want) or card.free_bytes - _promised[card.index] >= want.promised + ROOM_BYTES
+    return _fits_in_kept(card, want) or _fits_beside(want, card, _outside(card))
 
 
-def _room_for_small(card: Card, want: Want) -> bool:
-    """Return whether it is small and fits in what is kept, beside the small ones that are there."""
-    is_kept = card.free_bytes - _promised[card.index] >= ROOM_BYTES
-    return want.small and is_kept and _in_room[card.index] + want.promised <= ROOM_BYTES
+def _fits_beside(want: Want, card: Card, promised: list[int]) -> bool:
+    return sum(promised) + want.promised + ROOM_BYTES <= card.free_bytes
 
 
-def _with_more(want: Want) -> bool:
-    """Return whether somebody waits who takes more of a card that has room for it, and would miss this one's part."""
-    if any(_room_for_small(card, want) for card in _with_room(want)):
-        return False
-    return any(other.promised > want.promised and other.fitting and _with_room(other) for other in _queued)
+def _fits_in_kept(card: Card, want: Want) -> bool:
+    """Return whether it is small and fits in what is kept of a card that is shared, with the small ones there."""
+    used = sum(share.promised for share in _on(card) if share.kept)
+    is_kept = bool(_on(card)) and sum(_outside(card)) + ROOM_BYTES <= card.free_bytes
+    return want.small and is_kept and used + want.promised <= ROOM_BYTES
+
+
+def _open_to(want: Want) -> list[Card]:
+    """Return the cards where it may begin: with room for it that nobody who takes more waits for.
+
+    What is kept for small ones is theirs, but where somebody waits who needs a whole card.
+    """
+    if not (found := _with_room(want)):
+        return []
+    sizes = {other.promised: other for other in _queued if other.promised > want.promised}  # many ask for the same
+    larger = [other for other in sizes.values() if other.fitting]
+    most = max(larger, key=lambda other: other.promised, default=want)
+    kept = [
+        card for card in found if _fits_in_kept(card, want) and all(_fits_beside(other, card, []) for other in larger)
+    ]
+    if any(_beside(most, other) for other in larger):
+        return kept
+    return [card for card in found if card in kept or card in _beside(most, want)]
+
+
+def _beside(most: Want, want: Want) -> list[Card]:
+    """Return the cards with room for one, where the one that takes most will have its room, here or on another."""
+    return [card for card in _with_room(want) if any(_comes_free(most, on, want, card) for on in most.fitting)]
+
+
+def _comes_free(most: Want, on: Card, want: Want, card: Card) -> bool:
+    """Return whether the one that takes most will fit on a card when the largest there ends, though one more began."""
+    rest = sorted([*_outside(on), *([want.promised] if on == card else [])])[:-1]
+    return not rest or _fits_beside(most, on, rest)
 
 
 def _free(want: Want) -> list[Card]:
-    return [card for card in _untaken(want) if not _shared[card.index]]
+    return [card for card in _untaken(want) if not _on(card)]
 
 
 def _locked(names: Iterable[str], how: int) -> contextlib.ExitStack | None:
