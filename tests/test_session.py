@@ -392,6 +392,23 @@ def test_a_large_arm_on_a_card_holds_a_place_of_those_that_the_user_allows(
     run.close()
 
 
+def test_large_arms_wait_for_a_card_side_by_side(tmp_path: Path) -> None:
+    """A cell has sixty of them; of those in a queue behind the first ones no card could take what fits it."""
+    run, waiting, gate = Session(Run(tmp_path / "run")), threading.Semaphore(0), threading.Event()
+
+    def arm() -> None:
+        waiting.release()
+        gate.wait(60)
+
+    for _ in range(60):
+        run._large.submit(arm)
+    try:
+        assert all(waiting.acquire(timeout=5) for _ in range(60))
+    finally:
+        gate.set()
+        run.close()
+
+
 def test_what_leans_on_a_cell_that_turns_out_to_have_changed_is_tried_again(two_cells: Session, harness: Entry) -> None:
     order = over(harness, "passes", "breaks")
     two_cells.take(order, 0)
