@@ -167,6 +167,11 @@ def seconds(text: str) -> float:
     return time.process_time() - begin
 
 
+def least(text: str) -> float:
+    """Return the least of three: what else runs on a core adds half to one of them."""
+    return min(seconds(text) for _ in range(3))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 def test_time_is_linear_in_the_text(unit: str) -> None:
@@ -174,7 +179,7 @@ def test_time_is_linear_in_the_text(unit: str) -> None:
     text = (unit * (SIZE // len(unit) + 1))[:SIZE]
     whole = seconds(text)
     assert whole < 2
-    assert whole < FLOOR_S or whole < 3 * seconds(text[: SIZE // 2])
+    assert whole < FLOOR_S or least(text) < 3 * least(text[: SIZE // 2])
 
 
 @pytest.mark.parametrize(
