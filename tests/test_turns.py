@@ -28,6 +28,29 @@ pytestmark = pytest.mark.usefixtures("two_cards")
 WHOLE = 143000 << 20
 
 
+def see_only(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    """Have one of the two cards: 0 with 139 GiB free, or 1 with 20 GB."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", str(index))
+    cards.known.cache_clear()
+
+
+def asks(size: int, order: list[int]) -> threading.Thread:
+    """Return a thread that shares a card, with so many bytes of it, and enters them once it has."""
+
+    def share() -> None:
+        with turns.turn(Want(card_bytes=size, shared=True)):
+            order.append(size)
+
+    return threading.Thread(target=share, daemon=True)
+
+
+def wait_one_after_another(threads: Sequence[threading.Thread]) -> None:
+    """Start them, each once those before it wait for room."""
+    for waiting, thread in enumerate(threads, 1):
+        thread.start()
+        eventually(lambda waiting=waiting: len(turns._queued) == waiting, 10, "an arm that waits for room")  # type: ignore[misc]
+
+
 def test_arms_take_turns_and_use_both_cards() -> None:
     """Six arms over two cards: never two on one card, and both cards worked at once."""
     busy: set[cards.Card] = set()
@@ -106,68 +129,49 @@ def test_arms_that_share_a_card_fit_there_together() -> None:
 
 def test_who_wants_all_that_is_free_may_have_it_while_nobody_shares_it() -> None:
     """Room is kept only from those who come to a card that is shared already."""
-    began = threading.Event()
-
-    def all_of_it() -> None:
-        with turns.turn(Want(card_bytes=WHOLE, shared=True)):
-            began.set()
-
-    thread = threading.Thread(target=all_of_it, daemon=True)
+    began: list[int] = []
+    thread = asks(WHOLE, began)
     thread.start()
-    assert began.wait(10)
     thread.join(10)  # what it holds is in the way of the next test
+    assert began == [WHOLE]
 
 
 def test_of_those_who_wait_the_one_that_takes_most_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asked first: at the end it would have the card to itself. No two of these fit its 20 GB."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    cards.known.cache_clear()
+    see_only(monkeypatch, 1)
     order: list[int] = []
-
-    def shares(size: int) -> None:
-        with turns.turn(Want(card_bytes=size << 30, shared=True)):
-            order.append(size)
-
-    threads = [threading.Thread(target=shares, args=(size,), daemon=True) for size in (12, 15, 13)]
+    threads = [asks(size << 30, order) for size in (12, 15, 13)]
     with turns.turn(Want(card_bytes=16 << 30, shared=True)):
-        for waiting, thread in enumerate(threads, 1):
-            thread.start()
-            eventually(lambda waiting=waiting: len(turns._queued) == waiting, 10, "an arm that waits for room")  # type: ignore[misc]
+        wait_one_after_another(threads)
     for thread in threads:
         thread.join(10)
-    assert order == [15, 13, 12]
+    assert order == [15 << 30, 13 << 30, 12 << 30]
     assert not turns._queued
 
 
 def test_who_waits_for_most_of_a_card_is_left_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 139 GiB 60 and 30 are taken, one waits for 104: another of 20 has room and waits too, a small one does not."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    cards.known.cache_clear()
+    see_only(monkeypatch, 0)
     order: list[int] = []
-
-    def shares(size: int) -> None:
-        with turns.turn(Want(card_bytes=size << 30, shared=True)):
-            order.append(size)
-
-    threads = [threading.Thread(target=shares, args=(size,), daemon=True) for size in (104, 20)]
+    threads = [asks(size << 30, order) for size in (104, 20)]
     with turns.turn(Want(card_bytes=30 << 30, shared=True)):
         with turns.turn(Want(card_bytes=60 << 30, shared=True)):
-            for waiting, thread in enumerate(threads, 1):
-                thread.start()
-                eventually(lambda waiting=waiting: len(turns._queued) == waiting, 10, "an arm that waits for room")  # type: ignore[misc]
-                assert turns._open_to(Want(shared=True))
+            wait_one_after_another(threads[:1])
+            assert turns._open_to(Want(shared=True))
+            threads[1].start()
+            eventually(lambda: len(turns._queued) == 2, 10, "an arm that waits for room")
+            assert turns._open_to(Want(shared=True))
             assert turns._with_room(Want(card_bytes=20 << 30, shared=True))
             threads[1].join(0.3)
             assert order == []
         for thread in threads:
             thread.join(10)
-    assert order == [104, 20]
+    assert order == [104 << 30, 20 << 30]
 
 
 def test_who_has_room_but_leaves_none_for_the_largest_keeps_nobody_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 139 GiB 60 and 30 are taken; 80 is waited for, which 25 would be in the way of and 10 is not."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    cards.known.cache_clear()
+    see_only(monkeypatch, 0)
     waiting = [Want(card_bytes=size << 30, shared=True) for size in (80, 25)]
     held = [Want(card_bytes=size << 30, shared=True) for size in (60, 30)]
     with contextlib.ExitStack() as stack:
@@ -181,45 +185,31 @@ def test_who_has_room_but_leaves_none_for_the_largest_keeps_nobody_back(monkeypa
 
 def test_a_whole_card_is_not_waited_for_behind_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small ones could be in what is kept one after the other, and the card would never be empty."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    cards.known.cache_clear()
-    small, began = Want(shared=True), threading.Event()
-
-    def all_of_it() -> None:
-        with turns.turn(Want(card_bytes=WHOLE, shared=True)):
-            began.set()
-
-    thread = threading.Thread(target=all_of_it, daemon=True)
+    see_only(monkeypatch, 0)
+    small, began = Want(shared=True), list[int]()
+    thread = asks(WHOLE, began)
     with turns.turn(small):
-        thread.start()
-        eventually(lambda: turns._queued, 10, "an arm that waits for a whole card")
+        wait_one_after_another([thread])
         assert turns._with_room(small) and not turns._open_to(small)
-    assert began.wait(10)
     thread.join(10)
+    assert began == [WHOLE]
 
 
 def test_who_waits_for_a_whole_card_keeps_nobody_off_another() -> None:
     """One of 30 GiB is on the larger card, which all of is waited for; another of 10 goes to the smaller one."""
-    began = threading.Event()
-
-    def all_of_it() -> None:
-        with turns.turn(Want(card_bytes=WHOLE, shared=True)):
-            began.set()
-
-    thread = threading.Thread(target=all_of_it, daemon=True)
+    began: list[int] = []
+    thread = asks(WHOLE, began)
     with turns.turn(Want(card_bytes=30 << 30, shared=True)):
-        thread.start()
-        eventually(lambda: turns._queued, 10, "an arm that waits for a whole card")
+        wait_one_after_another([thread])
         assert [card.index for card in turns._open_to(Want(card_bytes=10 << 30, shared=True))] == [1]
-    assert began.wait(10)
     thread.join(10)
+    assert began == [WHOLE]
 
 
 def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many are let on a card of 20 GB as leave some of it free, and two in what is kept."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    see_only(monkeypatch, 1)
     monkeypatch.setattr(turns, "MOST_SHARING", 100)
-    cards.known.cache_clear()
     want = Want(shared=True)
     room = (cards.known()[0].free_bytes - turns.ROOM_BYTES) // (2 * CONTEXT_BYTES)
     with contextlib.ExitStack() as stack:
@@ -231,25 +221,18 @@ def test_who_declares_nothing_takes_a_context_and_as_much_again(monkeypatch: pyt
 
 def test_two_small_arms_are_in_the_room_that_is_kept() -> None:
     """Large arms take all but 4 GiB of one card and most of the other, and another waits: two small ones do not."""
-    took = threading.Event()
-
-    def large() -> None:
-        with turns.turn(Want(card_bytes=60 << 30, shared=True)):
-            took.set()
-
-    small = Want(shared=True)
+    took: list[int] = []
+    small, waiting = Want(shared=True), asks(60 << 30, took)
     with contextlib.ExitStack() as stack:
         for size in (80, 54):
             stack.enter_context(turns.turn(Want(card_bytes=size << 30, shared=True)))
         stack.enter_context(turns.turn(Want(card_bytes=16 << 30, shared=True)))  # on the other card, of 20 GB
-        waiting = threading.Thread(target=large)
-        waiting.start()
-        eventually(lambda: turns._queued, 10, "an arm that waits for room")
+        wait_one_after_another([waiting])
         assert [card.index for card in turns._with_room(small)] == [0]
         assert [stack.enter_context(turns.turn(small))[0].index for _ in range(2)] == [0, 0]
         assert not turns._with_room(small)
-    assert took.wait(10)
     waiting.join(10)
+    assert took == [60 << 30]
     assert not turns._shares
 
 
@@ -426,8 +409,7 @@ class Card:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CellServer]:
     """Yield a cell whose arms go to card 0."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    cards.known.cache_clear()
+    see_only(monkeypatch, 0)
     made = CellServer(Path(sys.executable), Clock(), "turns", "cuda", ())
     yield made
     made.close()

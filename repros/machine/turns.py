@@ -1,10 +1,10 @@
 """Whose turn it is on a graphics card.
 
 Arms share a card where what each takes shows in nobody else's figures: where numbers alone are judged, and where the
-driver tells the bytes of one process from another's. They do as long as what they declare fits there together. Any
-other arm whose bytes are judged has its cards to itself; with several cards such arms run side by side, one a card. A
-second process of this suite on the same host waits its turn by the same locks; what its arms declare on a card that
-both share is not known here.
+driver tells the bytes of one process from another's. They do, eight at most, as long as what they declare fits there
+together. Any other arm whose bytes are judged has its cards to itself; with several cards such arms run side by side,
+one a card. A second process of this suite on the same host waits its turn by the same locks; what its arms declare on a
+card that both share is not known here.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _shared_card(want: Want, stack: contextlib.ExitStack) -> tuple[Card, ...]:
         with changed, _standing(want, _queued):
             changed.wait_for(lambda: not _wanted and _open_to(want))
             card = min(_open_to(want), key=lambda card: (len(_on(card)), card.index))
-            share = Share(card.index, want.promised, kept=_fits_in_kept(card, want))
+            share = Share(card.index, want.promised, kept=_fits_in_kept(want, card))
             _shares.append(share)
         if _hold((card,), fcntl.LOCK_SH, stack, partial(_shares.remove, share)):
             return (card,)
@@ -202,20 +202,20 @@ def _outside(card: Card) -> list[int]:
 
 def _with_room(want: Want) -> list[Card]:
     """Return the cards that nobody has alone, and where those who share it leave this one's room."""
-    return [card for card in _untaken(want) if not _on(card) or _leave_room(card, want)]
+    return [card for card in _untaken(want) if not _on(card) or _leave_room(want, card)]
 
 
-def _leave_room(card: Card, want: Want) -> bool:
+def _leave_room(want: Want, card: Card) -> bool:
     if len(_on(card)) >= MOST_SHARING or not card.shareable:
         return False
-    return _fits_in_kept(card, want) or _fits_beside(want, card, _outside(card))
+    return _fits_in_kept(want, card) or _fits_beside(want, card, _outside(card))
 
 
 def _fits_beside(want: Want, card: Card, promised: list[int]) -> bool:
     return sum(promised) + want.promised + ROOM_BYTES <= card.free_bytes
 
 
-def _fits_in_kept(card: Card, want: Want) -> bool:
+def _fits_in_kept(want: Want, card: Card) -> bool:
     """Return whether it is small and fits in what is kept of a card that is shared, with the small ones there."""
     used = sum(share.promised for share in _on(card) if share.kept)
     is_kept = bool(_on(card)) and sum(_outside(card)) + ROOM_BYTES <= card.free_bytes
@@ -233,14 +233,15 @@ def _open_to(want: Want) -> list[Card]:
     larger = [other for other in sizes.values() if other.fitting]
     most = max(larger, key=lambda other: other.promised, default=want)
     kept = [
-        card for card in found if _fits_in_kept(card, want) and all(_fits_beside(other, card, []) for other in larger)
+        card for card in found if _fits_in_kept(want, card) and all(_fits_beside(other, card, []) for other in larger)
     ]
-    if any(_beside(most, other) for other in larger):
+    if any(_leaving_room_for(most, other) for other in larger):
         return kept
-    return [card for card in found if card in kept or card in _beside(most, want)]
+    leaving_room = _leaving_room_for(most, want)
+    return [card for card in found if card in kept or card in leaving_room]
 
 
-def _beside(most: Want, want: Want) -> list[Card]:
+def _leaving_room_for(most: Want, want: Want) -> list[Card]:
     """Return the cards with room for one, where the one that takes most will have its room, here or on another."""
     return [card for card in _with_room(want) if any(_comes_free(most, on, want, card) for on in most.fitting)]
 
