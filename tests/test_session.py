@@ -84,6 +84,18 @@ def test_an_arm_on_a_cpu_keeps_its_heap(ready: ReadyCell) -> None:
     assert told.stdout == "0 True\n"
 
 
+def test_a_product_leaves_nothing_on_the_heap_of_an_arm_on_a_cpu(ready: ReadyCell) -> None:
+    """Where the processor has no instructions for bfloat16, MKL kept 6 MiB and the oracle broke its own limit."""
+    code = (
+        "import torch; from repros.meters.heap import open_heap\n"
+        "a, b = torch.ones(1024, 576), torch.ones(576, 1536); in_use = open_heap()\n"
+        "torch.ones(8, 8) @ torch.ones(8, 8); before = in_use(); a @ b; print(in_use() - before < 1 << 16)"
+    )
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=ready.server.environment(), capture_output=True, text=True, check=True)
+    assert told.stdout == "True\n"
+
+
 def test_what_went_wrong_ahead_is_told_to_the_trial_that_needs_it(ready: ReadyCell) -> None:
     ready.begin_checkpoint("no-such-recipe")
     other = ready.begin_checkpoint("smollm2-135m-1l")

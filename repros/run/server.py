@@ -49,8 +49,18 @@ COMMON = {
 #: Else each large tensor is pages of its own, which the kernel clears anew, for a sixth of the main job's time. Here it
 #: is on the heap, which is not given back; the heap's meter counts bytes in use and sees but another rounding.
 ON_THE_HEAP = {"GLIBC_TUNABLES": f"glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={1 << 40}"}
+#: Else MKL keeps its workspace after a product, little on one processor and 6 MiB on another (a Xeon that has no
+#: instructions for bfloat16, say): a reading of the heap would tell of the machine.
+NO_WORKSPACE = {"MKL_DISABLE_FAST_MM": "1"}
 SETTINGS = {
-    "cpu": {**COMMON, **ON_THE_HEAP, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    "cpu": {
+        **COMMON,
+        **ON_THE_HEAP,
+        **NO_WORKSPACE,
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    },
     # Cards are numbered as the driver's tool numbers them; and `torch.cuda.is_available()` is asked without a context,
     # or the server's forks could have none.
     "cuda": {**COMMON, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "PYTORCH_NVML_BASED_CUDA_CHECK": "1"},
