@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -65,6 +66,21 @@ def test_there_is_evidence_of_both_kinds() -> None:
 @pytest.mark.parametrize("page", readme.PAGES)
 def test_the_blocks_are_what_the_evidence_makes(made: dict[str, str], page: str) -> None:
     assert readme.refreshed(page, text_of(page), made) == text_of(page), "make them again: python -m repros readme"
+
+
+@pytest.mark.parametrize(("seconds", "trials"), [(100, 2), (98, 1), (3600, 3)])
+def test_the_cost_told_is_that_of_the_last_run_and_of_how_many_trials(
+    tmp_path: Path, seconds: float, trials: int
+) -> None:
+    dates = ("2026-01-02T09:30:00Z", "2026-01-02T10:00:00Z", "2026-01-02T10:01:40Z")
+    found = results.load(ROOT / "reports" / "h200")[0]
+    made = [replace(record, date=date).to_line() for record, date in zip(found, dates, strict=False)]
+    times = [{"total": 9000, "arms": 900}, {"total": seconds, "arms": seconds / 2, "preload": seconds / 4}]
+    lines = [*made, *(json.dumps({"schema": 1, "kind": "time", "seconds": time}) for time in times)]
+    (tmp_path / results.RESULTS).write_text("".join(f"{line.strip()}\n" for line in lines), encoding="utf-8")
+    took = f"The last run that went into it, {trials} of these, took {seconds:,} s: "
+    split = f"arms {seconds // 2} s (50%), preload {seconds / 4:.0f} s (25%)."
+    assert readme.spent(tmp_path).endswith(took + split)
 
 
 def test_a_page_without_its_block_is_told() -> None:

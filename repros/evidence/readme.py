@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -190,22 +192,32 @@ def costs(bench: Mapping[str, Any], run: str) -> str:
 
 
 def spent(evidence: Path) -> str:
-    """Return where the time of committed runs went, over all cells, those whose trials a later one replaced too."""
+    """Return what was committed, and what the last run that went into it took: a run's notes stay in their order."""
     records, _ = load(evidence)
     times = [line["seconds"] for line in lines(evidence / RESULTS)[0] if line["kind"] == "time"]
-    kinds = dict.fromkeys(kind for time in times for kind in time)
-    total = {kind: sum(time.get(kind, 0.0) for time in times) for kind in kinds}
+    last = times[-1] if times else {"total": 0.0}
     split = ", ".join(
-        f"{kind} {value:.0f} s ({value / (total['total'] or 1.0):.0%})"
-        for kind, value in total.items()
+        f"{kind} {value:.0f} s ({value / (last['total'] or 1.0):.0%})"
+        for kind, value in last.items()
         if kind != "total"
     )
     machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
     arms = sum(len(record.arms) - len(tried_elsewhere(record) | tried_as(record)) for record in records)
     settled = sum(record.verdict in SETTLED for record in records)
     done = f"{settled} of {len(records)} trials came to a verdict, by {arms:,} arms"
-    took = f"The runs that went into it, with those that were tried again, took {total.get('total', 0):,.0f} s: {split}"
-    return f"The committed evidence ({escape.markdown(machine)}, {when(records)}): {done}. {took}."
+    took = f"{_within(records, last['total'])} of these, took {last['total']:,.0f} s: {split}"
+    where = f"{escape.markdown(machine)}, {when(records)}"
+    return f"The committed evidence ({where}): {done}. The last run that went into it, {took}."
+
+
+def _within(records: Sequence[Record], seconds: float) -> int:
+    """Return how many records were made in so many seconds before the newest of them was; a date has whole seconds."""
+    made = []
+    for record in records:
+        with suppress(ValueError):
+            made.append(datetime.strptime(record.date, "%Y-%m-%dT%H:%M:%S%z").timestamp())
+    newest = max(made, default=0.0)
+    return sum(newest - one <= seconds + 1 for one in made)
 
 
 def refreshed(page: str, text: str, made: Mapping[str, str]) -> str:
