@@ -201,7 +201,8 @@ def spent(evidence: Path) -> str:
         for kind, value in last.items()
         if kind != "total"
     )
-    machine = ", ".join(records[0].machine.get("gpus") or ["no GPU"])
+    facts = records[0].machine
+    machine = ", ".join(facts.get("gpus") or [f"{facts.get('cpu_model')}, {facts.get('cores')} cores, no GPU"])
     arms = sum(len(record.arms) - len(tried_elsewhere(record) | tried_as(record)) for record in records)
     settled = sum(record.verdict in SETTLED for record in records)
     done = f"{settled} of {len(records)} trials came to a verdict, by {arms:,} arms"
