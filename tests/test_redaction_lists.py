@@ -179,7 +179,8 @@ def test_time_is_linear_in_the_text(unit: str) -> None:
     text = (unit * (SIZE // len(unit) + 1))[:SIZE]
     whole = seconds(text)
     assert whole < 2
-    assert whole < FLOOR_S or least(text) < 3 * least(text[: SIZE // 2])
+    # Eight times the text: a quadratic function takes 64 times as long, and a machine's noise and caches not twice 8.
+    assert whole < FLOOR_S or least(text) < 16 * least(text[: SIZE // 8])
 
 
 @pytest.mark.parametrize(
