@@ -71,6 +71,12 @@ def test_a_pip_that_an_arm_asks_is_that_of_its_cell(ready: ReadyCell) -> None:
     assert (asked.returncode, asked.stdout, asked.stderr) == (own.returncode, own.stdout, own.stderr)
 
 
+def told_in_an_arm_s_environment(ready: ReadyCell, code: str) -> str:
+    """Return what code prints in a process that has the environment of an arm."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=ready.server.environment(), stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def test_an_arm_on_a_cpu_keeps_its_heap(ready: ReadyCell) -> None:
     """A tensor's pages are not fetched anew from the kernel each time: that took a sixth of the main job."""
     code = (
@@ -79,9 +85,7 @@ def test_an_arm_on_a_cpu_keeps_its_heap(ready: ReadyCell) -> None:
         "large = [bytearray(size << 20) for size in (1, 40, 100)]; before = ask()\n"
         "del large; after = ask(); print(before.hblkhd, after.arena >= before.arena > 141 << 20)"
     )
-    command = [sys.executable, "-c", code]
-    told = subprocess.run(command, env=ready.server.environment(), capture_output=True, text=True, check=True)
-    assert told.stdout == "0 True\n"
+    assert told_in_an_arm_s_environment(ready, code) == "0 True\n"
 
 
 def test_a_product_leaves_nothing_on_the_heap_of_an_arm_on_a_cpu(ready: ReadyCell) -> None:
@@ -91,9 +95,7 @@ def test_a_product_leaves_nothing_on_the_heap_of_an_arm_on_a_cpu(ready: ReadyCel
         "a, b = torch.ones(1024, 576), torch.ones(576, 1536); in_use = open_heap()\n"
         "torch.ones(8, 8) @ torch.ones(8, 8); before = in_use(); a @ b; print(in_use() - before < 1 << 16)"
     )
-    command = [sys.executable, "-c", code]
-    told = subprocess.run(command, env=ready.server.environment(), capture_output=True, text=True, check=True)
-    assert told.stdout == "True\n"
+    assert told_in_an_arm_s_environment(ready, code) == "True\n"
 
 
 def test_what_went_wrong_ahead_is_told_to_the_trial_that_needs_it(ready: ReadyCell) -> None:

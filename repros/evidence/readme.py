@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -16,7 +15,7 @@ from repros.cases import Entry
 from repros.errors import UserError
 from repros.report import escape, rows, standing, terminal
 from repros.report.escape import Safe, bold
-from repros.report.machine import when
+from repros.report.machine import moment, when
 from repros.run.controls import tried_as, tried_elsewhere
 from repros.run.results import REPORTS, RESULTS, Record, lines, load, load_all, shown
 from repros.run.schema import Benchmarks, document
@@ -216,8 +215,8 @@ def _within(records: Sequence[Record], seconds: float) -> int:
     made = []
     for record in records:
         with suppress(ValueError):
-            made.append(datetime.strptime(record.date, "%Y-%m-%dT%H:%M:%S%z").timestamp())
-    newest = max(made, default=0.0)
+            made.append(moment(record.date))
+    newest = max(made, default=0)
     return sum(newest - one <= seconds + 1 for one in made)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import calendar
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,9 @@ from packaging.version import InvalidVersion, Version
 
 from repros.run.results import Record
 from repros.verdict import show
+
+#: How the moment is written at which a record or a try was kept, in UTC.
+DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def described(machine: Mapping[str, Any]) -> str:
@@ -51,6 +56,11 @@ def rank(version: str) -> Version:
         return Version(version)
     except InvalidVersion:
         return Version("999999")
+
+
+def moment(date: str) -> int:
+    """Return the second, since 1970, that a record's or a try's date names; ValueError for what is no date."""
+    return calendar.timegm(time.strptime(date, DATE))
 
 
 def when(records: Sequence[Record]) -> str:

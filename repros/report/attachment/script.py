@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import shlex
 import time
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from repros.report.attachment.packing import Bundle
 from repros.report.attachment.script_comment import comment
 from repros.report.attachment.tried import Bisected
 from repros.report.kept import KeptTry, as_bytes, load, redacted_try, sources_of
+from repros.report.machine import DATE, moment
 from repros.run.folders import shown
 from repros.run.script import Script, log_name
 
 COMMENT, RESULTS = "comment.md", "results.json"
-_DATE = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def newest(home: Path, script: Script, path: Path) -> KeptTry:
@@ -42,7 +41,7 @@ def newest(home: Path, script: Script, path: Path) -> KeptTry:
     else:
         name = max(edited, key=lambda one: (path.parent / one).stat().st_mtime)
         at = time.gmtime((path.parent / name).stat().st_mtime)
-        says = f"it was edited since: {name} is of {time.strftime(_DATE, at)}"
+        says = f"it was edited since: {name} is of {time.strftime(DATE, at)}"
     words = [str(path) if word == kept.tries.script else word for word in kept.words]
     again = shlex.join(["python", "-m", "repros", *words])
     hint = f"try it again with `{again}`, or take back what was edited"
@@ -84,7 +83,7 @@ def as_row(one: Bisected) -> dict[str, str]:
 
 def take_logs(kept: KeptTry, logs: Path, folder: Path, redactor: Redactor) -> None:
     """Take along what each row printed; a log that an earlier try left there is none of this one's."""
-    began = calendar.timegm(time.strptime(kept.date, _DATE))
+    began = moment(kept.date)
     for one in kept.tries.rows:
         for ending in ("out", "err", "metered.out", "metered.err"):
             path = logs / f"{log_name(one.name)}.{ending}"
